@@ -1,0 +1,86 @@
+"""Low-rank adapters as plain arrays beside a frozen backbone.
+
+A *slot* is one role's adapter: for every adapted matrix a pair (a, b), stacked over the layers. A *bank* is several
+slots stacked on one more axis, E; each row of a batch names the slot it uses, so one compiled program serves the
+policy, the value model and any number of reward models, alone or mixed in one batch.
+
+    y = x W + scale · (x a) b,      scale = alpha / rank,      b = 0 at the start
+
+so that a fresh slot changes nothing, exactly. LoRA: Hu et al. 2021 (arXiv 2106.09685), equation 3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+BACKBONE = -1
+"""The adapter id of a row that uses the backbone alone."""
+
+
+class LowRank(NamedTuple):
+    """The two factors for one matrix: of one slot (a [L, in, R]), of a bank (a [L, E, in, R]), or of one layer."""
+
+    a: Float[Array, "... in R"]
+    b: Float[Array, "... R out"]
+
+
+Slot = dict[str, LowRank]
+"""Target name ("q", "k", "v", "o", "gate", "up", "down") to its factors."""
+
+
+class Bank(NamedTuple):
+    """Slots side by side, and which of them each row uses. `ids` None: every row uses the only slot."""
+
+    matrices: Slot
+    scale: Float[Array, " E"]
+    ids: Int[Array, " B"] | None = None
+
+
+def new_slot(
+    key: jax.Array, shapes: Mapping[str, tuple[int, int]], *, layers: int, rank: int, width: int | None = None
+) -> Slot:
+    """Makes a slot that changes nothing yet: `a` is Kaiming-uniform, `b` is zero.
+
+    `width` pads the rank axis with zero columns, so that slots of different ranks can share a bank. A padded column has
+    a = 0 and b = 0, hence no gradient: it stays zero for ever.
+    """
+    slot = {}
+    for i, (target, (size_in, size_out)) in enumerate(sorted(shapes.items())):
+        bound = (3.0 / size_in) ** 0.5
+        a = jax.random.uniform(jax.random.fold_in(key, i), (layers, size_in, rank), minval=-bound, maxval=bound)
+        a = jnp.pad(a, ((0, 0), (0, 0), (0, (width or rank) - rank)))
+        slot[target] = LowRank(a, jnp.zeros((layers, width or rank, size_out)))
+    return slot
+
+
+def only(slot: Slot, scale: float) -> Bank:
+    """The bank of a single slot: what a pass for one role reads."""
+    return Bank(jax.tree.map(lambda x: x[:, None], slot), jnp.array([scale], jnp.float32))
+
+
+def stack(slots: Sequence[Slot], scales: Sequence[float], ids: Int[Array, " B"]) -> Bank:
+    """Stacks slots of one width into a bank whose rows choose by `ids` (-1: backbone alone)."""
+    return Bank(jax.tree.map(lambda *x: jnp.stack(x, axis=1), *slots), jnp.array(scales, jnp.float32), ids)
+
+
+def delta(
+    x: Float[Array, "B *rest in"], low: LowRank, scale: Float[Array, " E"], ids: Int[Array, " B"] | None
+) -> Float[Array, "B *rest out"]:
+    """The adapter's part of one layer's output, `scale · (x a) b`, each row with its own slot; float32."""
+    x = x.astype(jnp.float32)
+    if ids is None:
+        return ((x @ low.a[0]) @ low.b[0]) * scale[0]
+    chosen = jnp.maximum(ids, 0)
+    weight = jnp.where(ids == BACKBONE, 0.0, scale[chosen])
+    inner = jnp.einsum("b...i,bir->b...r", x, low.a[chosen])
+    return jnp.einsum("b...r,bro,b->b...o", inner, low.b[chosen], weight)
+
+
+def merged(slot: Slot, scale: float) -> dict[str, Float[Array, "L in out"]]:
+    """The dense update `scale · a b` of every target, to be added to the backbone's kernels."""
+    return {target: scale * jnp.einsum("lir,lro->lio", low.a, low.b) for target, low in slot.items()}

@@ -1,0 +1,120 @@
+"""One backbone, every role: what is frozen, what each role adds to it, and which part is being trained.
+
+A role is a slot of low-rank adapters (mode `lora`) or a copy of all weights (mode `full`), and a scalar head if it
+judges. Training code names roles; which of the two modes it is in, it never asks.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float
+
+from pe_rlhf_mm.adapters import lora
+from pe_rlhf_mm.models.config import VLMConfig
+from pe_rlhf_mm.models.vlm import adapter_shapes
+
+BACKBONE = "backbone"
+"""The role of the untouched checkpoint."""
+
+
+class Head(NamedTuple):
+    """A scalar read off a hidden state: h · weight + bias, in float32."""
+
+    weight: Float[Array, " D"]
+    bias: Float[Array, ""]
+
+    def __call__(self, hidden: Float[Array, "*n D"]) -> Float[Array, "*n"]:
+        return hidden.astype(jnp.float32) @ self.weight + self.bias
+
+
+class Weights(NamedTuple):
+    """What a forward pass of one role reads: a backbone's weights, and adapters on top of them or none."""
+
+    state: nnx.State
+    bank: lora.Bank | None
+
+
+class Trainable(NamedTuple):
+    """The part of the roles that one recipe trains: gradients and optimizer state have exactly this shape."""
+
+    slots: dict[str, lora.Slot]
+    copies: dict[str, nnx.State]
+    heads: dict[str, Head]
+
+
+class Roles(NamedTuple):
+    """The frozen backbone and, by role, adapters with their scale, or whole copies, and heads."""
+
+    backbone: nnx.State
+    slots: dict[str, lora.Slot]
+    scales: dict[str, Float[Array, ""]]
+    copies: dict[str, nnx.State]
+    heads: dict[str, Head]
+
+    def weights(self, role: str) -> Weights:
+        """What a forward pass of one role reads."""
+        if role in self.copies:
+            return Weights(self.copies[role], None)
+        if role in self.slots:
+            return Weights(self.backbone, lora.only(self.slots[role], self.scales[role]))
+        if role == BACKBONE:
+            return Weights(self.backbone, None)
+        raise KeyError(f"no role {role!r}; there are {sorted([BACKBONE, *self.slots, *self.copies])}")
+
+    def pick(self, *roles: str) -> Trainable:
+        """The trainable part of the named roles, copied, so that its buffers may be donated."""
+        chosen = Trainable(*({r: part[r] for r in roles if r in part} for part in (self.slots, self.copies, self.heads)))
+        return jax.tree.map(jnp.copy, chosen)
+
+    def put(self, trained: Trainable) -> Roles:
+        """The roles with a trained part in its place."""
+        return self._replace(
+            slots={**self.slots, **trained.slots},
+            copies={**self.copies, **trained.copies},
+            heads={**self.heads, **trained.heads},
+        )
+
+    def start(self, role: str, source: str) -> Roles:
+        """`role` begins as `source` is now: the policy as the SFT policy, for instance."""
+        if source in self.copies or source == BACKBONE:
+            return self._replace(copies={**self.copies, role: self.weights(source).state})
+        return self._replace(
+            slots={**self.slots, role: self.slots[source]}, scales={**self.scales, role: self.scales[source]}
+        )
+
+    def with_head(self, role: str, weight: Float[Array, " D"]) -> Roles:
+        """`role` gets a fresh head."""
+        return self._replace(heads={**self.heads, role: Head(weight, jnp.zeros(()))})
+
+
+def only_backbone(backbone: nnx.State) -> Roles:
+    """No role but the checkpoint itself."""
+    return Roles(backbone, {}, {}, {}, {})
+
+
+def new_slot_role(
+    roles: Roles, role: str, config: VLMConfig, *, rank: int, alpha: float, targets: tuple[str, ...], key: jax.Array
+) -> Roles:
+    """Adds a role whose fresh adapters change nothing: it equals the backbone exactly."""
+    slot = lora.new_slot(key, adapter_shapes(config, targets), layers=config.decoder.layers, rank=rank)
+    scale = jnp.float32(alpha / rank)
+    return roles._replace(slots={**roles.slots, role: slot}, scales={**roles.scales, role: scale})
+
+
+def count(tree: object) -> int:
+    """Numbers in a pytree of arrays."""
+    return sum(x.size for x in jax.tree.leaves(tree))
+
+
+def fingerprint(tree: object) -> str:
+    """A hash of every bit of a pytree: equal before and after training if and only if nothing moved."""
+    digest = hashlib.sha256()
+    for leaf in jax.tree.leaves(tree):
+        digest.update(np.ascontiguousarray(np.asarray(leaf)).view(np.uint8))
+    return digest.hexdigest()

@@ -1,0 +1,21 @@
+"""Divergence of the policy from its anchor, token by token, estimated from the tokens that the policy drew.
+
+With x = log π - log anchor: k1 = x is unbiased and can be negative; k3 = exp(-x) + x - 1 is unbiased, never negative and
+steadier to look at, but its *gradient* is not that of the divergence. (Schulman 2020, "Approximating KL divergence".)
+"""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+
+def k1(logprobs: Float[Array, "*n"], anchor_logprobs: Float[Array, "*n"]) -> Float[Array, "*n"]:
+    """log π - log anchor."""
+    return logprobs - anchor_logprobs
+
+
+def k3(logprobs: Float[Array, "*n"], anchor_logprobs: Float[Array, "*n"]) -> Float[Array, "*n"]:
+    """exp(log anchor - log π) + (log π - log anchor) - 1."""
+    x = logprobs - anchor_logprobs
+    return jnp.expm1(-x) + x

@@ -1,0 +1,72 @@
+"""Losses: arrays in, a scalar out. The forward pass happened elsewhere; whatever is constant is stopped here, once."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from pe_rlhf_mm.algorithms import masked
+
+
+def sft(logprobs: Float[Array, "*n T"], mask: Bool[Array, "*n T"]) -> Float[Array, ""]:
+    """Negative log-likelihood of the demonstrated tokens.
+
+        L = -(1/M) Σ_{n,t} mask[n,t] · log π(a[n,t] | s[n,t]),   M = Σ mask
+
+    M counts the tokens of the whole batch, the stop tokens included.
+    """
+    return -masked.token_mean(logprobs, mask)
+
+
+def pairwise(
+    chosen: Float[Array, " B"], rejected: Float[Array, " B"], probability: Float[Array, " B"]
+) -> Float[Array, ""]:
+    """Bradley-Terry loss of a reward model on pairs, with hard or soft labels.
+
+        L = -(1/B) Σ [p · log σ(r_c - r_r) + (1 - p) · log σ(r_r - r_c)]
+
+    p = 1 is the hard label of PE-RLHF (arXiv 2403.10704, A.1.2); 0 < p < 1 is the soft label of RLAIF (arXiv
+    2309.00267, 2.2.1), where the pair's two scores go through a softmax.
+    """
+    margin = chosen - rejected
+    return -jnp.mean(probability * jax.nn.log_sigmoid(margin) + (1 - probability) * jax.nn.log_sigmoid(-margin))
+
+
+def pointwise(scores: Float[Array, " B"], labels: Float[Array, " B"]) -> Float[Array, ""]:
+    """Binary cross-entropy of a reward model on single replies; labels in [0, 1].
+
+        L = -(1/B) Σ [p · log σ(r) + (1 - p) · log(1 - σ(r))]
+
+    The paper (A.1.2) prints log σ(1 - r) for the negative class, which is not a cross-entropy; this is the intended one.
+    """
+    return -jnp.mean(labels * jax.nn.log_sigmoid(scores) + (1 - labels) * jax.nn.log_sigmoid(-scores))
+
+
+def reinforce(
+    logprobs: Float[Array, "*n T"], advantages: Float[Array, "*n T"], mask: Bool[Array, "*n T"]
+) -> Float[Array, ""]:
+    """Policy-gradient loss; the baseline has been subtracted already.
+
+        L = -(1/N) Σ_n Σ_t mask[n,t] · log π(a[n,t] | s[n,t]) · A[n,t],   N = number of non-empty completions
+
+    Its gradient is the REINFORCE estimate (Williams 1992) in the form of RLAIF, appendix F: a sum over an episode's
+    tokens, then a mean over episodes. The advantages are constants.
+    """
+    if advantages.shape != logprobs.shape:
+        raise ValueError(f"one advantage a token is needed: {advantages.shape} against log-probs {logprobs.shape}")
+    return -masked.sequence_sum_mean(logprobs * jax.lax.stop_gradient(advantages), mask)
+
+
+def value(
+    values: Float[Array, "*n T"], returns: Float[Array, "*n T"], mask: Bool[Array, "*n T"]
+) -> Float[Array, ""]:
+    """Squared error of the value model.
+
+        L = (1/N) Σ_n Σ_t mask[n,t] · (Z[n,t] - V[n,t])²,   N = number of non-empty completions
+
+    RLAIF, appendix F. The returns are constants.
+    """
+    if returns.shape != values.shape:
+        raise ValueError(f"one return a token is needed: {returns.shape} against values {values.shape}")
+    return masked.sequence_sum_mean((jax.lax.stop_gradient(returns) - values) ** 2, mask)

@@ -1,0 +1,77 @@
+"""Backbone weights on disk: `model.safetensors` beside `config.json`, read strictly, written whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from safetensors import SafetensorError
+from safetensors.flax import load_file, save_file
+
+from pe_rlhf_mm.errors import UserError
+from pe_rlhf_mm.models import vlm
+from pe_rlhf_mm.models.config import VLMConfig
+
+MODEL_TYPE = "pe_rlhf_tiny_vlm"
+
+
+def names(state: nnx.State) -> dict[str, jax.Array]:
+    """Every weight under its dotted path, for instance `decoder.layers.q.kernel` [L, in, out]."""
+    return {".".join(map(str, path)): variable.get_value() for path, variable in nnx.to_flat_state(state)}
+
+
+def read_config(folder: Path) -> VLMConfig:
+    """Reads `config.json`. Raises UserError for a missing file, broken JSON, or a family that is not supported."""
+    path = folder / "config.json"
+    if not path.is_file():
+        raise UserError(f"{folder} is no checkpoint folder: it has no config.json.")
+    try:
+        values = json.loads(path.read_text())
+    except ValueError as error:
+        raise UserError(f"{path} is not valid JSON: {error}.") from error
+    family = values.get("model_type")
+    if family != MODEL_TYPE:
+        raise UserError(f"{path} says model_type {family!r}; supported: {MODEL_TYPE!r}.")
+    try:
+        return VLMConfig.from_dict(values)
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path} does not describe a model: {error}.") from error
+
+
+def load_state(folder: Path, config: VLMConfig, dtype: jnp.dtype) -> nnx.State:
+    """Reads the weights. Raises UserError that lists every missing, unknown and mis-shaped tensor at once."""
+    path = folder / "model.safetensors"
+    try:
+        stored = load_file(path)
+    except FileNotFoundError as error:
+        raise UserError(f"{folder} has no model.safetensors.") from error
+    except SafetensorError as error:
+        raise UserError(f"{path} is damaged or not a safetensors file: {error}.") from error
+    state = vlm.abstract_state(config)
+    wanted = names(state)
+    wrong = [f"missing: {n}" for n in sorted(wanted.keys() - stored.keys())]
+    wrong += [f"not part of the model: {n}" for n in sorted(stored.keys() - wanted.keys())]
+    wrong += [
+        f"{n}: shape {stored[n].shape} in the file, {wanted[n].shape} in the model"
+        for n in sorted(wanted.keys() & stored.keys())
+        if stored[n].shape != wanted[n].shape
+    ]
+    if wrong:
+        raise UserError(f"{path} does not fit its config.json:\n  " + "\n  ".join(wrong))
+    return jax.tree_util.tree_map_with_path(lambda path, _: stored[_dotted(path)].astype(dtype), state)
+
+
+def _dotted(path: tuple) -> str:
+    return ".".join(str(entry.key) for entry in path if isinstance(entry, jax.tree_util.DictKey))
+
+
+def save_state(folder: Path, state: nnx.State, dtype: jnp.dtype) -> None:
+    """Writes the weights, replacing an older file only once the new one is complete."""
+    folder.mkdir(parents=True, exist_ok=True)
+    partial = folder / "model.safetensors.partial"
+    save_file({name: value.astype(dtype) for name, value in names(state).items()}, partial)
+    os.replace(partial, folder / "model.safetensors")

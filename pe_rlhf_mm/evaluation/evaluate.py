@@ -1,0 +1,133 @@
+"""Evaluation of a policy on a task: replies, scores, and a table that says how sure it is."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pe_rlhf_mm import registry
+from pe_rlhf_mm.errors import UserError
+from pe_rlhf_mm.evaluation.intervals import Interval, clustered_mean
+from pe_rlhf_mm.types import Evaluator, Message, Outcome, Sample, Score, Task
+
+if TYPE_CHECKING:
+    from pe_rlhf_mm.rollout.policy import Policy
+
+PolicyFunction = Callable[[Sequence[Message]], str]
+Tick = Callable[[int, int], None]
+CHUNK = 512
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One evaluator's verdict on all outcomes. `unscored` outcomes are counted, never averaged."""
+
+    evaluator: str
+    value: float
+    interval: Interval
+    n: int
+    unscored: int
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Outcomes with their scores; `metrics` in the task's order, the headline first."""
+
+    task: str
+    outcomes: Sequence[Outcome]
+    scores: dict[str, list[Score]]
+    metrics: Sequence[Metric]
+
+    @property
+    def headline(self) -> Metric:
+        return self.metrics[0]
+
+    def table(self) -> str:
+        """Task, evaluator, n (unscored), value and 95 % interval, as text."""
+        lines = [f"{'task':<20} {'evaluator':<20} {'n':>14} {'value':>8}   95 % interval"]
+        for m in self.metrics:
+            n = f"{m.n} ({m.unscored} unscored)" if m.unscored else str(m.n)
+            lines.append(
+                f"{self.task:<20} {m.evaluator:<20} {n:>14} {m.value:>8.3f}   [{m.interval.low:.3f}, {m.interval.high:.3f}]"
+            )
+        return "\n".join(lines)
+
+
+def collect_samples(task: Task, split: str, *, limit: int | None, seed: int = 0) -> list[Sample]:
+    """The first `limit` samples of a split. Raises UserError if there is none."""
+    if limit is not None and limit < 1:
+        raise UserError(f"limit must be at least 1, not {limit}")
+    samples = list(itertools.islice(task.samples(split, seed=seed), limit))
+    if not samples:
+        raise UserError(f"the split {split!r} of {type(task).__name__} is empty: there is nothing to evaluate")
+    return samples
+
+
+def summarize(task: str, outcomes: Sequence[Outcome], evaluators: Sequence[str], *, seed: int = 0) -> Evaluation:
+    """Scores outcomes with every named evaluator."""
+    scores: dict[str, list[Score]] = {}
+    metrics = []
+    for reference in evaluators:
+        id = registry.evaluators.resolve(reference)
+        evaluator: Evaluator = registry.evaluators.make(reference)
+        scores[id] = evaluator.score(outcomes, seed=seed)
+        known = [
+            (s.value, o.sample.cluster or o.sample.id)
+            for s, o in zip(scores[id], outcomes, strict=True)
+            if s.value is not None
+        ]
+        value, interval = clustered_mean([v for v, _ in known], [c for _, c in known], seed=seed)
+        metrics.append(Metric(id, value, interval, len(known), len(outcomes) - len(known)))
+    return Evaluation(task, outcomes, scores, metrics)
+
+
+def run_policy(
+    policy: Policy | PolicyFunction, samples: Sequence[Sample], *, max_tokens: int, tick: Tick | None = None
+) -> list[Outcome]:
+    """Greedy replies of a policy, or of a plain function, to single-turn samples."""
+    outcomes: list[Outcome] = []
+    chunk = CHUNK if hasattr(policy, "generate") else 1
+    for start in range(0, len(samples), chunk):
+        block = samples[start : start + chunk]
+        outcomes += [Outcome(s, [r]) for s, r in zip(block, _replies(policy, block, max_tokens), strict=True)]
+        if tick is not None:
+            tick(len(outcomes), len(samples))
+    return outcomes
+
+
+def _replies(policy: Policy | PolicyFunction, samples: Sequence[Sample], max_tokens: int) -> Iterable[str]:
+    if hasattr(policy, "generate"):
+        return [group[0] for group in policy.generate([s.messages for s in samples], max_tokens=max_tokens)]
+    replies = [policy(s.messages) for s in samples]
+    for sample, reply in zip(samples, replies, strict=True):
+        if not isinstance(reply, str):
+            raise UserError(f"the policy answered sample {sample.id} with a {type(reply).__name__}; a string was expected")
+    return replies
+
+
+def evaluate(
+    task: str,
+    policy: Policy | PolicyFunction | str,
+    *,
+    split: str = "test",
+    limit: int | None = None,
+    max_tokens: int = 16,
+    seed: int = 0,
+    tick: Tick | None = None,
+) -> Evaluation:
+    """Evaluates a policy on a task with the task's evaluators.
+
+    `policy`: a Policy, a plain function from messages to text, a run folder, or the name or folder of a model. Raises
+    UnknownId for an unknown task, UserError for an empty split or a policy that cannot be used.
+    """
+    from pe_rlhf_mm.training.run import policy_from
+
+    id = registry.tasks.resolve(task)
+    instance = registry.tasks.make(task)
+    samples = collect_samples(instance, split, limit=limit, seed=seed)
+    if instance.environment() is not None:
+        raise UserError(f"{id} is played in several turns; evaluation of episodes is not part of this version")
+    outcomes = run_policy(policy_from(policy), samples, max_tokens=max_tokens, tick=tick)
+    return summarize(id, outcomes, instance.evaluators, seed=seed)

@@ -1,0 +1,93 @@
+"""A checkpoint as a user holds it: weights, config and processor together."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from pe_rlhf_mm.checkpoints import backbone
+from pe_rlhf_mm.data.images import Gallery
+from pe_rlhf_mm.data.processor import Processor
+from pe_rlhf_mm.errors import UserError
+from pe_rlhf_mm.models import vlm
+from pe_rlhf_mm.models.config import VLMConfig
+from pe_rlhf_mm.types import Image, Pixels, Prompts
+
+SHIPPED = {"tiny-vlm": Path(__file__).parent.parent / "assets" / "tiny-vlm"}
+"""Checkpoints that come with the package."""
+
+
+@functools.partial(jax.jit, static_argnames="config")
+def _logits(config: VLMConfig, state: nnx.State, prompts: Prompts) -> Float[Array, "B S V"]:
+    model = vlm.bind(config, state)
+    return model.logits(model.hidden(vlm.prompt_rows(prompts), prompts.images)[0]).astype(jnp.float32)
+
+
+@dataclass(frozen=True)
+class Model:
+    """A vision-language model: its weights, its config, and the processor that speaks its template."""
+
+    name: str
+    config: VLMConfig
+    state: nnx.State
+    processor: Processor
+
+    def logits(
+        self, tokens: Int[np.ndarray, "B S"], images: Sequence[Sequence[Any]] | None = None
+    ) -> Float[Array, "B S V"]:
+        """Logits after every token, float32 [B, S, V].
+
+        tokens: int [B, S], without padding. images: for each row its images (paths, bytes, or PIL images), in the order
+        of their placeholders; each image takes as many placeholder ids as the tower yields vectors. Raises UserError
+        when tokens and images do not agree, or an id is not in the vocabulary.
+        """
+        ids = np.asarray(tokens)
+        if ids.ndim != 2 or not np.issubdtype(ids.dtype, np.integer):
+            raise UserError(f"tokens must be integers of shape [B, S], not {ids.dtype} of shape {ids.shape}")
+        if ids.size and not 0 <= ids.min() <= ids.max() < self.config.vocabulary:
+            raise UserError(f"token ids must be in [0, {self.config.vocabulary}); found {ids.min()} to {ids.max()}")
+        if ids.shape[1] > self.config.context:
+            raise UserError(f"{self.name} reads {self.config.context} tokens; {ids.shape[1]} were given")
+        rows: Sequence[Sequence[Any]] = images if images is not None else [()] * len(ids)
+        if len(rows) != len(ids):
+            raise UserError(f"images were given for {len(rows)} rows, tokens for {len(ids)}")
+        gallery = Gallery(self.config)
+        numbers = [[gallery.add(i if isinstance(i, Image) else Image(i)) for i in row] for row in rows]
+        asked = (ids == self.config.image_id).sum(axis=1)
+        given = np.array([len(row) for row in numbers]) * self.config.vision.image_tokens
+        for row in np.nonzero(asked != given)[0][:1]:
+            raise UserError(
+                f"row {row} has {asked[row]} image placeholders ({self.config.image_id}) for {len(numbers[row])} images; "
+                f"{self.config.vision.image_tokens} are needed for each image"
+            )
+        pixels = gallery.take(numbers)
+        assert not isinstance(pixels, tuple) or isinstance(pixels, Pixels)  # the gallery has not looked
+        return _logits(self.config, self.state, Prompts(ids.astype(np.int32), np.ones(ids.shape, bool), pixels))
+
+
+def default_dtype() -> jnp.dtype:
+    """float32 on a CPU, bfloat16 on accelerators."""
+    return jnp.dtype(jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16)
+
+
+def load_model(name: str | Path, *, dtype: Any = None) -> Model:
+    """Loads a shipped model by name ("tiny-vlm") or a checkpoint folder.
+
+    `dtype` is that of the backbone: by default float32 on CPU and bfloat16 on accelerators. Raises UserError for a name
+    that is neither, and for a folder that does not hold a whole checkpoint; nothing is half loaded.
+    """
+    folder = SHIPPED.get(str(name), Path(name))
+    if not folder.is_dir():
+        raise UserError(f"no model {str(name)!r}: it is neither a folder nor one of {', '.join(SHIPPED)}")
+    config = backbone.read_config(folder)
+    state = backbone.load_state(folder, config, jnp.dtype(dtype) if dtype is not None else default_dtype())
+    return Model(str(name), config, state, Processor.from_folder(folder, config))

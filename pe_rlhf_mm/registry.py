@@ -1,0 +1,180 @@
+"""Ids for tasks and evaluators: `namespace/name@version`. Nothing is imported until it is asked for.
+
+Entries come from a table (built-ins), from the entry points of installed packages, from the decorators, and from a
+reference to a user's own code: `package.module:Attribute` or `path/to/file.py:Attribute`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import importlib
+import importlib.metadata
+import importlib.util
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Generic, TypeVar
+
+from pe_rlhf_mm.errors import UserError
+from pe_rlhf_mm.types import Evaluator, Task
+
+Entry = TypeVar("Entry")
+Factory = TypeVar("Factory", bound=Callable[..., Any])
+
+_ID = re.compile(r"[a-z0-9][a-z0-9._-]*/[a-z0-9][a-z0-9._-]*@[0-9]+")
+
+
+class UnknownId(UserError):
+    """No entry of that name; the message names close ones."""
+
+
+class DuplicateId(UserError):
+    """Two owners claim one id."""
+
+
+class BrokenEntry(UserError):
+    """An entry that exists but does not lead to anything usable."""
+
+
+class Registry(Generic[Entry]):
+    """A table from ids to factories. Targets may be strings, `module:Attribute`, imported on first use."""
+
+    def __init__(self, kind: str, builtin: Mapping[str, str]):
+        self.kind = kind
+        self._entries: dict[str, tuple[str | Callable[..., Entry], str]] = {}
+        for id, target in builtin.items():
+            self.add(id, target, owner="pe-rlhf-mm")
+
+    @functools.cached_property
+    def _table(self) -> dict[str, tuple[str | Callable[..., Entry], str]]:
+        """All entries, those of installed packages included: their metadata is read once, and nothing is imported."""
+        for point in importlib.metadata.entry_points(group=f"pe_rlhf_mm.{self.kind}s"):
+            self.add(point.name, point.value, owner=point.dist.name if point.dist else "an installed package")
+        return self._entries
+
+    def add(self, id: str, target: str | Callable[..., Entry], *, owner: str = "this program") -> None:
+        """Adds an entry. Raises DuplicateId if the id is taken by something else, UserError if it is no id."""
+        if not _ID.fullmatch(id):
+            raise UserError(
+                f"{self.kind} id {id!r} (from {owner}) must look like 'namespace/name@1': "
+                "lower-case letters, digits, '.', '_', '-', and a version number"
+            )
+        present, present_owner = self._entries.get(id, (target, owner))
+        if not _same(present, target):
+            raise DuplicateId(
+                f"{self.kind} {id!r} is registered twice: {_where(present)} (from {present_owner}) and "
+                f"{_where(target)} (from {owner}). Rename one, or raise its version."
+            )
+        if not isinstance(present, str) or isinstance(target, str):
+            target = present  # a decorated class replaces the string that names it; nothing replaces a class
+        self._entries[id] = (target, present_owner)
+
+    def register(self, id: str) -> Callable[[Factory], Factory]:
+        """Decorator form of `add`."""
+
+        def decorate(factory: Factory) -> Factory:
+            self.add(id, factory, owner=factory.__module__)
+            return factory
+
+        return decorate
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(sorted(self._table, key=_order))
+
+    def owner(self, id: str) -> str:
+        """The package that brought an id."""
+        return self._table[id][1]
+
+    def resolve(self, reference: str) -> str:
+        """The full id of `namespace/name` (newest version) or `namespace/name@version`; raises UnknownId."""
+        known = [id for id in self._table if reference in (id, id.partition("@")[0])]
+        if known:
+            return max(known, key=_order)
+        if ":" in reference:
+            return reference
+        names = [*self._table, *{id.partition("@")[0] for id in self._table}]
+        close = difflib.get_close_matches(reference, names, n=3, cutoff=0.6)
+        hint = f"Did you mean {' or '.join(close)}?" if close else f"There are: {', '.join(self)}."
+        raise UnknownId(f"unknown {self.kind} {reference!r}. {hint} See `pe-rlhf {self.kind}s list`.")
+
+    def factory(self, reference: str) -> Callable[..., Entry]:
+        """The class or function behind a reference. Errors raised while importing it come through as themselves."""
+        id = self.resolve(reference)
+        target = self._table[id][0] if id in self._table else id
+        if not isinstance(target, str):
+            return target
+        factory: Callable[..., Entry] = import_attribute(target, f"{self.kind} {id!r}")
+        return factory
+
+    def make(self, reference: str) -> Entry:
+        """A new instance of what a reference names."""
+        return self.factory(reference)()
+
+
+def import_attribute(reference: str, what: str) -> Any:
+    """The object that `package.module:attribute` or `path/to/file.py:attribute` names; `what` opens the error messages.
+
+    Raises BrokenEntry if there is no such file, module or attribute. Errors raised by the code itself come through.
+    """
+    place, _, attribute = reference.rpartition(":")
+    module = _import_file(Path(place), what) if place.endswith(".py") else _import_module(place, what)
+    if not hasattr(module, attribute):
+        public = [n for n in vars(module) if not n.startswith("_")]
+        close = difflib.get_close_matches(attribute, public, n=3)
+        hint = f" Did you mean {' or '.join(close)}?" if close else ""
+        raise BrokenEntry(f"{what}: {place} has no {attribute!r}.{hint}")
+    return getattr(module, attribute)
+
+
+def _order(id: str) -> tuple[str, int]:
+    name, _, version = id.partition("@")
+    return name, int(version)
+
+
+def _where(target: object) -> str:
+    return target if isinstance(target, str) else f"{target.__module__}:{target.__qualname__}"  # type: ignore[attr-defined]
+
+
+def _same(one: object, other: object) -> bool:
+    """Whether two targets are one thing: a string may name the very class that a decorator registers."""
+    return one is other or _where(one) == _where(other)
+
+
+def _import_module(name: str, what: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is not None and (name == error.name or name.startswith(error.name + ".")):
+            raise BrokenEntry(f"{what}: there is no module {name!r}. Is its package installed?") from error
+        raise  # something that the module itself imports is missing: that is the author's error, shown as it is
+
+
+def _import_file(path: Path, what: str) -> ModuleType:
+    if not path.is_file():
+        raise BrokenEntry(f"{what}: there is no file {str(path)!r} (looked in {Path.cwd()})")
+    # One module object a file, however often it is named: classes stay identical.
+    name = "pe_rlhf_mm_user." + str(path.resolve())
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None and spec.loader is not None  # a .py file always has a loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+tasks: Registry[Task] = Registry("task", {"pe/easy-vqa@1": "pe_rlhf_mm.tasks.vqa.easy_vqa:EasyVQA"})
+evaluators: Registry[Evaluator] = Registry(
+    "evaluator", {"pe/exact-match@1": "pe_rlhf_mm.evaluators.exact_match:ExactMatch"}
+)
+
+register_task = tasks.register
+register_evaluator = evaluators.register

@@ -1,0 +1,109 @@
+"""The cards of the gallery: test samples before and after RL, a few of each kind."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from pe_rlhf_mm.reports.pictures import inline_picture
+from pe_rlhf_mm.reports.records import Record, at, number, text
+from pe_rlhf_mm.reports.wording import decimal
+
+LIMIT = 48
+RIGHT_FROM = 0.5
+"""The score from which a reply counts as right; most evaluators give 0 or 1."""
+LABELS = {
+    "fixed": "Fixed by RL",
+    "broken": "Broken by RL",
+    "both-right": "Both right",
+    "both-wrong": "Both wrong",
+    "unscored": "Not scored",
+}
+_GROUPS = {(False, True): "fixed", (True, False): "broken", (True, True): "both-right", (False, False): "both-wrong"}
+
+
+class Reply(NamedTuple):
+    """What one policy answered; `right` is None where no evaluator could tell."""
+
+    policy: str
+    text: str
+    right: bool | None
+    reward: str
+
+
+class Card(NamedTuple):
+    """One sample of the gallery."""
+
+    id: str
+    group: str
+    label: str
+    question: str
+    target: str
+    picture: str | None
+    replies: tuple[Reply, Reply]
+
+
+class Group(NamedTuple):
+    """One kind of sample: how many there are, and how many of them the page shows."""
+
+    id: str
+    label: str
+    total: int
+    shown: int
+
+
+class Gallery(NamedTuple):
+    """A choice of cards out of `total` samples."""
+
+    total: int
+    groups: list[Group]
+    cards: list[Card]
+
+
+def choose_samples(folder: Path, samples: Sequence[Record]) -> Gallery:
+    """A choice of at most LIMIT samples with all groups in it, the same at every call; unscored ones only if there are any."""
+    members: dict[str, list[Record]] = {group: [] for group in LABELS}
+    for sample in samples:
+        members[_group_of(sample)].append(sample)
+    if not members["unscored"]:
+        del members["unscored"]
+    shares = _fair_shares({group: len(found) for group, found in members.items()})
+    chosen = [(group, sample) for group, found in members.items() for sample in _spread(found, shares[group])]
+    groups = [Group(group, LABELS[group], len(found), shares[group]) for group, found in members.items()]
+    return Gallery(len(samples), groups, [_card(folder, group, sample) for group, sample in chosen])
+
+
+def _group_of(sample: Record) -> str:
+    before, after = _right(sample, "sft"), _right(sample, "rl")
+    return "unscored" if before is None or after is None else _GROUPS[before, after]
+
+
+def _right(sample: Record, policy: str) -> bool | None:
+    score = number(sample, policy, "score")
+    return None if score is None else score >= RIGHT_FROM
+
+
+def _fair_shares(sizes: Mapping[str, int]) -> dict[str, int]:
+    """Equal shares of LIMIT; what a small group leaves over goes to the others."""
+    shares = dict.fromkeys(sizes, 0)
+    for _ in range(min(LIMIT, sum(sizes.values()))):
+        shares[min((group for group in sizes if shares[group] < sizes[group]), key=shares.__getitem__)] += 1
+    return shares
+
+
+def _spread(samples: Sequence[Record], share: int) -> list[Record]:
+    """So many samples at even distances, since neighbours often ask about one picture."""
+    return [samples[i * len(samples) // share] for i in range(share)]
+
+
+def _card(folder: Path, group: str, sample: Record) -> Card:
+    name = at(sample, "image")
+    picture = inline_picture(folder, name) if isinstance(name, str) else None
+    replies = (_reply(sample, "sft", "SFT"), _reply(sample, "rl", "RL"))
+    id, question, target = (text(sample, key) for key in ("id", "question", "target"))
+    return Card(id, group, LABELS[group], question, target, picture, replies)
+
+
+def _reply(sample: Record, policy: str, label: str) -> Reply:
+    return Reply(label, text(sample, policy, "reply"), _right(sample, policy), decimal(number(sample, policy, "reward")))

@@ -1,0 +1,76 @@
+"""A policy as a user holds it: conversations in, replies out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import jax
+import numpy as np
+
+from pe_rlhf_mm.data.images import Gallery
+from pe_rlhf_mm.data.processor import EncodedPrompt, Processor, rounded
+from pe_rlhf_mm.rollout.sampler import sample
+from pe_rlhf_mm.rollout.sampling import Sampling
+from pe_rlhf_mm.adapters.roles import Weights
+from pe_rlhf_mm.types import Message
+
+
+def reply(
+    processor: Processor,
+    weights: Weights,
+    gallery: Gallery,
+    prompts: Sequence[EncodedPrompt],
+    sampling: Sampling,
+    *,
+    samples: int = 1,
+    seed: int = 0,
+    batch_size: int = 128,
+) -> list[list[list[int]]]:
+    """`samples` completions of each prompt, as token ids with their stop token; a constant shape for every batch."""
+    length = rounded(max((len(p.tokens) for p in prompts), default=0))
+    batch_size = min(batch_size, rounded(len(prompts)))
+    key, replies = jax.random.key(seed), []
+    for start in range(0, len(prompts), batch_size):
+        block = list(prompts[start : start + batch_size])
+        batch = processor.prompts(block + block[:1] * (batch_size - len(block)), gallery, length=length)
+        drawn = sample(
+            processor.config, *weights, batch, jax.random.fold_in(key, start), group=samples, sampling=sampling
+        )
+        tokens, mask = (np.asarray(x)[: len(block)] for x in drawn.completions)
+        replies += [[t[m].tolist() for t, m in zip(*group, strict=True)] for group in zip(tokens, mask, strict=True)]
+    return replies
+
+
+@dataclass(frozen=True)
+class Policy:
+    """A model with one role's weights, ready to answer."""
+
+    processor: Processor
+    weights: Weights
+    name: str = "policy"
+
+    def generate(
+        self,
+        conversations: Sequence[Sequence[Message]],
+        *,
+        temperature: float = 0.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        max_tokens: int = 64,
+        samples: int = 1,
+        seed: int = 0,
+    ) -> list[list[str]]:
+        """`samples` replies to each conversation; greedy at temperature 0.
+
+        Raises PromptTooLong, ImageError, and ValueError for sampling values out of range.
+        """
+        sampling = Sampling(temperature, top_k, top_p, max_tokens)
+        gallery = Gallery(self.processor.config, look_with=self.weights.state)
+        prompts = self.processor.encode(conversations, gallery, room=max_tokens)
+        drawn = reply(self.processor, self.weights, gallery, prompts, sampling, samples=samples, seed=seed)
+        return [[self.processor.decode(tokens) for tokens in group] for group in drawn]
+
+    def __call__(self, messages: Sequence[Message]) -> str:
+        """The greedy reply to one conversation: a policy is a plain function from messages to text."""
+        return self.generate([messages])[0][0]

@@ -1,0 +1,74 @@
+"""From logits to the distribution that is drawn from. Sampler and trainer both go through `shape`, and nothing else."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How tokens are drawn. `temperature` 0 is greedy; `top_k` 0 and `top_p` 1 keep the whole vocabulary."""
+
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    max_tokens: int = 16
+
+    def __post_init__(self) -> None:
+        if self.temperature < 0:
+            raise ValueError(f"temperature must be 0 (greedy) or more, not {self.temperature}")
+        if self.top_k < 0:
+            raise ValueError(f"top_k must be 0 (off) or more, not {self.top_k}")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p must be above 0 and at most 1, not {self.top_p}")
+        if self.max_tokens < 1:
+            raise ValueError(f"max_tokens must be at least 1, not {self.max_tokens}")
+
+    @property
+    def truncates(self) -> bool:
+        return self.top_k > 0 or self.top_p < 1
+
+
+def tempered(
+    logits: Float[Array, "*n V"], sampling: Sampling, forbidden: tuple[int, ...] = ()
+) -> Float[Array, "*n V"]:
+    """Logits at the sampling temperature (greedy: at 1), with -inf for ids that stand for padding or for images."""
+    logits = logits.astype(jnp.float32) / (sampling.temperature or 1.0)
+    return logits.at[..., jnp.array(forbidden, int)].set(-jnp.inf) if forbidden else logits
+
+
+def truncated(
+    logits: Float[Array, "*n V"], sampling: Sampling, keep: Int[Array, "*n"] | None = None
+) -> Float[Array, "*n V"]:
+    """Keeps the `top_k` likeliest tokens, then the fewest of them whose probability reaches `top_p` (Holtzman 2020).
+
+    `keep` is a token that stays in whatever happens: when weights have moved since it was drawn, it may have left the
+    set, and its log-probability must not become -inf.
+    """
+    if not sampling.truncates:
+        return logits
+    allowed = jnp.ones(logits.shape, bool)
+    if sampling.top_k:
+        kth = jax.lax.top_k(logits, min(sampling.top_k, logits.shape[-1]))[0][..., -1:]
+        allowed &= logits >= kth
+    if sampling.top_p < 1:
+        ordered = jnp.sort(jnp.where(allowed, logits, -jnp.inf), axis=-1, descending=True)
+        probabilities = jax.nn.softmax(ordered, axis=-1)
+        before = jnp.cumsum(probabilities, axis=-1) - probabilities
+        # The likeliest token has nothing before it, so at least one token always stays.
+        lowest = jnp.min(jnp.where(before < sampling.top_p, ordered, jnp.inf), axis=-1, keepdims=True)
+        allowed &= logits >= lowest
+    if keep is not None:
+        allowed |= jax.nn.one_hot(keep, logits.shape[-1], dtype=bool)
+    return jnp.where(allowed, logits, -jnp.inf)
+
+
+def draw(key: jax.Array, logits: Float[Array, "*n V"], sampling: Sampling) -> Int[Array, "*n"]:
+    """One token each: the likeliest at temperature 0, otherwise by chance."""
+    if sampling.temperature == 0:
+        return jnp.argmax(logits, axis=-1)
+    return jax.random.categorical(key, logits, axis=-1)

@@ -1,0 +1,118 @@
+"""Settings of the recipes. Defaults are the paper's where it gives them (PE-RLHF, arXiv 2403.10704, A.3); what it leaves
+open is marked "ours". A task may bring settings of its own for the model it is shown with.
+
+Nothing here imports jax: the command line reads these.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+
+def _positive(owner: object, *names: str) -> None:
+    for name in names:
+        value = getattr(owner, name)
+        if value <= 0:
+            raise ValueError(f"{type(owner).__name__}.{name} must be above 0, not {value}")
+
+
+@dataclass(frozen=True)
+class LoraConfig:
+    """Adapters of every role."""
+
+    rank: int = 16
+    """Rank of the sft, policy and value adapters."""
+    reward_rank: int = 4
+    """Rank of the reward model's adapter."""
+    alpha: float = 16.0
+    """Numerator of the scale alpha / rank (ours)."""
+    targets: tuple[str, ...] = ("q", "k", "v", "o")
+    """Adapted matrices of every decoder layer, out of q k v o gate up down."""
+    dropout: float = 0.0
+    """Dropout on the adapters' input while the SFT policy is trained (ours)."""
+
+    def __post_init__(self) -> None:
+        _positive(self, "rank", "reward_rank", "alpha")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"LoraConfig.dropout must be in [0, 1), not {self.dropout}")
+
+
+@dataclass(frozen=True)
+class SFTConfig:
+    """Supervised fine-tuning on demonstrations."""
+
+    steps: int = 1000
+    batch_size: int = 64
+    learning_rate: float = 1e-4
+    demonstrations: int = 0
+    """Use only so many demonstrations of the training split; 0 means all."""
+
+    def __post_init__(self) -> None:
+        _positive(self, "steps", "batch_size", "learning_rate")
+
+
+@dataclass(frozen=True)
+class RewardConfig:
+    """Reward modelling; the checkpoint with the best validation accuracy is kept."""
+
+    steps: int = 5000
+    batch_size: int = 128
+    learning_rate: float = 1e-4
+    dropout: float = 0.01
+    loss: Literal["pairwise", "pointwise"] = "pairwise"
+    pairs: int = 0
+    """Use only so many preference pairs of the training split; 0 means all."""
+    validate_every: int = 250
+    validation_pairs: int = 512
+
+    def __post_init__(self) -> None:
+        _positive(self, "steps", "batch_size", "learning_rate", "validate_every", "validation_pairs")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"RewardConfig.dropout must be in [0, 1), not {self.dropout}")
+
+
+@dataclass(frozen=True)
+class RLConfig:
+    """REINFORCE with a value baseline and a KL penalty to the SFT policy."""
+
+    steps: int = 1000
+    prompts: int = 128
+    """Prompts of one iteration."""
+    group: int = 1
+    """Completions of each prompt."""
+    learning_rate: float = 1e-5
+    value_learning_rate: float = 1e-5
+    beta: float = 0.05
+    """J = E[(1 - beta) · reward - beta · KL]."""
+    kl: Literal["return", "loss"] = "return"
+    """Where the KL term acts: in every token's return (default), or as a differentiable term of the loss."""
+    temperature: float = 0.7
+    top_k: int = 0
+    top_p: float = 1.0
+    max_tokens: int = 16
+    evaluate_every: int = 100
+    evaluation_samples: int = 256
+
+    def __post_init__(self) -> None:
+        _positive(self, "steps", "prompts", "group", "learning_rate", "value_learning_rate", "temperature")
+        _positive(self, "max_tokens", "evaluate_every", "evaluation_samples")
+        if not 0 <= self.beta <= 1:
+            raise ValueError(f"RLConfig.beta must be in [0, 1], not {self.beta}")
+
+
+@dataclass(frozen=True)
+class TuneConfig:
+    """SFT, reward model, RL, evaluation: one run."""
+
+    mode: Literal["lora", "full"] = "lora"
+    """`lora`: adapters on one frozen backbone. `full`: every role trains its own copy of all weights."""
+    seed: int = 0
+    lora: LoraConfig = field(default_factory=LoraConfig)
+    sft: SFTConfig = field(default_factory=SFTConfig)
+    reward: RewardConfig = field(default_factory=RewardConfig)
+    rl: RLConfig = field(default_factory=RLConfig)
+    test_samples: int = 0
+    """Evaluate on so many test samples; 0 means all."""
+    remat: bool = False
+    """Recompute layers in the backward pass: less memory, about a third more arithmetic."""

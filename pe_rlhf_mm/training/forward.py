@@ -1,0 +1,90 @@
+"""Forward passes of one role over [prompt | c1 | .. | cG]: what every recipe asks of the model."""
+
+from __future__ import annotations
+
+import functools
+from typing import NamedTuple
+
+import jax
+from jaxtyping import Array, Float
+
+from pe_rlhf_mm.algorithms import logprobs
+from pe_rlhf_mm.models import vlm
+from pe_rlhf_mm.models.config import VLMConfig
+from pe_rlhf_mm.rollout.sampling import Sampling, tempered, truncated
+from pe_rlhf_mm.adapters.roles import Head, Weights
+from pe_rlhf_mm.types import Completions, Prompts
+
+
+class Pass(NamedTuple):
+    """Options of a training pass: dropout on the adapters' inputs with its key, and recomputation of layers."""
+
+    dropout: float = 0.0
+    key: jax.Array | None = None
+    remat: bool = False
+
+
+PLAIN, SCORING = Sampling(), Pass()
+
+
+def hidden(
+    config: VLMConfig, weights: Weights, prompts: Prompts, completions: Completions, how: Pass = SCORING
+) -> Float[Array, "B S D"]:
+    """Final hidden states of every token of the rows."""
+    model = vlm.bind(config, weights.state)
+    rows = vlm.join(prompts, completions)
+    return model.hidden(rows, prompts.images, weights.bank, dropout=how.dropout, key=how.key, remat=how.remat)[0]
+
+
+class PolicyStatistics(NamedTuple):
+    """Of every completion token. `logprobs`: under the distribution that was drawn from. `full_logprobs`: before top-k
+    and top-p, for the divergence from the anchor. `entropy`: of the distribution before top-k and top-p."""
+
+    logprobs: Float[Array, "B G T"]
+    full_logprobs: Float[Array, "B G T"]
+    entropy: Float[Array, "B G T"]
+
+
+def policy(
+    config: VLMConfig,
+    weights: Weights,
+    prompts: Prompts,
+    completions: Completions,
+    sampling: Sampling = PLAIN,
+    how: Pass = SCORING,
+) -> PolicyStatistics:
+    """Log-probabilities of given completions, through the same `sampling` that the sampler draws with."""
+    states = hidden(config, weights, prompts, completions, how)
+    before = vlm.before_each(states, *completions.tokens.shape[1:])
+    model = vlm.bind(config, weights.state)
+
+    def full(h: Array, _: Array) -> Array:
+        return tempered(model.logits(h), sampling, config.forbidden_ids)
+
+    whole = logprobs.chunked(before, completions.tokens, full)
+    if not sampling.truncates:
+        return PolicyStatistics(whole.logprobs, whole.logprobs, whole.entropy)
+    drawn = logprobs.chunked(before, completions.tokens, lambda h, keep: truncated(full(h, keep), sampling, keep))
+    return PolicyStatistics(drawn.logprobs, whole.logprobs, whole.entropy)
+
+
+def values(
+    config: VLMConfig, weights: Weights, head: Head, prompts: Prompts, completions: Completions, how: Pass = SCORING
+) -> Float[Array, "B G T"]:
+    """A value model's estimate at the position *before* each completion token."""
+    states = hidden(config, weights, prompts, completions, how)
+    return head(vlm.before_each(states, *completions.tokens.shape[1:]))
+
+
+def rewards(
+    config: VLMConfig, weights: Weights, head: Head, prompts: Prompts, completions: Completions, how: Pass = SCORING
+) -> Float[Array, "B G"]:
+    """A reward model's score of each completion, read at its last token."""
+    return head(vlm.at_last(hidden(config, weights, prompts, completions, how), completions.mask))
+
+
+score_policy = functools.partial(jax.jit, static_argnames=("config", "sampling"))(policy)
+"""`policy`, compiled. Policy and anchor go through the same program, so equal weights give a divergence of exactly 0."""
+
+score_rewards = functools.partial(jax.jit, static_argnames="config")(rewards)
+"""`rewards`, compiled."""

@@ -1,0 +1,48 @@
+"""The loop that SFT and reward modelling share: draw a batch, take a step, tell the observer, keep the best."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import optax
+
+from pe_rlhf_mm.training.observer import Observer, refuse_non_finite
+from pe_rlhf_mm.adapters.roles import Roles, Trainable
+from pe_rlhf_mm.training.step import Loss, new_state, train_step
+
+
+def train(
+    stage: str,
+    roles: Roles,
+    trainable: Trainable,
+    stream: Iterator[Any],
+    loss: Loss,
+    optimizer: optax.GradientTransformation,
+    *,
+    steps: int,
+    key: jax.Array,
+    observer: Observer,
+    validate: Callable[[Trainable], float] | None = None,
+    validate_every: int = 0,
+) -> Trainable:
+    """Trains for `steps` steps. With `validate`, returns what scored best on it; otherwise what came out last.
+
+    Raises TrainingDiverged at the first step whose loss or gradient is not finite.
+    """
+    observer.begin(stage, steps)
+    state = new_state(trainable, optimizer, key)
+    best, best_score = None, float("-inf")
+    for step in range(1, steps + 1):
+        state, metrics = train_step(state, roles, next(stream), loss=loss, optimizer=optimizer)
+        # Fetching the numbers also waits for the step: several CPU devices dead-lock if steps pile up.
+        numbers = {name: float(value) for name, value in jax.device_get(metrics).items()}
+        refuse_non_finite(stage, step, numbers)
+        observer.step(stage, step, numbers)
+        if validate is not None and (step % validate_every == 0 or step == steps):
+            score = validate(state.trainable)
+            observer.note(stage, step, {"validation_accuracy": score})
+            if score > best_score:
+                best, best_score = jax.tree.map(jax.numpy.copy, state.trainable), score
+    return state.trainable if best is None else best

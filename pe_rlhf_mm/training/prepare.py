@@ -1,0 +1,73 @@
+"""From a task's splits to encoded data, once, before any training. What is not in `Data` no stage can see."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from pe_rlhf_mm.data.images import Gallery
+from pe_rlhf_mm.data.pipeline import pick
+from pe_rlhf_mm.data.processor import EncodedPrompt, Processor
+from pe_rlhf_mm.evaluation.evaluate import collect_samples
+from pe_rlhf_mm.models.model import Model
+from pe_rlhf_mm.training.config import TuneConfig
+from pe_rlhf_mm.training.reward import Comparison
+from pe_rlhf_mm.training.sft import Demonstration
+from pe_rlhf_mm.types import Preference, PreferenceTask, Sample
+
+
+class Data(NamedTuple):
+    """The training and validation splits. `prompts` are what RL gets: no target comes with them."""
+
+    gallery: Gallery
+    demonstrations: Sequence[Demonstration]
+    pairs: Sequence[Comparison]
+    prompts: Sequence[EncodedPrompt]
+    validation_pairs: Sequence[Comparison]
+    validation_samples: Sequence[Sample]
+    validation_prompts: Sequence[EncodedPrompt]
+
+
+def new_gallery(model: Model, config: TuneConfig) -> Gallery:
+    """Images to be looked at once by the frozen tower (mode `lora`), or by every role's own tower (mode `full`)."""
+    return Gallery(model.config, look_with=model.state if config.mode == "lora" else None)
+
+
+def compare(
+    pairs: Sequence[Preference], processor: Processor, gallery: Gallery, *, room: int
+) -> list[Comparison]:
+    """Encodes preference pairs."""
+    prompts = processor.encode([p.messages for p in pairs], gallery, room=room)
+    chosen = processor.encode_replies([p.chosen for p in pairs])
+    rejected = processor.encode_replies([p.rejected for p in pairs])
+    probabilities = [p.probability for p in pairs]
+    return [Comparison(*row) for row in zip(prompts, chosen, rejected, probabilities, strict=True)]
+
+
+def _demonstrations(
+    task: PreferenceTask, samples: Sequence[Sample], processor: Processor, gallery: Gallery, *, room: int
+) -> list[Demonstration]:
+    """The task's own solutions; a sample it cannot solve is left out."""
+    solved = [(sample, replies[0]) for sample in samples if (replies := task.solve(sample))]
+    prompts = processor.encode([sample.messages for sample, _ in solved], gallery, room=room)
+    replies = processor.encode_replies([reply for _, reply in solved])
+    return [Demonstration(*row) for row in zip(prompts, replies, strict=True)]
+
+
+def prepare(task: PreferenceTask, model: Model, config: TuneConfig) -> Data:
+    """Reads and encodes what training may see. Raises UserError for an empty split, PromptTooLong, ImageError."""
+    processor, gallery, seed, room = model.processor, new_gallery(model, config), config.seed, config.rl.max_tokens
+    training = collect_samples(task, "train", limit=None, seed=seed)
+    validation = pick(collect_samples(task, "validation", limit=None), config.rl.evaluation_samples, seed=seed)
+    pairs = pick(list(task.preferences("train", seed=seed)), config.reward.pairs, seed=seed)
+    validation_pairs = pick(list(task.preferences("validation", seed=seed)), config.reward.validation_pairs, seed=seed)
+    shown = pick(training, config.sft.demonstrations, seed=seed)
+    return Data(
+        gallery=gallery,
+        demonstrations=_demonstrations(task, shown, processor, gallery, room=room),
+        pairs=compare(pairs, processor, gallery, room=room),
+        prompts=processor.encode([sample.messages for sample in training], gallery, room=room),
+        validation_pairs=compare(validation_pairs, processor, gallery, room=room),
+        validation_samples=validation,
+        validation_prompts=processor.encode([sample.messages for sample in validation], gallery, room=room),
+    )

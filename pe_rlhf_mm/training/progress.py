@@ -1,0 +1,62 @@
+"""Progress bars with rate and time left, one a stage."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+LABELS = {"sft": "SFT", "reward_model": "Reward model", "rl": "RL", "evaluation": "Evaluation"}
+SHOWN = ("loss", "accuracy", "validation_accuracy", "reward", "kl")
+
+
+class ProgressBar:
+    """An observer that draws; plain lines instead of bars where the output is no terminal."""
+
+    def __init__(self) -> None:
+        self.console = Console(stderr=True)
+        self._progress = Progress(
+            TextColumn("{task.description:<12}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[numbers]}"),
+            console=self.console,
+            disable=not self.console.is_terminal,
+        )
+        self._tasks: dict[str, TaskID] = {}
+        self._totals: dict[str, int] = {}
+        self._numbers: dict[str, dict[str, float]] = {}
+
+    def __enter__(self) -> ProgressBar:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+
+    def begin(self, stage: str, steps: int) -> None:
+        self._tasks[stage] = self._progress.add_task(LABELS.get(stage, stage), total=steps, numbers="")
+        self._totals[stage], self._numbers[stage] = steps, {}
+
+    def step(self, stage: str, step: int, metrics: Mapping[str, float]) -> None:
+        self._remember(stage, metrics)
+        self._progress.update(self._tasks[stage], completed=step, numbers=self._text(stage))
+        total = self._totals[stage]
+        if not self.console.is_terminal and (step == total or step % max(total // 10, 1) == 0):
+            self.console.print(f"{LABELS.get(stage, stage):<12} {step}/{total}  {self._text(stage)}", highlight=False)
+
+    def note(self, stage: str, step: int, metrics: Mapping[str, float]) -> None:
+        self._remember(stage, metrics)
+
+    def _remember(self, stage: str, metrics: Mapping[str, float]) -> None:
+        self._numbers[stage] |= {name: metrics[name] for name in SHOWN if name in metrics}
+
+    def _text(self, stage: str) -> str:
+        return "  ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in self._numbers[stage].items())

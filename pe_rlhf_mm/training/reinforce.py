@@ -1,0 +1,251 @@
+"""REINFORCE with a value baseline and a KL penalty, as in the paper.
+
+    J(θ) = E[(1 - β) r(x, y) - β KL(π_θ(·|x) || anchor(·|x))]         PE-RLHF (arXiv 2403.10704), equation 1
+
+One iteration: draw completions from the policy; score them with the reward model; score their tokens with the policy and
+with the anchor; turn both into a return for every token (γ = 1); take one step on L_pg + L_v. The policy and the value
+model start as the SFT policy, which is also the anchor. No clipping, no importance ratio: the data are always on-policy.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Bool, Float
+
+from pe_rlhf_mm.algorithms import advantages, kl, losses, masked
+from pe_rlhf_mm.data.images import Gallery
+from pe_rlhf_mm.data.pipeline import batches
+from pe_rlhf_mm.data.processor import EncodedPrompt, Processor, rounded
+from pe_rlhf_mm.models.config import VLMConfig
+from pe_rlhf_mm.rollout.sampler import Sampled, sample
+from pe_rlhf_mm.rollout.sampling import Sampling
+from pe_rlhf_mm.training import forward
+from pe_rlhf_mm.training.config import RLConfig
+from pe_rlhf_mm.training.observer import Observer, Silent, refuse_non_finite
+from pe_rlhf_mm.adapters.roles import Roles, Trainable
+from pe_rlhf_mm.training.step import adam, new_state, train_step
+from pe_rlhf_mm.types import Completions, Prompts
+
+Scorer = Callable[[Roles, Prompts, Completions], Float[Array, "B G"]]
+"""Scores drawn completions; the learned reward model unless a recipe is told otherwise."""
+
+
+class Rollout(NamedTuple):
+    """One iteration's completions with everything that is constant for the update."""
+
+    prompts: Prompts
+    completions: Completions
+    rewards: Float[Array, "B G"]
+    returns: Float[Array, "B G T"]
+    anchor_logprobs: Float[Array, "B G T"]
+
+
+def kl_in_return(
+    rewards: Float[Array, "B G"], divergence: Float[Array, "B G T"], mask: Bool[Array, "B G T"], beta: float
+) -> Float[Array, "B G T"]:
+    """Z[t] = (1 - β) R - β Σ_{s >= t} x[s]: the penalty is part of what each token earns, and of what V predicts."""
+    return advantages.returns_to_go(advantages.token_rewards(rewards, divergence, mask, beta))
+
+
+def kl_in_loss(
+    rewards: Float[Array, "B G"], divergence: Float[Array, "B G T"], mask: Bool[Array, "B G T"], beta: float
+) -> Float[Array, "B G T"]:
+    """Z[t] = (1 - β) R for every token; the penalty is a term of the loss instead."""
+    return advantages.returns_to_go(advantages.on_last_token((1 - beta) * rewards, mask))
+
+
+RETURNS = {"return": kl_in_return, "loss": kl_in_loss}
+
+
+def no_penalty(logprobs: Array, anchor: Array, mask: Array) -> Array:
+    """The penalty is in the return already."""
+    return jnp.zeros(())
+
+
+def kl_penalty(
+    logprobs: Float[Array, "B G T"], anchor: Float[Array, "B G T"], mask: Bool[Array, "B G T"]
+) -> Float[Array, ""]:
+    """Σ_t ½ (log π - log anchor)², mean over completions.
+
+    On tokens drawn from π the gradient of this square, x ∇log π, is an unbiased gradient of the divergence at the states
+    visited; that of the log-ratio itself has mean zero, and would do nothing.
+    """
+    return masked.sequence_sum_mean(0.5 * (logprobs - anchor) ** 2, mask)
+
+
+PENALTIES = {"return": no_penalty, "loss": kl_penalty}
+
+
+def loss(
+    config: VLMConfig,
+    settings: RLConfig,
+    sampling: Sampling,
+    remat: bool,
+    trainable: Trainable,
+    roles: Roles,
+    rollout: Rollout,
+    key: jax.Array,
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """L_pg + L_v (+ β · penalty, where the KL term is part of the loss)."""
+    roles, mask = roles.put(trainable), rollout.completions.mask
+    row, how = (rollout.prompts, rollout.completions), forward.Pass(remat=remat)
+    statistics = forward.policy(config, roles.weights("policy"), *row, sampling, how)
+    values = forward.values(config, roles.weights("value"), roles.heads["value"], *row, how)
+
+    policy_loss = losses.reinforce(statistics.logprobs, rollout.returns - values, mask)
+    value_loss = losses.value(values, rollout.returns, mask)
+    penalty = PENALTIES[settings.kl](statistics.full_logprobs, rollout.anchor_logprobs, mask)
+    unexplained = masked.token_variance(rollout.returns - values, mask)
+    metrics = {
+        "policy_loss": policy_loss,
+        "value_loss": value_loss,
+        "explained_variance": 1 - unexplained / jnp.maximum(masked.token_variance(rollout.returns, mask), 1e-8),
+        "entropy": masked.token_mean(statistics.entropy, mask),
+    }
+    return policy_loss + value_loss + settings.beta * penalty, metrics
+
+
+@functools.partial(jax.jit, static_argnames=("placement", "beta"))
+def _assess(
+    sampled: Sampled,
+    policy_now: forward.PolicyStatistics,
+    anchor: forward.PolicyStatistics,
+    rewards: Float[Array, "B G"],
+    *,
+    placement: str,
+    beta: float,
+) -> tuple[Float[Array, "B G T"], dict[str, jax.Array]]:
+    """Returns of every token, and the metrics of a rollout."""
+    mask = sampled.completions.mask
+    divergence = kl.k1(policy_now.full_logprobs, anchor.full_logprobs)
+    gap = jnp.where(mask, jnp.abs(sampled.logprobs - policy_now.logprobs), 0)
+    metrics = {
+        "reward": rewards.mean(),
+        "kl": masked.sequence_sum_mean(divergence, mask),
+        "length": mask.sum(axis=-1).mean(),
+        "finished": sampled.finished.mean(),
+        "sampler_gap": gap.max(),
+    }
+    return RETURNS[placement](rewards, divergence, mask, beta), metrics
+
+
+def learned_reward(config: VLMConfig) -> Scorer:
+    """The role `reward` as a scorer."""
+
+    def score(roles: Roles, prompts: Prompts, completions: Completions) -> Float[Array, "B G"]:
+        return forward.score_rewards(config, roles.weights("reward"), roles.heads["reward"], prompts, completions)
+
+    return score
+
+
+def collect(
+    config: VLMConfig,
+    roles: Roles,
+    trainable: Trainable,
+    prompts: Prompts,
+    settings: RLConfig,
+    sampling: Sampling,
+    scorer: Scorer,
+    key: jax.Array,
+) -> tuple[Rollout, dict[str, jax.Array]]:
+    """Draws completions with the current policy and works out what is constant for the update."""
+    now = roles.put(trainable)
+    sampled = sample(config, *now.weights("policy"), prompts, key, group=settings.group, sampling=sampling)
+    policy_now, anchor = (
+        forward.score_policy(config, now.weights(role), prompts, sampled.completions, sampling)
+        for role in ("policy", "anchor")
+    )
+    rewards = scorer(roles, prompts, sampled.completions)
+    returns, metrics = _assess(sampled, policy_now, anchor, rewards, placement=settings.kl, beta=settings.beta)
+    return Rollout(prompts, sampled.completions, rewards, returns, anchor.full_logprobs), metrics
+
+
+def optimizer_for(settings: RLConfig, trainable: Trainable) -> optax.GradientTransformation:
+    """Adam for the policy and for the value model, each with its own rate and its own gradient norm."""
+    labels = Trainable(*({role: jax.tree.map(lambda _, r=role: r, tree) for role, tree in p.items()} for p in trainable))
+    rates = {"policy": settings.learning_rate, "value": settings.value_learning_rate}
+    return optax.partition({role: adam(rate, settings.steps) for role, rate in rates.items()}, labels)
+
+
+def reinforce(
+    roles: Roles,
+    processor: Processor,
+    gallery: Gallery,
+    prompts: Sequence[EncodedPrompt],
+    settings: RLConfig,
+    *,
+    scorer: Scorer | None = None,
+    monitor: Callable[[Roles], float] | None = None,
+    remat: bool = False,
+    seed: int = 0,
+    observer: Observer = Silent(),
+) -> Roles:
+    """Trains the roles `policy` and `value` from the role `sft`, against `scorer` (the learned reward model).
+
+    It is given prompts and nothing else: no target, no demonstration. Raises TrainingDiverged at the first number that
+    is not finite.
+    """
+    config = processor.config
+    sampling = Sampling(settings.temperature, settings.top_k, settings.top_p, settings.max_tokens)
+    scorer = learned_reward(config) if scorer is None else scorer
+    roles = roles.start("policy", "sft").start("anchor", "sft").start("value", "sft")
+    roles = roles.with_head("value", jnp.zeros(config.decoder.width))
+    length = rounded(max((len(p.tokens) for p in prompts), default=0))
+    stream = batches(
+        prompts,
+        lambda group: processor.prompts(group, gallery, length=length),
+        batch_size=settings.prompts,
+        seed=seed,
+        what="prompts",
+    )
+    training_key, drawing_key = jax.random.split(jax.random.key(seed))
+    trainable = roles.pick("policy", "value")
+    optimizer = optimizer_for(settings, trainable)
+    state = new_state(trainable, optimizer, training_key)
+    objective = functools.partial(loss, config, settings, sampling, remat)
+
+    observer.begin("rl", settings.steps)
+    if monitor is not None:
+        observer.note("rl", 0, {"validation_accuracy": monitor(roles)})
+    for step in range(1, settings.steps + 1):
+        key = jax.random.fold_in(drawing_key, step)
+        rollout, drawn = collect(config, roles, state.trainable, next(stream), settings, sampling, scorer, key)
+        state, metrics = train_step(state, roles, rollout, loss=objective, optimizer=optimizer)
+        numbers = {name: float(np.asarray(value)) for name, value in {**drawn, **metrics}.items()}
+        refuse_non_finite("rl", step, numbers)
+        observer.step("rl", step, numbers)
+        if monitor is not None and (step % settings.evaluate_every == 0 or step == settings.steps):
+            observer.note("rl", step, {"validation_accuracy": monitor(roles.put(state.trainable))})
+    return roles.put(state.trainable)
+
+
+def mean_divergence(
+    roles: Roles,
+    processor: Processor,
+    gallery: Gallery,
+    prompts: Sequence[EncodedPrompt],
+    settings: RLConfig,
+    *,
+    seed: int,
+    batches: int = 8,
+) -> float:
+    """KL(policy || anchor) per completion in nats, estimated on completions drawn as in training."""
+    sampling = Sampling(settings.temperature, settings.top_k, settings.top_p, settings.max_tokens)
+    config, length = processor.config, rounded(max(len(p.tokens) for p in prompts))
+    scorer, key, found = learned_reward(config), jax.random.key(seed), []
+    for number in range(min(batches, -(-len(prompts) // settings.prompts))):
+        start = number * settings.prompts
+        rows = [min(i, len(prompts) - 1) for i in range(start, start + settings.prompts)]
+        batch = processor.prompts([prompts[i] for i in rows], gallery, length=length)
+        draw_key = jax.random.fold_in(key, number)
+        trainable = roles.pick("policy")
+        _, metrics = collect(config, roles, trainable, batch, settings, sampling, scorer, draw_key)
+        found.append(float(metrics["kl"]))
+    return float(np.mean(found))

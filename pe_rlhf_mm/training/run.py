@@ -1,0 +1,148 @@
+"""A run folder: what a tuning writes while it goes, and how a policy is read back from it.
+
+    config.json     what was asked for, on what machine, and how it ended: always there
+    metrics.jsonl   one line a step
+    adapters/ROLE/  adapters in PEFT layout (mode `full`: whole weights), heads beside them
+    samples.jsonl   test samples with the replies before and after RL;  images/ by content hash
+    summary.json    the numbers;  report.html  the page
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pe_rlhf_mm.adapters.files import load_role, save_role, write_json
+from pe_rlhf_mm.adapters.roles import Roles, only_backbone
+from pe_rlhf_mm.errors import UserError
+from pe_rlhf_mm.models.model import SHIPPED, load_model
+from pe_rlhf_mm.rollout.policy import Policy
+from pe_rlhf_mm.types import Message
+
+PACKAGES = ("pe-rlhf-mm", "jax", "jaxlib", "flax", "optax", "transformers", "numpy", "grain")
+Status = Literal["running", "finished", "interrupted", "failed"]
+
+
+class Run:
+    """An open run folder; also an observer, which writes every step to `metrics.jsonl`."""
+
+    def __init__(self, folder: Path, values: Mapping[str, Any]):
+        self.folder = folder
+        self._started = time.monotonic()
+        self._config = {**values, "status": "running", "versions": _versions(), "hardware": _hardware()}
+        self._metrics = (folder / "metrics.jsonl").open("a", buffering=1)
+        write_json(folder / "config.json", self._config)
+
+    @classmethod
+    def create(cls, folder: Path, values: Mapping[str, Any], *, overwrite: bool = False) -> Run:
+        """Makes the folder. Raises UserError if it holds something already, unless it is a run and may be overwritten."""
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            if not overwrite:
+                raise UserError(f"{folder} exists and is not empty. Give another --out, or --overwrite to start it anew.")
+            if not (folder / "config.json").is_file():
+                raise UserError(f"{folder} is no run folder (it has no config.json), so it is not overwritten.")
+            _remove_run(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        return cls(folder, values)
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self._started
+
+    def close(self, status: Status) -> None:
+        """Says how it ended."""
+        self._metrics.close()
+        write_json(self.folder / "config.json", {**self._config, "status": status})
+
+    def begin(self, stage: str, steps: int) -> None: ...
+
+    def step(self, stage: str, step: int, metrics: Mapping[str, float]) -> None:
+        line = {"stage": stage, "step": step, "seconds": round(self.seconds, 3), **metrics}
+        self._metrics.write(json.dumps(line) + "\n")
+
+    note = step
+
+    def save(self, roles: Roles, *names: str) -> None:
+        """Writes the named roles."""
+        for name in names:
+            save_role(self.folder / "adapters" / name, roles, name, self._config["model"])
+
+    def save_image(self, png: bytes) -> str:
+        """Keeps an image once, under the hash of its content; returns its path inside the folder."""
+        name = f"images/{hashlib.sha256(png).hexdigest()}.png"
+        path = self.folder / name
+        path.parent.mkdir(exist_ok=True)
+        if not path.exists():
+            path.write_bytes(png)
+        return name
+
+    def write_samples(self, samples: Iterable[Mapping[str, Any]]) -> None:
+        with (self.folder / "samples.jsonl").open("w") as file:
+            file.writelines(json.dumps(sample) + "\n" for sample in samples)
+
+    def write_summary(self, summary: Mapping[str, Any]) -> None:
+        write_json(self.folder / "summary.json", summary)
+
+
+def _remove_run(folder: Path) -> None:
+    """Removes what a run wrote, and nothing else."""
+    for name in ("metrics.jsonl", "samples.jsonl", "summary.json", "report.html", "config.json"):
+        (folder / name).unlink(missing_ok=True)
+    for pattern in ("images/*.png", "adapters/*/*.safetensors", "adapters/*/adapter_config.json"):
+        for path in folder.glob(pattern):
+            path.unlink()
+
+
+def _versions() -> dict[str, str]:
+    installed = {d.name.lower(): d.version for d in importlib.metadata.distributions()}
+    return {"python": platform.python_version(), **{p: installed[p] for p in PACKAGES if p in installed}}
+
+
+def _hardware() -> str:
+    import jax
+
+    device = jax.devices()[0]
+    return f"{jax.device_count()} x {device.device_kind}, {os.cpu_count()} CPU cores, {platform.machine()}"
+
+
+def load_policy(folder: str | Path, *, role: str | None = None) -> Policy:
+    """The tuned policy of a run: the role `policy`, or `sft` where RL has not been reached, or the role asked for.
+
+    Raises UserError if the folder is no run, or has no such role.
+    """
+    folder = Path(folder)
+    if not (folder / "config.json").is_file():
+        raise UserError(f"{folder} is no run folder: it has no config.json")
+    run = json.loads((folder / "config.json").read_text())
+    if "task" not in run:
+        raise UserError(f"{folder} is no run folder: its config.json names no task (is it a checkpoint folder?)")
+    saved = sorted(p.name for p in (folder / "adapters").glob("*") if any(p.iterdir()))
+    wanted = role or next((r for r in ("policy", "sft") if r in saved), "policy")
+    if wanted not in saved:
+        raise UserError(f"{folder} has no role {wanted!r}; saved so far: {', '.join(saved) or 'none'}")
+    model = load_model(run["model"])
+    roles = load_role(folder / "adapters" / wanted, only_backbone(model.state), wanted, model.config)
+    return Policy(model.processor, roles.weights(wanted), f"{folder}:{wanted}")
+
+
+def policy_from(reference: Policy | Callable[[Sequence[Message]], str] | str) -> Policy | Callable[..., str]:
+    """A policy from whatever names one: itself, a function, `module:function`, a run folder, or a model."""
+    if not isinstance(reference, str):
+        return reference
+    folder = Path(reference)
+    if (folder / "config.json").is_file() and "task" in json.loads((folder / "config.json").read_text()):
+        return load_policy(folder)
+    if ":" in reference and reference not in SHIPPED:
+        from pe_rlhf_mm.registry import import_attribute
+
+        function: Callable[..., str] = import_attribute(reference, "policy")
+        return function
+    model = load_model(reference)
+    return Policy(model.processor, only_backbone(model.state).weights("backbone"), model.name)

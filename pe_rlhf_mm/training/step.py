@@ -1,0 +1,54 @@
+"""One optimizer step: forward, loss, gradient, update."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import optax
+from jaxtyping import Array, Int
+
+from pe_rlhf_mm.adapters.roles import Roles, Trainable
+
+Loss = Callable[[Trainable, Roles, Any, jax.Array], tuple[jax.Array, dict[str, jax.Array]]]
+"""(what is trained, everything else, a batch, a key) -> (a scalar, metrics)."""
+
+
+class TrainState(NamedTuple):
+    """What a step changes."""
+
+    trainable: Trainable
+    optimizer: optax.OptState
+    step: Int[Array, ""]
+    key: jax.Array
+
+
+def adam(learning_rate: float, steps: int, *, warmup: int = 0, decay: bool = False) -> optax.GradientTransformation:
+    """Adam with gradients clipped to norm 1, a linear warm-up, and then a constant or a cosine-decayed rate."""
+    after = optax.cosine_decay_schedule(learning_rate, max(steps - warmup, 1), 0.05) if decay else learning_rate
+    schedule = optax.join_schedules(
+        [optax.linear_schedule(0.0, learning_rate, max(warmup, 1)), after if decay else optax.constant_schedule(after)],
+        [warmup],
+    )
+    return optax.chain(optax.clip_by_global_norm(1.0), optax.adam(schedule))
+
+
+def new_state(trainable: Trainable, optimizer: optax.GradientTransformation, key: jax.Array) -> TrainState:
+    """The state before the first step."""
+    return TrainState(trainable, optimizer.init(trainable), jax.numpy.int32(0), key)
+
+
+@functools.partial(jax.jit, static_argnames=("loss", "optimizer"), donate_argnames="state")
+def train_step(
+    state: TrainState, roles: Roles, batch: Any, *, loss: Loss, optimizer: optax.GradientTransformation
+) -> tuple[TrainState, dict[str, jax.Array]]:
+    """Moves the trainable part one step; `roles` and all that is frozen in them stay as they are."""
+    key = jax.random.fold_in(state.key, state.step)
+    gradient = jax.value_and_grad(loss, has_aux=True)
+    (value, metrics), grads = gradient(state.trainable, roles, batch, key)
+    updates, optimizer_state = optimizer.update(grads, state.optimizer, state.trainable)
+    trainable = optax.apply_updates(state.trainable, updates)
+    metrics = {**metrics, "loss": value, "grad_norm": optax.global_norm(grads)}
+    return TrainState(trainable, optimizer_state, state.step + 1, state.key), metrics

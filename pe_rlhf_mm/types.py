@@ -1,0 +1,184 @@
+"""The words every part of the SDK speaks: messages, samples, outcomes, and the arrays of a batch.
+
+Axis letters, used in every shape annotation of the project:
+
+    B prompts · G completions per prompt · N = B·G completions in all · L prompt length · T completion length
+    S = L + G·T row length · V vocabulary · D model width · H heads · K key/value heads · C head width
+    R adapter rank · E adapters in a bank · P patches of a row's images · X numbers in a patch · M image tokens of a row
+
+Nothing here imports jax: listing tasks must stay instant.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Bool, Float, Int, UInt8
+
+# --- conversations ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Text:
+    """A piece of text in a message."""
+
+    text: str
+    type: Literal["text"] = "text"
+
+
+@dataclass(frozen=True)
+class Image:
+    """A picture in a message, opened only when a processor needs its pixels.
+
+    `source` is a path, the encoded bytes of a PNG or JPEG, or a PIL image.
+    """
+
+    source: Any
+    type: Literal["image"] = "image"
+
+
+@dataclass(frozen=True)
+class Message:
+    """One turn of a conversation. `content` is a string, or a sequence of Text and Image parts."""
+
+    role: Literal["system", "user", "assistant", "tool"]
+    content: str | Sequence[Text | Image]
+
+    @property
+    def parts(self) -> Sequence[Text | Image]:
+        return (Text(self.content),) if isinstance(self.content, str) else self.content
+
+
+# --- tasks, environments, evaluators ----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One item of a task.
+
+    `id` is stable across runs (the key for resuming and for paired comparison); `cluster` names what several samples
+    share (an image, an app, an episode), for honest standard errors; `target` is the ground truth, never shown to a
+    policy or to a reward model.
+    """
+
+    id: str
+    messages: Sequence[Message]
+    target: Any = None
+    cluster: str | None = None
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Preference:
+    """Two replies to one prompt. `probability` is that of `chosen` being the better one: 1 for a hard label."""
+
+    messages: Sequence[Message]
+    chosen: str
+    rejected: str
+    probability: float = 1.0
+    cluster: str | None = None
+
+
+@dataclass(frozen=True)
+class Step:
+    """What an environment answers: messages to append to the conversation, and the Gymnasium signals.
+
+    `terminated`: the task itself ended, do not bootstrap. `truncated`: an outside budget ended it, bootstrap.
+    `info` carries `action_error` for an action that could not be carried out: a bad action is never an exception.
+    """
+
+    observation: Sequence[Message]
+    reward: float = 0.0
+    terminated: bool = False
+    truncated: bool = False
+    info: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a policy did with a sample: its replies, and the environment's steps when there was one."""
+
+    sample: Sample
+    replies: Sequence[str]
+    steps: Sequence[Step] = ()
+
+
+@dataclass(frozen=True)
+class Score:
+    """A verdict. `value` None means "could not be scored": it is counted and shown, never averaged as zero."""
+
+    value: float | None
+    why: str = ""
+    parts: Mapping[str, float] = field(default_factory=dict)
+
+
+@runtime_checkable
+class Environment(Protocol):
+    """One episode at a time, on one thread; needed only by tasks of several turns."""
+
+    def reset(self, sample: Sample, *, seed: int) -> Step: ...
+
+    def step(self, reply: str) -> Step: ...
+
+    def close(self) -> None: ...
+
+
+@runtime_checkable
+class Task(Protocol):
+    """Data, prompt and scoring. `evaluators` are ids; the first one is the headline metric."""
+
+    @property
+    def evaluators(self) -> Sequence[str]: ...
+
+    def samples(self, split: str, *, seed: int = 0) -> Iterable[Sample]: ...
+
+    def environment(self) -> Environment | None: ...
+
+    def solve(self, sample: Sample) -> Sequence[str] | None: ...
+
+
+@runtime_checkable
+class PreferenceTask(Task, Protocol):
+    """A task that also brings pairs to train a reward model on."""
+
+    def preferences(self, split: str, *, seed: int = 0) -> Iterable[Preference]: ...
+
+
+@runtime_checkable
+class Evaluator(Protocol):
+    """Outcomes in, one score each out. Rules, reward models and judges all have this shape, so each can be a reward."""
+
+    def score(self, outcomes: Sequence[Outcome], *, seed: int = 0) -> list[Score]: ...
+
+
+# --- batches ----------------------------------------------------------------------------------------------------
+
+
+class Pixels(NamedTuple):
+    """Images cut into patches, not yet looked at by the vision tower."""
+
+    patches: UInt8[Array, "B P X"]
+
+
+class Features(NamedTuple):
+    """Images the tower has looked at: one vector of the decoder's width for each image token."""
+
+    vectors: Float[Array, "B M D"]
+
+
+class Prompts(NamedTuple):
+    """Prompts padded on the left, so that the last prompt token always stands in column L - 1."""
+
+    tokens: Int[Array, "B L"]
+    mask: Bool[Array, "B L"]
+    images: Pixels | Features | None = None
+
+
+class Completions(NamedTuple):
+    """Completions padded on the right. `mask` is true where the policy chose the token: the stop token included."""
+
+    tokens: Int[Array, "B G T"]
+    mask: Bool[Array, "B G T"]
