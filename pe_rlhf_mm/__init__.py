@@ -1,0 +1,60 @@
+"""PE-RLHF for agents that see: parameter-efficient RLHF of vision-language models in JAX.
+
+The public names are loaded on first use, so that `import pe_rlhf_mm` costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pe_rlhf_mm.errors import UserError as UserError
+    from pe_rlhf_mm.evaluation.evaluate import Evaluation as Evaluation
+    from pe_rlhf_mm.evaluation.evaluate import evaluate as evaluate
+    from pe_rlhf_mm.models.model import Model as Model
+    from pe_rlhf_mm.models.model import load_model as load_model
+    from pe_rlhf_mm.registry import register_evaluator as register_evaluator
+    from pe_rlhf_mm.registry import register_task as register_task
+    from pe_rlhf_mm.rollout.policy import Policy as Policy
+    from pe_rlhf_mm.training.config import LoraConfig as LoraConfig
+    from pe_rlhf_mm.training.config import RewardConfig as RewardConfig
+    from pe_rlhf_mm.training.config import RLConfig as RLConfig
+    from pe_rlhf_mm.training.config import SFTConfig as SFTConfig
+    from pe_rlhf_mm.training.config import TuneConfig as TuneConfig
+    from pe_rlhf_mm.training.run import load_policy as load_policy
+    from pe_rlhf_mm.training.tune import tune as tune
+    from pe_rlhf_mm.types import Image as Image
+    from pe_rlhf_mm.types import Message as Message
+    from pe_rlhf_mm.types import Outcome as Outcome
+    from pe_rlhf_mm.types import Preference as Preference
+    from pe_rlhf_mm.types import Sample as Sample
+    from pe_rlhf_mm.types import Score as Score
+    from pe_rlhf_mm.types import Step as Step
+    from pe_rlhf_mm.types import Text as Text
+
+_HOMES = {
+    "errors": ("UserError",),
+    "evaluation.evaluate": ("Evaluation", "evaluate"),
+    "models.model": ("Model", "load_model"),
+    "registry": ("register_evaluator", "register_task"),
+    "rollout.policy": ("Policy",),
+    "training.config": ("LoraConfig", "RewardConfig", "RLConfig", "SFTConfig", "TuneConfig"),
+    "training.run": ("load_policy",),
+    "training.tune": ("tune",),
+    "types": ("Image", "Message", "Outcome", "Preference", "Sample", "Score", "Step", "Text"),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = sorted(_HOME_OF)  # noqa: PLE0605 - one table for what is public and where it lives
+__version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'pe_rlhf_mm' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"pe_rlhf_mm.{_HOME_OF[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

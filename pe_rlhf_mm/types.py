@@ -16,7 +16,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
-    from jaxtyping import Array, Bool, Float, Int, UInt8
+    from jaxtyping import Bool, Float, Int, UInt8
+
+    Array = Any  # a batch is made of NumPy arrays on the host, and of JAX arrays inside a jitted function
 
 # --- conversations ----------------------------------------------------------------------------------------------
 

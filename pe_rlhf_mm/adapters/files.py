@@ -50,9 +50,7 @@ def load_role(folder: Path, roles: Roles, role: str, config: VLMConfig) -> Roles
         roles = roles._replace(copies={**roles.copies, role: copy})
     else:
         slot, scale = _load_slot(folder, config)
-        roles = roles._replace(
-            slots={**roles.slots, role: slot}, scales={**roles.scales, role: jnp.float32(scale)}
-        )
+        roles = roles._replace(slots={**roles.slots, role: slot}, scales={**roles.scales, role: jnp.float32(scale)})
     if (folder / "head.safetensors").is_file():
         stored = _read(folder / "head.safetensors")
         if stored.keys() != {"weight", "bias"} or stored["weight"].shape != (config.decoder.width,):

@@ -69,7 +69,11 @@ class Roles(NamedTuple):
 
     def pick(self, *roles: str) -> Trainable:
         """The trainable part of the named roles, copied, so that its buffers may be donated."""
-        chosen = Trainable(*({r: part[r] for r in roles if r in part} for part in (self.slots, self.copies, self.heads)))
+        chosen = Trainable(
+            slots={role: self.slots[role] for role in roles if role in self.slots},
+            copies={role: self.copies[role] for role in roles if role in self.copies},
+            heads={role: self.heads[role] for role in roles if role in self.heads},
+        )
         return jax.tree.map(jnp.copy, chosen)
 
     def put(self, trained: Trainable) -> Roles:
@@ -116,5 +120,5 @@ def fingerprint(tree: object) -> str:
     """A hash of every bit of a pytree: equal before and after training if and only if nothing moved."""
     digest = hashlib.sha256()
     for leaf in jax.tree.leaves(tree):
-        digest.update(np.ascontiguousarray(np.asarray(leaf)).view(np.uint8))
+        digest.update(np.asarray(leaf).tobytes())
     return digest.hexdigest()

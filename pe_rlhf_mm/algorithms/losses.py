@@ -38,7 +38,7 @@ def pointwise(scores: Float[Array, " B"], labels: Float[Array, " B"]) -> Float[A
 
         L = -(1/B) Σ [p · log σ(r) + (1 - p) · log(1 - σ(r))]
 
-    The paper (A.1.2) prints log σ(1 - r) for the negative class, which is not a cross-entropy; this is the intended one.
+    The paper (A.1.2) prints log σ(1 - r) for the negative class, which is no cross-entropy; this is the intended one.
     """
     return -jnp.mean(labels * jax.nn.log_sigmoid(scores) + (1 - labels) * jax.nn.log_sigmoid(-scores))
 
@@ -58,9 +58,7 @@ def reinforce(
     return -masked.sequence_sum_mean(logprobs * jax.lax.stop_gradient(advantages), mask)
 
 
-def value(
-    values: Float[Array, "*n T"], returns: Float[Array, "*n T"], mask: Bool[Array, "*n T"]
-) -> Float[Array, ""]:
+def value(values: Float[Array, "*n T"], returns: Float[Array, "*n T"], mask: Bool[Array, "*n T"]) -> Float[Array, ""]:
     """Squared error of the value model.
 
         L = (1/N) Σ_n Σ_t mask[n,t] · (Z[n,t] - V[n,t])²,   N = number of non-empty completions

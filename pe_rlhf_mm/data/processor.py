@@ -69,6 +69,17 @@ class Processor:
         )
         return text.replace(self._placeholder, self._expanded)
 
+    def _render_all(self, conversations: Sequence[Sequence[Message]]) -> list[str]:
+        """Renders each distinct wording once: data sets ask few questions about many images, and templates are slow."""
+        known: dict[tuple, str] = {}
+        texts = []
+        for messages in conversations:
+            key = tuple((m.role, *(p.text if isinstance(p, Text) else None for p in m.parts)) for m in messages)
+            if key not in known:
+                known[key] = self.render(messages)
+            texts.append(known[key])
+        return texts
+
     def encode(
         self, conversations: Sequence[Sequence[Message]], gallery: Gallery, *, room: int = 0
     ) -> list[EncodedPrompt]:
@@ -77,10 +88,13 @@ class Processor:
         Raises PromptTooLong, naming the first conversation that does not fit: nothing is cut off silently, and an image
         can never be split.
         """
-        texts = [self.render(messages) for messages in conversations]
-        ids = self.tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
+        texts = self._render_all(conversations)
+        distinct = list(dict.fromkeys(texts))
+        ids = self.tokenizer(distinct, add_special_tokens=False)["input_ids"] if distinct else []
+        tokens_of = dict(zip(distinct, ids, strict=True))
         encoded = []
-        for i, (messages, tokens) in enumerate(zip(conversations, ids, strict=True)):
+        for i, (messages, text) in enumerate(zip(conversations, texts, strict=True)):
+            tokens = tokens_of[text]
             if len(tokens) + room > self.config.context:
                 start = next((p.text for m in messages for p in m.parts if isinstance(p, Text)), "")
                 raise PromptTooLong(

@@ -49,9 +49,8 @@ class Evaluation:
         lines = [f"{'task':<20} {'evaluator':<20} {'n':>14} {'value':>8}   95 % interval"]
         for m in self.metrics:
             n = f"{m.n} ({m.unscored} unscored)" if m.unscored else str(m.n)
-            lines.append(
-                f"{self.task:<20} {m.evaluator:<20} {n:>14} {m.value:>8.3f}   [{m.interval.low:.3f}, {m.interval.high:.3f}]"
-            )
+            low, high = m.interval
+            lines.append(f"{self.task:<20} {m.evaluator:<20} {n:>14} {m.value:>8.3f}   [{low:.3f}, {high:.3f}]")
         return "\n".join(lines)
 
 
@@ -103,7 +102,9 @@ def _replies(policy: Policy | PolicyFunction, samples: Sequence[Sample], max_tok
     replies = [policy(s.messages) for s in samples]
     for sample, reply in zip(samples, replies, strict=True):
         if not isinstance(reply, str):
-            raise UserError(f"the policy answered sample {sample.id} with a {type(reply).__name__}; a string was expected")
+            raise UserError(
+                f"the policy answered sample {sample.id} with a {type(reply).__name__}; a string was expected"
+            )
     return replies
 
 

@@ -20,8 +20,8 @@ class Interval(NamedTuple):
 def clustered_mean(values: Sequence[float], clusters: Sequence[str], *, seed: int = 0) -> tuple[float, Interval]:
     """The mean of `values` with its 95 % interval, by a seeded bootstrap over whole clusters (Cameron & Miller 2015).
 
-    Clusters are drawn with replacement; each draw's mean is the sum of the drawn values over their number. With a single
-    cluster nothing can be said about the spread, and the interval is (nan, nan).
+    Clusters are drawn with replacement; each draw's mean is the sum of the drawn values over their number. With a
+    single cluster nothing can be said about the spread, and the interval is (nan, nan).
     """
     if not values:
         return float("nan"), Interval(float("nan"), float("nan"))

@@ -30,7 +30,7 @@ class Decoder(nnx.Module):
         self.layers = stacked(lambda r: Block(config, rngs=r), config.layers, rngs)
         self.norm = RMSNorm(config.width, config.norm_epsilon)
 
-    def embed(self, tokens: Int[Array, "..."]) -> Float[Array, "... D"]:
+    def embed(self, tokens: Int[Array, ...]) -> Float[Array, "... D"]:
         # sqrt(width) brings the tied table, which is scaled for the logits, to unit variance for the layers.
         return self.embedding[...][tokens] * self.config.width**0.5
 
@@ -79,7 +79,7 @@ class Decoder(nnx.Module):
 
         def body(x: Array, layer: tuple) -> tuple[Array, KeyValues]:
             state, matrices, prompt_layer, own_layer = layer
-            block = nnx.merge(graph, state)
+            block: Block = nnx.merge(graph, state)
             return block.decode(x, positions, prompt_layer, prompt_mask, own_layer, step, _cut(bank, matrices, 0, None))
 
         matrices = {} if bank is None else bank.matrices

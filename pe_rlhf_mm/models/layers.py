@@ -6,7 +6,7 @@ Every parameter names its *logical* axes; which of them is cut over which chips 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +15,8 @@ from jaxtyping import Array, Bool, Float, Int
 
 from pe_rlhf_mm.adapters import lora
 from pe_rlhf_mm.models.config import BlockConfig
+
+Built = TypeVar("Built", bound=nnx.Module)
 
 
 class LayerAdapters(NamedTuple):
@@ -34,15 +36,16 @@ class LayerAdapters(NamedTuple):
         return lora.delta(x, self.matrices[target], self.scale, self.ids)
 
 
-def stacked(make: Callable[[nnx.Rngs], nnx.Module], layers: int, rngs: nnx.Rngs) -> nnx.Module:
+def stacked(make: Callable[[nnx.Rngs], Built], layers: int, rngs: nnx.Rngs) -> Built:
     """Builds `layers` copies of a module as one module whose parameters have a leading layer axis."""
 
     @nnx.split_rngs(splits=layers)
     @nnx.vmap(in_axes=(0,), out_axes=0)
-    def build(rngs: nnx.Rngs) -> nnx.Module:
+    def build(rngs: nnx.Rngs) -> Built:
         return make(rngs)
 
-    return build(rngs)
+    built: Built = build(rngs)
+    return built
 
 
 class Linear(nnx.Module):
@@ -152,7 +155,7 @@ class Block(nnx.Module):
         )
         if config.qk_norm:
             q, k = self.q_norm(q), self.k_norm(k)
-        if config.rope_theta is not None:
+        if config.rope_theta is not None and positions is not None:
             q, k = (rotate(y, positions, config.rope_theta) for y in (q, k))
         return q, KeyValues(k, v)
 

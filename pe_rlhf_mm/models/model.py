@@ -66,8 +66,8 @@ class Model:
         given = np.array([len(row) for row in numbers]) * self.config.vision.image_tokens
         for row in np.nonzero(asked != given)[0][:1]:
             raise UserError(
-                f"row {row} has {asked[row]} image placeholders ({self.config.image_id}) for {len(numbers[row])} images; "
-                f"{self.config.vision.image_tokens} are needed for each image"
+                f"row {row} has {asked[row]} image placeholders (id {self.config.image_id}) for {len(numbers[row])} "
+                f"images; {self.config.vision.image_tokens} are needed for each image"
             )
         pixels = gallery.take(numbers)
         assert not isinstance(pixels, tuple) or isinstance(pixels, Pixels)  # the gallery has not looked

@@ -24,7 +24,7 @@ class VisionTower(nnx.Module):
         self.project = Linear(block.width * config.merge**2, width_out, ("merged", "embed"), rngs=rngs)
 
     def __call__(self, patches: UInt8[Array, "B P X"]) -> Float[Array, "B M D"]:
-        """Looks at every image on its own; bytes become [-1, 1]. P = images · patches an image, M = images · image tokens."""
+        """Looks at every image on its own; bytes become [-1, 1]. P and M count over all images of a row."""
         config, (rows, _, numbers) = self.config, patches.shape
         unit = patches.reshape(-1, config.patches, numbers).astype(self.patches.kernel.dtype) / 127.5 - 1
         x = self.patches(unit) + self.positions[...]

@@ -2,18 +2,32 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from pe_rlhf_mm.reports.records import Record, at, number
-from pe_rlhf_mm.reports.wording import decimal, percent
+from pe_rlhf_mm.reports.wording import decimal, percent, power_of_ten
 
-WIDTH, HEIGHT = 360, 196
-LEFT, RIGHT, TOP, BOTTOM = 42, 350, 24, 166
 MAX_BUCKETS = 250
 SMOOTH_FROM = 40
-SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+CHECKED = "validation_accuracy"
+"""Measured now and then on many samples, so it is drawn as it is; everything else is noise around a trend."""
+
+
+class Frame(NamedTuple):
+    """The size of a drawing, and the edges of the field that its curve fills."""
+
+    width: int
+    height: int
+    left: int
+    right: int
+    top: int
+    bottom: int
+
+
+FRAME = Frame(width=360, height=200, left=44, right=350, top=24, bottom=166)
 
 Points = list[tuple[float, float]]
 
@@ -30,21 +44,15 @@ class Metric(NamedTuple):
 
 METRICS = (
     Metric("sft", "loss", "SFT: loss", "nats per token", "How surprised the model is by the demonstrations."),
-    Metric("reward_model", "loss", "Reward model: loss", "nats per pair", "Guessing gives 0.693."),
-    Metric(
-        "reward_model", "validation_accuracy", "Reward model: validation accuracy", "%", "Held-out pairs ranked right."
-    ),
-    Metric(
-        "rl", "validation_accuracy", "RL: validation accuracy", "%", "Held-out questions answered right; never trained on."
-    ),
-    Metric("rl", "reward", "RL: learned reward", "standard deviations", "What RL drives up: the reward model's verdict."),
-    Metric("rl", "kl", "RL: KL to the SFT policy", "nats per reply", "How far RL has moved away from where it started."),
-    Metric("rl", "length", "RL: reply length", "tokens", "A drift here often means the reward is being gamed."),
+    Metric("reward_model", "loss", "Reward model: loss", "nats", "Guessing gives 0.693."),
+    Metric("reward_model", CHECKED, "Reward model: validation accuracy", "%", "Held-out pairs ranked right."),
+    Metric("rl", CHECKED, "RL: validation accuracy", "%", "Held-out questions answered right; never trained on."),
+    Metric("rl", "reward", "RL: learned reward", "standard deviations", "What the reward model says of the replies."),
+    Metric("rl", "kl", "RL: KL to the SFT policy", "nats per reply", "How far RL has moved from where it started."),
+    Metric("rl", "length", "RL: reply length", "tokens", "A drift often means that the reward is being gamed."),
     Metric("rl", "entropy", "RL: entropy", "nats per token", "Near zero, the policy no longer tries anything new."),
-    Metric(
-        "rl", "sampler_gap", "RL: sampler-trainer gap", "nats", "Largest disagreement on a token's log-probability; ideally 0."
-    ),
-)  # fmt: skip
+    Metric("rl", "sampler_gap", "RL: sampler-trainer gap", "nats", "Largest gap between their log-probabilities."),
+)
 
 
 class Tick(NamedTuple):
@@ -54,6 +62,25 @@ class Tick(NamedTuple):
     label: str
 
 
+class Axis(NamedTuple):
+    """The range of an axis, the distance between its ticks, and where on the drawing it starts and ends."""
+
+    low: float
+    high: float
+    step: float
+    start: int
+    end: int
+
+    def place(self, value: float) -> float:
+        """Where on the drawing a value lies."""
+        return round(self.start + (self.end - self.start) * (value - self.low) / (self.high - self.low), 1)
+
+    def ticks(self) -> list[Tick]:
+        """Round values within the range."""
+        first, last = math.ceil(self.low / self.step - 1e-6), math.floor(self.high / self.step + 1e-6)
+        return [Tick(self.place(self.step * i), _tick_label(self.step * i, self.step)) for i in range(first, last + 1)]
+
+
 class Curve(NamedTuple):
     """A curve ready to be drawn; `raw` lies behind `line` where that one is smoothed, else it is empty."""
 
@@ -61,7 +88,7 @@ class Curve(NamedTuple):
     unit: str
     raw: str
     line: str
-    dots: list[tuple[float, float]]
+    dots: Points
     before: float | None
     x_ticks: list[Tick]
     y_ticks: list[Tick]
@@ -84,32 +111,25 @@ def _points(lines: Iterable[Record], metric: Metric) -> Points:
 
 
 def _draw(metric: Metric, points: Points) -> Curve:
-    noisy = metric.key != "validation_accuracy" and len(points) >= SMOOTH_FROM
+    noisy = metric.key != CHECKED and len(points) >= SMOOTH_FROM
     smooth = _smoothed(points) if noisy else points
     exponent = _exponent(points)
-    (left, right), x_step = _axis([step for step, _ in points], 5)
-    (bottom, top), y_step = _axis([value / 10**exponent for _, value in points], 4)
-    if metric.unit == "%":
-        bottom, top = max(bottom, 0), min(top, 100)
-    left, right = points[0][0], max(points[-1][0], points[0][0] + 1)  # no empty margin beside the curve
+    scale = 10.0**exponent
+    x, y = _step_axis(points), _value_axis([value / scale for _, value in points], percent=metric.unit == "%")
 
-    def place(point: tuple[float, float]) -> tuple[float, float]:
-        step, value = point
-        return _scale(step, left, right, LEFT, RIGHT), _scale(value / 10**exponent, bottom, top, BOTTOM, TOP)
+    def place(points: Points) -> Points:
+        return [(x.place(step), y.place(value / scale)) for step, value in points]
 
-    drawn = [place(point) for point in _thinned(smooth)]
     (_, first), (step, last) = smooth[0], smooth[-1]
     return Curve(
         metric=metric,
-        unit=metric.unit if exponent == 0 else f"10{str(exponent).translate(SUPERSCRIPT)} {metric.unit}",
-        raw=_path(place(point) for point in _thinned(points)) if noisy else "",
-        line=_path(drawn),
-        dots=drawn if len(drawn) < SMOOTH_FROM else drawn[-1:],
-        before=drawn[0][1] if metric.key == "validation_accuracy" and points[0][0] == 0 else None,
-        x_ticks=[Tick(_scale(tick, left, right, LEFT, RIGHT), f"{tick:,.0f}") for tick in _ticks(left, right, x_step)],
-        y_ticks=[
-            Tick(_scale(tick, bottom, top, BOTTOM, TOP), _tick_label(tick, y_step)) for tick in _ticks(bottom, top, y_step)
-        ],
+        unit=metric.unit if exponent == 0 else f"{power_of_ten(exponent)} {metric.unit}",
+        raw=_path(place(_thinned(points))) if noisy else "",
+        line=_path(place(_thinned(smooth))),
+        dots=place(points if len(points) < SMOOTH_FROM else smooth[-1:]),
+        before=y.place(points[0][1] / scale) if metric.key == CHECKED and points[0][0] == 0 else None,
+        x_ticks=x.ticks(),
+        y_ticks=y.ticks(),
         last=_written(metric, last),
         spoken=f"{metric.title}: {_written(metric, first)} at first, {_written(metric, last)} at step {step:,.0f}",
     )
@@ -120,15 +140,12 @@ def _written(metric: Metric, value: float) -> str:
 
 
 def _smoothed(points: Points) -> Points:
-    """Means over a centred window of a twentieth of the curve; it narrows towards the ends, so nothing is shifted."""
+    """Means over a centred window, a twentieth of the curve wide; at the ends, over the part of it that exists."""
     reach = max(len(points) // 40, 1)
-    sums = [0.0]
-    for _, value in points:
-        sums.append(sums[-1] + value)
+    sums = list(itertools.accumulate((value for _, value in points), initial=0.0))
     smooth = []
     for i, (step, _) in enumerate(points):
-        near = min(reach, i + reach // 2, len(points) - 1 - i + reach // 2)
-        low, high = max(i - near, 0), min(i + near + 1, len(points))
+        low, high = max(i - reach, 0), min(i + reach + 1, len(points))
         smooth.append((step, (sums[high] - sums[low]) / (high - low)))
     return smooth
 
@@ -153,21 +170,29 @@ def _exponent(points: Points) -> int:
     return 0 if largest == 0 or 0.01 <= largest < 1e5 else 3 * math.floor(math.log10(largest) / 3)
 
 
-def _axis(values: Sequence[float], parts: int) -> tuple[tuple[float, float], float]:
-    """Round ends that hold all values, and a round distance between ticks."""
+def _step_axis(points: Points) -> Axis:
+    first, last = points[0][0], points[-1][0]
+    high = max(last, first + 1)
+    return Axis(first, high, max(round(_round_step((high - first) / 5)), 1), FRAME.left, FRAME.right)
+
+
+def _value_axis(values: Sequence[float], *, percent: bool) -> Axis:
+    """Holds all values with a little room; no percentage outside 0 to 100."""
     low, high = min(values), max(values)
-    if low == high:
+    if high - low <= 1e-6 * max(abs(low), abs(high)):  # flat, but for rounding
         margin = abs(low) / 10 or 1.0
         low, high = low - margin, high + margin
-    rough = (high - low) / parts
-    power = 10 ** math.floor(math.log10(rough))
-    step = next(power * factor for factor in (1, 2, 2.5, 5, 10) if power * factor >= rough * 0.999)
-    return (step * math.floor(low / step), step * math.ceil(high / step)), step
+    room = (high - low) / 25
+    bottom, top = low - room, high + room
+    if percent:
+        bottom, top = max(bottom, 0.0), min(top, 100.0)
+    return Axis(bottom, top, _round_step((high - low) / 5), FRAME.bottom, FRAME.top)
 
 
-def _ticks(low: float, high: float, step: float) -> list[float]:
-    first, last = math.ceil(low / step - 1e-6), math.floor(high / step + 1e-6)
-    return [step * i for i in range(first, last + 1)]
+def _round_step(rough: float) -> float:
+    """The next of 1, 2, 2.5, 5, 10 times a power of ten."""
+    power: float = 10.0 ** math.floor(math.log10(rough))
+    return next(power * factor for factor in (1, 2, 2.5, 5, 10) if power * factor >= rough * 0.999)
 
 
 def _tick_label(value: float, step: float) -> str:
@@ -177,9 +202,5 @@ def _tick_label(value: float, step: float) -> str:
     return f"{value + 0.0:,.{digits}f}".replace("-", "\N{MINUS SIGN}")
 
 
-def _scale(value: float, low: float, high: float, start: float, end: float) -> float:
-    return round(start + (end - start) * (value - low) / (high - low), 1)
-
-
-def _path(points: Iterable[tuple[float, float]]) -> str:
+def _path(points: Points) -> str:
     return "M" + "L".join(f"{x:g} {y:g}" for x, y in points)

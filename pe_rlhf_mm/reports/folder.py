@@ -22,14 +22,17 @@ class RunRecord(NamedTuple):
 
     @property
     def finished(self) -> bool:
+        """Whether the run came to its end and has its numbers."""
         return at(self.config, "status") == "finished" and bool(self.summary)
 
 
 def read_run(folder: Path) -> RunRecord:
-    """Reads what is there. Raises UserError if the folder is no run folder, or a file of it is not what it should be."""
+    """Reads what is there. Raises UserError if the folder is no run folder, or a file is broken."""
     config = _object(folder / "config.json")
     if "task" not in config:
-        raise UserError(f"{folder} is no run folder: it has no config.json that names a task. Give the --out of a tuning.")
+        raise UserError(
+            f"{folder} is no run folder: it has no config.json that names a task. Name a folder made by a tuning."
+        )
     metrics, torn_metrics = _lines(folder / "metrics.jsonl")
     samples, torn_samples = _lines(folder / "samples.jsonl")
     unreadable = {"metrics.jsonl": torn_metrics, "samples.jsonl": torn_samples}

@@ -62,7 +62,7 @@ class Gallery(NamedTuple):
 
 
 def choose_samples(folder: Path, samples: Sequence[Record]) -> Gallery:
-    """A choice of at most LIMIT samples with all groups in it, the same at every call; unscored ones only if there are any."""
+    """A choice of at most LIMIT samples with all groups in it, the same at every call."""
     members: dict[str, list[Record]] = {group: [] for group in LABELS}
     for sample in samples:
         members[_group_of(sample)].append(sample)
@@ -106,4 +106,5 @@ def _card(folder: Path, group: str, sample: Record) -> Card:
 
 
 def _reply(sample: Record, policy: str, label: str) -> Reply:
-    return Reply(label, text(sample, policy, "reply"), _right(sample, policy), decimal(number(sample, policy, "reward")))
+    reward = decimal(number(sample, policy, "reward"))
+    return Reply(label, text(sample, policy, "reply"), _right(sample, policy), reward)

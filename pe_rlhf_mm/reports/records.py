@@ -38,7 +38,7 @@ def interval(record: object, *keys: str) -> tuple[float, float] | None:
 
 
 def text(record: object, *keys: str) -> str:
-    """What is found by following `keys` as text: empty if there is nothing, cut if it is longer than a page can bear."""
+    """What is found by following `keys` as text: empty if there is nothing, cut if it is too long."""
     value = at(record, *keys)
     found = "" if value is None else str(value)
     left_out = len(found) - LONGEST_TEXT

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 DASH = "–"
 SPACE = "\N{NO-BREAK SPACE}"
+_SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 def percent(fraction: float | None) -> str:
@@ -22,13 +23,19 @@ def count(number: float | None) -> str:
 
 
 def decimal(number: float | None) -> str:
-    """A number with as many digits as an eye can use: 0.512, 14.2, 1,024, 3.1e-06."""
+    """A number with as many digits as an eye can use: 0.512, 14.2, 1,024, 3.1×10⁻⁶."""
     if number is None:
         return DASH
     size = abs(number)
     if size and size < 1e-3:
-        return _minus(f"{number:.1e}")
+        digits, _, exponent = f"{number:.1e}".partition("e")
+        return f"{_minus(digits)}×{power_of_ten(int(exponent))}"
     return _minus(f"{number:,.{3 if size < 10 else 1 if size < 1000 else 0}f}")
+
+
+def power_of_ten(exponent: int) -> str:
+    """10⁻⁶."""
+    return "10" + str(exponent).translate(_SUPERSCRIPT)
 
 
 def duration(seconds: float | None) -> str:
@@ -44,4 +51,4 @@ def duration(seconds: float | None) -> str:
 
 
 def _minus(written: str) -> str:
-    return written if "e" in written else written.replace("-", "\N{MINUS SIGN}")
+    return written.replace("-", "\N{MINUS SIGN}")

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import jax
 import numpy as np
 
+from pe_rlhf_mm.adapters.roles import Weights
 from pe_rlhf_mm.data.images import Gallery
 from pe_rlhf_mm.data.processor import EncodedPrompt, Processor, rounded
 from pe_rlhf_mm.rollout.sampler import sample
 from pe_rlhf_mm.rollout.sampling import Sampling
-from pe_rlhf_mm.adapters.roles import Weights
 from pe_rlhf_mm.types import Message
 
 

@@ -1,7 +1,7 @@
 """Sampling: every prompt is read once, then its G completions are decoded together from the shared keys and values.
 
-The whole decode is one jitted loop that ends when every completion has stopped. What comes out is what the trainer trains
-on: token ids, a mask that includes the stop token, and the log-probability each token was drawn with.
+The whole decode is one jitted loop that ends when every completion has stopped. What comes out is what the trainer
+trains on: token ids, a mask that includes the stop token, and the log-probability each token was drawn with.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def sample(
     A completion that reaches `max_tokens` without its stop token is cut there, and `finished` is false for it.
     """
     model = vlm.bind(config, state)
-    rows, length = prompts.tokens.shape
+    rows = len(prompts.tokens)
     steps, block = sampling.max_tokens, config.decoder
     read, prompt = model.hidden(vlm.prompt_rows(prompts), prompts.images, bank)
     cache = jnp.zeros((block.layers, rows, group, steps, block.kv_heads, block.head_width), read.dtype)

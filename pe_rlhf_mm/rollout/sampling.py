@@ -33,9 +33,7 @@ class Sampling:
         return self.top_k > 0 or self.top_p < 1
 
 
-def tempered(
-    logits: Float[Array, "*n V"], sampling: Sampling, forbidden: tuple[int, ...] = ()
-) -> Float[Array, "*n V"]:
+def tempered(logits: Float[Array, "*n V"], sampling: Sampling, forbidden: tuple[int, ...] = ()) -> Float[Array, "*n V"]:
     """Logits at the sampling temperature (greedy: at 1), with -inf for ids that stand for padding or for images."""
     logits = logits.astype(jnp.float32) / (sampling.temperature or 1.0)
     return logits.at[..., jnp.array(forbidden, int)].set(-jnp.inf) if forbidden else logits

@@ -1,5 +1,7 @@
-"""Settings of the recipes. Defaults are the paper's where it gives them (PE-RLHF, arXiv 2403.10704, A.3); what it leaves
-open is marked "ours". A task may bring settings of its own for the model it is shown with.
+"""Settings of the recipes.
+
+Defaults are the paper's where it gives them (PE-RLHF, arXiv 2403.10704, A.3); what it leaves open is marked "ours". A
+task may bring settings of its own for the model it is shown with.
 
 Nothing here imports jax: the command line reads these.
 """

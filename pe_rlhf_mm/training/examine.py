@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pe_rlhf_mm.adapters.roles import Roles
-from pe_rlhf_mm.data.images import Gallery, encode_png, open_image
+from pe_rlhf_mm.data.images import encode_png, open_image
 from pe_rlhf_mm.data.pipeline import pick
-from pe_rlhf_mm.data.processor import EncodedPrompt, Processor, rounded
+from pe_rlhf_mm.data.processor import Processor, rounded
 from pe_rlhf_mm.evaluation.evaluate import Evaluation, collect_samples, summarize
 from pe_rlhf_mm.evaluation.intervals import clustered_mean
 from pe_rlhf_mm.models.model import Model
@@ -19,7 +19,7 @@ from pe_rlhf_mm.rollout.sampling import Sampling
 from pe_rlhf_mm.training import forward
 from pe_rlhf_mm.training.config import TuneConfig
 from pe_rlhf_mm.training.observer import Observer
-from pe_rlhf_mm.training.prepare import compare, new_gallery
+from pe_rlhf_mm.training.prepare import Questions, ask, compare, new_gallery
 from pe_rlhf_mm.training.reinforce import mean_divergence
 from pe_rlhf_mm.training.reward import score_pairs
 from pe_rlhf_mm.training.run import Run
@@ -43,16 +43,15 @@ def answer(
     roles: Roles,
     role: str,
     processor: Processor,
-    gallery: Gallery,
-    samples: Sequence[Sample],
-    prompts: Sequence[EncodedPrompt],
+    questions: Questions,
     max_tokens: int,
 ) -> Answers:
     """Greedy replies of a role, scored by the task's evaluators."""
     greedy = Sampling(temperature=0.0, max_tokens=max_tokens)
-    tokens = [group[0] for group in reply(processor, roles.weights(role), gallery, prompts, greedy)]
+    drawn = reply(processor, roles.weights(role), questions.gallery, questions.prompts, greedy)
+    tokens = [group[0] for group in drawn]
     texts = [processor.decode(t) for t in tokens]
-    outcomes = [Outcome(sample, [text]) for sample, text in zip(samples, texts, strict=True)]
+    outcomes = [Outcome(sample, [text]) for sample, text in zip(questions.samples, texts, strict=True)]
     return Answers(tokens, texts, summarize(id, outcomes, task.evaluators))
 
 
@@ -63,10 +62,10 @@ def examine(
     processor, gallery = model.processor, new_gallery(model, config)
     samples = pick(collect_samples(task, "test", limit=None), config.test_samples, seed=config.seed)
     observer.begin("evaluation", PARTS)
-    prompts = processor.encode([s.messages for s in samples], gallery, room=config.rl.max_tokens)
+    questions = ask(samples, processor, gallery, room=config.rl.max_tokens)
     found = {}
     for part, role in enumerate(("sft", "policy"), start=1):
-        found[role] = answer(id, task, roles, role, processor, gallery, samples, prompts, config.rl.max_tokens)
+        found[role] = answer(id, task, roles, role, processor, questions, config.rl.max_tokens)
         observer.step("evaluation", part, {"accuracy": found[role].evaluation.headline.value})
 
     preferences = pick(list(task.preferences("test", seed=config.seed)), config.test_samples, seed=config.seed)
@@ -76,8 +75,8 @@ def examine(
     reward_accuracy, reward_interval = clustered_mean(right.tolist(), clusters)
     observer.step("evaluation", 3, {"validation_accuracy": reward_accuracy})
 
-    rewards = _rewards(roles, processor, gallery, prompts, found["sft"].tokens, found["policy"].tokens)
-    divergence = mean_divergence(roles, processor, gallery, prompts, config.rl, seed=config.seed)
+    rewards = _rewards(roles, processor, questions, found["sft"].tokens, found["policy"].tokens)
+    divergence = mean_divergence(roles, processor, gallery, questions.prompts, config.rl, seed=config.seed)
     observer.step("evaluation", PARTS, {"kl": divergence})
     run.write_samples(_lines(samples, found["sft"], found["policy"], rewards, run))
     return {
@@ -109,20 +108,20 @@ def _gain(before: Evaluation, after: Evaluation) -> dict[str, Any]:
 def _rewards(
     roles: Roles,
     processor: Processor,
-    gallery: Gallery,
-    prompts: Sequence[EncodedPrompt],
+    questions: Questions,
     before: Sequence[list[int]],
     after: Sequence[list[int]],
     *,
     batch_size: int = 128,
 ) -> np.ndarray:
     """The learned reward of both replies to every prompt, [n, 2]."""
+    prompts = questions.prompts
     length, weights, head = rounded(max(len(p.tokens) for p in prompts)), roles.weights("reward"), roles.heads["reward"]
     steps = rounded(max(len(t) for t in (*before, *after)))
     scores = []
     for start in range(0, len(prompts), batch_size):
         rows = [min(i, len(prompts) - 1) for i in range(start, start + batch_size)]
-        batch = processor.prompts([prompts[i] for i in rows], gallery, length=length)
+        batch = processor.prompts([prompts[i] for i in rows], questions.gallery, length=length)
         replies = processor.completions([[before[i], after[i]] for i in rows], length=steps)
         scores.append(np.asarray(forward.score_rewards(processor.config, weights, head, batch, replies)))
     return np.concatenate(scores)[: len(prompts)]

@@ -8,11 +8,11 @@ from typing import NamedTuple
 import jax
 from jaxtyping import Array, Float
 
+from pe_rlhf_mm.adapters.roles import Head, Weights
 from pe_rlhf_mm.algorithms import logprobs
 from pe_rlhf_mm.models import vlm
 from pe_rlhf_mm.models.config import VLMConfig
 from pe_rlhf_mm.rollout.sampling import Sampling, tempered, truncated
-from pe_rlhf_mm.adapters.roles import Head, Weights
 from pe_rlhf_mm.types import Completions, Prompts
 
 
@@ -84,7 +84,7 @@ def rewards(
 
 
 score_policy = functools.partial(jax.jit, static_argnames=("config", "sampling"))(policy)
-"""`policy`, compiled. Policy and anchor go through the same program, so equal weights give a divergence of exactly 0."""
+"""`policy`, compiled. Policy and anchor go through the same program, and equal weights diverge by exactly 0."""
 
 score_rewards = functools.partial(jax.jit, static_argnames="config")(rewards)
 """`rewards`, compiled."""

@@ -8,8 +8,8 @@ from typing import Any
 import jax
 import optax
 
-from pe_rlhf_mm.training.observer import Observer, refuse_non_finite
 from pe_rlhf_mm.adapters.roles import Roles, Trainable
+from pe_rlhf_mm.training.observer import Observer, refuse_non_finite
 from pe_rlhf_mm.training.step import Loss, new_state, train_step
 
 

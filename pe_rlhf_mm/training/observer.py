@@ -55,5 +55,5 @@ def refuse_non_finite(stage: str, step: int, metrics: Mapping[str, float]) -> No
     if bad:
         raise TrainingDiverged(
             f"{stage}: {', '.join(bad)} not finite at step {step}. What was saved before is intact. "
-            "Usual causes: a learning rate that is too high, or rewards that are not numbers; try a rate 10 times lower."
+            "Usual causes: a learning rate that is too high, or rewards that are no numbers; try a rate 10 times lower."
         )

@@ -16,6 +16,14 @@ from pe_rlhf_mm.training.sft import Demonstration
 from pe_rlhf_mm.types import Preference, PreferenceTask, Sample
 
 
+class Questions(NamedTuple):
+    """Samples to be answered, and their prompts."""
+
+    gallery: Gallery
+    samples: Sequence[Sample]
+    prompts: Sequence[EncodedPrompt]
+
+
 class Data(NamedTuple):
     """The training and validation splits. `prompts` are what RL gets: no target comes with them."""
 
@@ -24,8 +32,7 @@ class Data(NamedTuple):
     pairs: Sequence[Comparison]
     prompts: Sequence[EncodedPrompt]
     validation_pairs: Sequence[Comparison]
-    validation_samples: Sequence[Sample]
-    validation_prompts: Sequence[EncodedPrompt]
+    validation: Questions
 
 
 def new_gallery(model: Model, config: TuneConfig) -> Gallery:
@@ -33,9 +40,12 @@ def new_gallery(model: Model, config: TuneConfig) -> Gallery:
     return Gallery(model.config, look_with=model.state if config.mode == "lora" else None)
 
 
-def compare(
-    pairs: Sequence[Preference], processor: Processor, gallery: Gallery, *, room: int
-) -> list[Comparison]:
+def ask(samples: Sequence[Sample], processor: Processor, gallery: Gallery, *, room: int) -> Questions:
+    """Encodes samples to be answered."""
+    return Questions(gallery, samples, processor.encode([s.messages for s in samples], gallery, room=room))
+
+
+def compare(pairs: Sequence[Preference], processor: Processor, gallery: Gallery, *, room: int) -> list[Comparison]:
     """Encodes preference pairs."""
     prompts = processor.encode([p.messages for p in pairs], gallery, room=room)
     chosen = processor.encode_replies([p.chosen for p in pairs])
@@ -48,8 +58,8 @@ def _demonstrations(
     task: PreferenceTask, samples: Sequence[Sample], processor: Processor, gallery: Gallery, *, room: int
 ) -> list[Demonstration]:
     """The task's own solutions; a sample it cannot solve is left out."""
-    solved = [(sample, replies[0]) for sample in samples if (replies := task.solve(sample))]
-    prompts = processor.encode([sample.messages for sample, _ in solved], gallery, room=room)
+    solved = [(sample.messages, solution[0]) for sample in samples if (solution := task.solve(sample))]
+    prompts = processor.encode([messages for messages, _ in solved], gallery, room=room)
     replies = processor.encode_replies([reply for _, reply in solved])
     return [Demonstration(*row) for row in zip(prompts, replies, strict=True)]
 
@@ -68,6 +78,5 @@ def prepare(task: PreferenceTask, model: Model, config: TuneConfig) -> Data:
         pairs=compare(pairs, processor, gallery, room=room),
         prompts=processor.encode([sample.messages for sample in training], gallery, room=room),
         validation_pairs=compare(validation_pairs, processor, gallery, room=room),
-        validation_samples=validation,
-        validation_prompts=processor.encode([sample.messages for sample in validation], gallery, room=room),
+        validation=ask(validation, processor, gallery, room=room),
     )

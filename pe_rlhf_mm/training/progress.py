@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import TracebackType
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 LABELS = {"sft": "SFT", "reward_model": "Reward model", "rl": "RL", "evaluation": "Evaluation"}
 SHOWN = ("loss", "accuracy", "validation_accuracy", "reward", "kl")
@@ -54,6 +62,16 @@ class ProgressBar:
 
     def note(self, stage: str, step: int, metrics: Mapping[str, float]) -> None:
         self._remember(stage, metrics)
+
+    def counter(self, stage: str) -> Callable[[int, int], None]:
+        """A function (done, total) that draws one stage."""
+
+        def tick(done: int, total: int) -> None:
+            if stage not in self._tasks:
+                self.begin(stage, total)
+            self.step(stage, done, {})
+
+        return tick
 
     def _remember(self, stage: str, metrics: Mapping[str, float]) -> None:
         self._numbers[stage] |= {name: metrics[name] for name in SHOWN if name in metrics}

@@ -2,9 +2,9 @@
 
     J(θ) = E[(1 - β) r(x, y) - β KL(π_θ(·|x) || anchor(·|x))]         PE-RLHF (arXiv 2403.10704), equation 1
 
-One iteration: draw completions from the policy; score them with the reward model; score their tokens with the policy and
-with the anchor; turn both into a return for every token (γ = 1); take one step on L_pg + L_v. The policy and the value
-model start as the SFT policy, which is also the anchor. No clipping, no importance ratio: the data are always on-policy.
+One iteration: draw completions from the policy; score them with the reward model; score their tokens with the policy
+and with the anchor; turn both into a return for every token (γ = 1); take one step on L_pg + L_v. The policy and the
+value model start as the SFT policy, which is also the anchor. No clipping, no ratio: the data are always on-policy.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float
 
+from pe_rlhf_mm.adapters.roles import Roles, Trainable
 from pe_rlhf_mm.algorithms import advantages, kl, losses, masked
 from pe_rlhf_mm.data.images import Gallery
 from pe_rlhf_mm.data.pipeline import batches
@@ -29,7 +30,6 @@ from pe_rlhf_mm.rollout.sampling import Sampling
 from pe_rlhf_mm.training import forward
 from pe_rlhf_mm.training.config import RLConfig
 from pe_rlhf_mm.training.observer import Observer, Silent, refuse_non_finite
-from pe_rlhf_mm.adapters.roles import Roles, Trainable
 from pe_rlhf_mm.training.step import adam, new_state, train_step
 from pe_rlhf_mm.types import Completions, Prompts
 
@@ -74,8 +74,8 @@ def kl_penalty(
 ) -> Float[Array, ""]:
     """Σ_t ½ (log π - log anchor)², mean over completions.
 
-    On tokens drawn from π the gradient of this square, x ∇log π, is an unbiased gradient of the divergence at the states
-    visited; that of the log-ratio itself has mean zero, and would do nothing.
+    On tokens drawn from π the gradient of this square, x ∇log π, is an unbiased gradient of the divergence at the
+    states visited; that of the log-ratio itself has mean zero, and would do nothing.
     """
     return masked.sequence_sum_mean(0.5 * (logprobs - anchor) ** 2, mask)
 
@@ -169,7 +169,9 @@ def collect(
 
 def optimizer_for(settings: RLConfig, trainable: Trainable) -> optax.GradientTransformation:
     """Adam for the policy and for the value model, each with its own rate and its own gradient norm."""
-    labels = Trainable(*({role: jax.tree.map(lambda _, r=role: r, tree) for role, tree in p.items()} for p in trainable))
+    labels = Trainable(
+        *({role: jax.tree.map(lambda _, r=role: r, tree) for role, tree in p.items()} for p in trainable)
+    )
     rates = {"policy": settings.learning_rate, "value": settings.value_learning_rate}
     return optax.partition({role: adam(rate, settings.steps) for role, rate in rates.items()}, labels)
 

@@ -1,4 +1,4 @@
-"""Reward modelling: the role `reward` learns to score replies, from pairs (pairwise) or from right/wrong labels (pointwise).
+"""Reward modelling: the role `reward` learns to score replies, from pairs or from right/wrong labels.
 
 A pair is one row of two completions behind one prompt, so the prompt and its image are computed once for both.
 """
@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from pe_rlhf_mm.adapters.roles import Roles, Trainable
 from pe_rlhf_mm.algorithms import losses
 from pe_rlhf_mm.data.images import Gallery
 from pe_rlhf_mm.data.pipeline import batches
@@ -23,7 +24,6 @@ from pe_rlhf_mm.training import forward
 from pe_rlhf_mm.training.config import RewardConfig
 from pe_rlhf_mm.training.loop import train
 from pe_rlhf_mm.training.observer import Observer, Silent
-from pe_rlhf_mm.adapters.roles import Roles, Trainable
 from pe_rlhf_mm.training.step import Loss, adam
 from pe_rlhf_mm.types import Completions, Prompts
 
@@ -43,12 +43,10 @@ class Comparison(NamedTuple):
 class PairBatch(NamedTuple):
     prompts: Prompts
     completions: Completions
-    probability: jax.Array
+    probability: Any
 
 
-def _scores(
-    config: VLMConfig, roles: Roles, batch: PairBatch, how: forward.Pass
-) -> tuple[jax.Array, jax.Array]:
+def _scores(config: VLMConfig, roles: Roles, batch: PairBatch, how: forward.Pass) -> tuple[jax.Array, jax.Array]:
     weights, head = roles.weights("reward"), roles.heads["reward"]
     both = forward.rewards(config, weights, head, batch.prompts, batch.completions, how)
     return both[:, 0], both[:, 1]
@@ -101,9 +99,7 @@ def collator(processor: Processor, gallery: Gallery, pairs: Sequence[Comparison]
     return functools.partial(_collate, processor, gallery, length, steps)
 
 
-def _collate(
-    processor: Processor, gallery: Gallery, length: int, steps: int, pairs: Sequence[Comparison]
-) -> PairBatch:
+def _collate(processor: Processor, gallery: Gallery, length: int, steps: int, pairs: Sequence[Comparison]) -> PairBatch:
     prompts = processor.prompts([p.prompt for p in pairs], gallery, length=length)
     completions = processor.completions([[p.chosen, p.rejected] for p in pairs], length=steps)
     return PairBatch(prompts, completions, np.array([p.probability for p in pairs], np.float32))
@@ -141,7 +137,9 @@ def train_reward_model(
     Bradley-Terry score has no zero and no unit of its own, and the weight (1 - beta) of the reward needs both.
     """
     if not validation:
-        raise UserError("there are no preference pairs to validate the reward model on. Does the task have a split 'validation'?")
+        raise UserError(
+            "there are no preference pairs to validate the reward model on. Does the task have a split 'validation'?"
+        )
     loss: Loss = functools.partial(LOSSES[settings.loss], processor.config, settings.dropout, remat)
 
     def validate(trainable: Trainable) -> float:
@@ -170,9 +168,7 @@ def train_reward_model(
     return standardised(roles.put(trained), processor, gallery, validation)
 
 
-def standardised(
-    roles: Roles, processor: Processor, gallery: Gallery, pairs: Sequence[Comparison]
-) -> Roles:
+def standardised(roles: Roles, processor: Processor, gallery: Gallery, pairs: Sequence[Comparison]) -> Roles:
     """The reward head rescaled to mean 0 and standard deviation 1 on the replies of these pairs; no ranking changes."""
     scores = np.concatenate(score_pairs(roles, processor, gallery, pairs))
     mean, deviation = float(scores.mean()), max(float(scores.std()), 1e-6)

@@ -1,10 +1,10 @@
 """A run folder: what a tuning writes while it goes, and how a policy is read back from it.
 
-    config.json     what was asked for, on what machine, and how it ended: always there
-    metrics.jsonl   one line a step
-    adapters/ROLE/  adapters in PEFT layout (mode `full`: whole weights), heads beside them
-    samples.jsonl   test samples with the replies before and after RL;  images/ by content hash
-    summary.json    the numbers;  report.html  the page
+config.json     what was asked for, on what machine, and how it ended: always there
+metrics.jsonl   one line a step
+adapters/ROLE/  adapters in PEFT layout (mode `full`: whole weights), heads beside them
+samples.jsonl   test samples with the replies before and after RL;  images/ by content hash
+summary.json    the numbers;  report.html  the page
 """
 
 from __future__ import annotations
@@ -42,10 +42,12 @@ class Run:
 
     @classmethod
     def create(cls, folder: Path, values: Mapping[str, Any], *, overwrite: bool = False) -> Run:
-        """Makes the folder. Raises UserError if it holds something already, unless it is a run and may be overwritten."""
+        """Makes the folder. Raises UserError if it holds something, unless that is a run and may be overwritten."""
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             if not overwrite:
-                raise UserError(f"{folder} exists and is not empty. Give another --out, or --overwrite to start it anew.")
+                raise UserError(
+                    f"{folder} exists and is not empty. Give another --out, or --overwrite to start it anew."
+                )
             if not (folder / "config.json").is_file():
                 raise UserError(f"{folder} is no run folder (it has no config.json), so it is not overwritten.")
             _remove_run(folder)

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import jax
 
+from pe_rlhf_mm.adapters.roles import Roles, Trainable
 from pe_rlhf_mm.algorithms import losses, masked
 from pe_rlhf_mm.data.images import Gallery
 from pe_rlhf_mm.data.pipeline import batches
@@ -17,7 +18,6 @@ from pe_rlhf_mm.training import forward
 from pe_rlhf_mm.training.config import SFTConfig
 from pe_rlhf_mm.training.loop import train
 from pe_rlhf_mm.training.observer import Observer, Silent
-from pe_rlhf_mm.adapters.roles import Roles, Trainable
 from pe_rlhf_mm.training.step import adam
 from pe_rlhf_mm.types import Completions, Prompts
 
@@ -61,9 +61,7 @@ def sft(
         prompts = processor.prompts([d.prompt for d in group], gallery, length=length)
         return prompts, processor.completions([[d.reply] for d in group], length=steps)
 
-    stream = batches(
-        demonstrations, collate, batch_size=settings.batch_size, seed=seed, what="demonstrations"
-    )
+    stream = batches(demonstrations, collate, batch_size=settings.batch_size, seed=seed, what="demonstrations")
     trained = train(
         "sft",
         roles,

@@ -23,13 +23,13 @@ from PIL import Image as Pillow
 from PIL import ImageOps
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from pe_rlhf_mm.adapters import roles as role_table
 from pe_rlhf_mm.checkpoints import backbone
 from pe_rlhf_mm.data.images import Gallery
 from pe_rlhf_mm.data.processor import EncodedPrompt, Processor
 from pe_rlhf_mm.models import vlm
 from pe_rlhf_mm.models.config import BlockConfig, VisionConfig, VLMConfig
 from pe_rlhf_mm.tasks.vqa.easy_vqa import COLORS, SHAPES, data_folder
-from pe_rlhf_mm.adapters import roles as role_table
 from pe_rlhf_mm.training.config import SFTConfig
 from pe_rlhf_mm.training.progress import ProgressBar
 from pe_rlhf_mm.training.sft import Demonstration, sft
@@ -58,12 +58,12 @@ TEMPLATE = (
     "{% if c['type'] == 'image' %}<|image|>{% else %}{{ c['text'] }}{% endif %}{% endfor %}{% endif %}"
     "<|end|>{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
-WORDS = (
-    "open close save delete search send reply click type press scroll wait back home next previous submit cancel ok "
-    "button link field box menu tab list page window dialog icon text password name address subject message settings "
-    "login sign up in out on off new old first second third last one two three four five six seven eight nine ten "
-    "yes no is are was the of to and a for with that this it not be have from at by what which where when who how"
-).split()
+WORDS = """
+open close save delete search send reply click type press scroll wait back home next previous submit cancel ok button
+link field box menu tab list page window dialog icon text password name address subject message settings login sign up
+in out on off new old first second third last one two three four five six seven eight nine ten yes no is are was the of
+to and a for with that this it not be have from at by what which where when who how
+""".split()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,9 +90,12 @@ def pictures() -> list[Picture]:
     seen: dict[int, dict[str, str]] = {}
     for question, answer, image in json.loads((folder / "questions.json").read_text()):
         facts = seen.setdefault(image, {})
-        facts |= {"shape": answer} if answer in SHAPES else {"color": answer} if answer in COLORS else {}
-        if (answer == "yes") is not (" not " in question or " no " in question):
-            facts |= {"shape": s for s in SHAPES if s in question} | {"color": c for c in COLORS if c in question}
+        negated = " not " in question or " no " in question
+        present = {answer} if answer not in ("yes", "no") else set(question.rstrip("?").split())
+        if answer in ("yes", "no") and (answer == "yes") is negated:
+            continue
+        for word in present:
+            facts |= {"shape": word} if word in SHAPES else {"color": word} if word in COLORS else {}
     found = []
     for number, facts in sorted(seen.items()):
         if len(facts) < 2:
@@ -130,13 +133,20 @@ def lesson(picture: Picture, rng: random.Random) -> tuple[str, str]:
         [
             ("is", picture.shape, SHAPES),
             ("is", picture.color, COLORS),
-            ("lies", picture.place, [f"{v} {h}" for v in ("top", "middle", "bottom") for h in ("left", "center", "right")]),
+            (
+                "lies",
+                picture.place,
+                [f"{v} {h}" for v in ("top", "middle", "bottom") for h in ("left", "center", "right")],
+            ),
         ]
     )
     right, negated = rng.random() < 0.5, rng.random() < 0.4
     said = truth if right else rng.choice([o for o in others if o != truth])
     subject = rng.choice(["the figure", "it", "what you see"])
-    return f"True or false: {subject} {told} {'not ' if negated else ''}{said}.", "true" if right != negated else "false"
+    return (
+        f"True or false: {subject} {told} {'not ' if negated else ''}{said}.",
+        "true" if right != negated else "false",
+    )
 
 
 def lessons(shown: list[Picture], count: int, seed: int) -> Iterator[tuple[Picture | None, str, str]]:
@@ -191,10 +201,11 @@ def build(folder: Path, *, steps: int = 3000, seed: int = 0) -> None:
     replies = processor.encode_replies([reply for _, _, reply in told])
     demonstrations = []
     for (picture, _, _), prompt, reply in zip(told, processor.encode(conversations, gallery), replies, strict=True):
-        if picture is not None:
+        if picture is None:
+            demonstrations.append(Demonstration(prompt, reply))
+        else:
             tokens = [prompt.tokens[0], *image_ids, *prompt.tokens[1:]]
-            prompt = EncodedPrompt(tokens, (numbers[id(picture)],))
-        demonstrations.append(Demonstration(prompt, reply))
+            demonstrations.append(Demonstration(EncodedPrompt(tokens, (numbers[id(picture)],)), reply))
 
     roles = role_table.only_backbone(vlm.initial_state(CONFIG, jax.random.key(seed))).start("sft", role_table.BACKBONE)
     settings = SFTConfig(steps=steps, batch_size=64, learning_rate=2e-3)

@@ -1,8 +1,8 @@
 """The whole job on one page: SFT, reward model, RL against the learned reward, examination against ground truth.
 
-Who sees what: SFT sees demonstrations of the training split; the reward model sees pairs of the training split; RL sees
-prompts of the training split and *nothing else*; the validation split chooses the reward model's checkpoint and draws the
-accuracy curve; the test split is met after all training is over.
+Who sees what: SFT sees demonstrations of the training split; the reward model sees pairs of the training split; RL
+sees prompts of the training split and *nothing else*; the validation split chooses the reward model's checkpoint and
+draws the accuracy curve; the test split is met after all training is over.
 """
 
 from __future__ import annotations
@@ -28,12 +28,13 @@ from pe_rlhf_mm.training.config import TuneConfig
 from pe_rlhf_mm.training.examine import answer, examine
 from pe_rlhf_mm.training.observer import Observer, Observers
 from pe_rlhf_mm.training.prepare import prepare
+from pe_rlhf_mm.training.presets import settings_of
 from pe_rlhf_mm.training.progress import ProgressBar
 from pe_rlhf_mm.training.reinforce import reinforce
 from pe_rlhf_mm.training.reward import train_reward_model
 from pe_rlhf_mm.training.run import Run
 from pe_rlhf_mm.training.sft import sft
-from pe_rlhf_mm.types import PreferenceTask, Task
+from pe_rlhf_mm.types import PreferenceTask
 
 
 def tune(
@@ -62,14 +63,6 @@ def tune(
         stack.enter_context(_ending(run))
         observer: Observer = run if quiet else Observers([run, stack.enter_context(ProgressBar())])
         return _stages(id, instance, loaded, config, run, observer)
-
-
-def settings_of(task: Task) -> TuneConfig:
-    """The task's own settings, its attribute `tuning`, or the paper's defaults."""
-    tuning = vars(type(task)).get("tuning", TuneConfig())
-    if not isinstance(tuning, TuneConfig):
-        raise UserError(f"{type(task).__name__}.tuning must be a TuneConfig, not a {type(tuning).__name__}")
-    return tuning
 
 
 @contextmanager
@@ -102,7 +95,7 @@ def _stages(
     id: str, task: PreferenceTask, model: Model, config: TuneConfig, run: Run, observer: Observer
 ) -> dict[str, Any]:
     watch, processor = _Stopwatch(), model.processor
-    roles, data = _attach(model, config), prepare(task, model, config)
+    roles, data = attach(model, config), prepare(task, model, config)
 
     with watch.of("sft"):
         roles = sft(
@@ -134,8 +127,8 @@ def _stages(
 
     def monitor(now: Roles) -> float:
         run.save(now, "policy", "value")
-        held_out = (data.gallery, data.validation_samples, data.validation_prompts)
-        return answer(id, task, now, "policy", processor, *held_out, config.rl.max_tokens).evaluation.headline.value
+        answers = answer(id, task, now, "policy", processor, data.validation, config.rl.max_tokens)
+        return answers.evaluation.headline.value
 
     with watch.of("rl"):
         roles = reinforce(
@@ -168,7 +161,7 @@ def _stages(
     return summary
 
 
-def _attach(model: Model, config: TuneConfig) -> Roles:
+def attach(model: Model, config: TuneConfig) -> Roles:
     """The roles before any training: `sft` and `reward` equal the backbone; `policy` and `value` start from `sft`."""
     keys = jax.random.split(jax.random.key(config.seed), 3)
     roles = role_table.only_backbone(model.state)

@@ -1,8 +1,8 @@
 """easy-VQA: 48,248 questions about 5,000 pictures of one coloured shape each (V. Zhou, MIT licence).
 
 Read from the installed `easy-vqa` package, nothing is downloaded. The published test images stay test images; one
-training image in ten, chosen by a hash of its number, is held out for validation. Preference pairs are made by rule from
-the published answers: the right answer against a wrong one of the same kind (yes/no, a shape, or a color).
+training image in ten, chosen by a hash of its number, is held out for validation. Preference pairs are made by rule
+from the published answers: the right answer against a wrong one of the same kind (yes/no, a shape, or a color).
 """
 
 from __future__ import annotations

@@ -1,0 +1,37 @@
+# Every target sets up what it needs: a .venv is made once and used again until the dependencies change.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+RUN    ?= runs/quickstart
+
+.PHONY: quickstart test check lint types tiny-vlm benchmark clean
+
+quickstart: $(READY)      ## tune tiny-vlm on easy-VQA and write a report
+	$(BIN)/pe-rlhf tune pe/easy-vqa --out $(RUN) --overwrite
+
+test: $(READY)            ## all tests
+	$(BIN)/python -m pytest
+
+check: lint types test    ## what CI runs
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(READY)
+	$(BIN)/mypy
+
+tiny-vlm: $(READY)        ## train the shipped model again (about 20 minutes)
+	$(BIN)/python -m pe_rlhf_mm.training.tiny pe_rlhf_mm/assets/tiny-vlm
+
+benchmark: $(READY)       ## LoRA against full tuning: step time and memory
+	$(BIN)/python benchmarks/lora_against_full.py
+
+$(READY): pyproject.toml constraints.txt setup.py
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --editable '.[test]' --constraint constraints.txt
+	touch $(READY)
+
+clean:
+	rm -rf $(VENV) build *.egg-info

@@ -1,0 +1,53 @@
+"""`pe-rlhf eval`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import tyro
+
+from pe_rlhf_mm.cli.arguments import parse
+
+
+@dataclass(frozen=True)
+class EvalRun:
+    """Evaluates a policy on a task: a table with n, value and a clustered 95 % interval."""
+
+    task: tyro.conf.Positional[str]
+    """Id of a task, or path.py:Class, or package.module:Class."""
+    policy: str
+    """A run folder, the name or folder of a model, or module:function (messages -> text)."""
+    split: str = "test"
+    limit: int | None = None
+    """Only the first so many samples."""
+    max_tokens: int = 16
+    seed: int = 0
+    json: bool = False
+    """Print JSON."""
+
+
+def run(arguments: Sequence[str]) -> None:
+    """Evaluates, with a progress bar."""
+    options = parse(EvalRun, arguments, prog="pe-rlhf eval run")
+    from pe_rlhf_mm import registry
+    from pe_rlhf_mm.evaluation.evaluate import evaluate
+    from pe_rlhf_mm.training.progress import ProgressBar
+
+    registry.tasks.resolve(options.task)  # a wrong name is said before a bar is drawn
+    with ProgressBar() as bar:
+        found = evaluate(
+            options.task,
+            options.policy,
+            split=options.split,
+            limit=options.limit,
+            max_tokens=options.max_tokens,
+            seed=options.seed,
+            tick=None if options.json else bar.counter("evaluation"),
+        )
+    if options.json:
+        rows = [m.__dict__ | {"interval": list(m.interval)} for m in found.metrics]
+        print(json.dumps({"task": found.task, "metrics": rows}, indent=1))
+    else:
+        print(found.table())

@@ -1,0 +1,70 @@
+"""The command `pe-rlhf`: finds the verb and runs it; what the user can mend becomes one paragraph and exit code 2."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import sys
+from collections.abc import Sequence
+
+from pe_rlhf_mm.errors import UserError
+
+VERBS = {
+    "tune": ("tune", "tune", "SFT, reward model, RL and evaluation of a model on a task"),
+    "eval run": ("evaluation", "run", "evaluate a policy on a task"),
+    "report": ("tune", "report", "write the page of a run folder again"),
+    "tasks list": ("registries", "list_tasks", "all registered tasks"),
+    "tasks show": ("registries", "show_task", "one task: its splits, and a sample"),
+    "tasks check": ("registries", "check_task", "run the conformance checks on a task"),
+    "evaluators list": ("registries", "list_evaluators", "all registered evaluators"),
+    "evaluators check": ("registries", "check_evaluator", "run the conformance checks on an evaluator"),
+    "models list": ("registries", "list_models", "the models that come with the package"),
+}
+INTERRUPTED, USER_ERROR = 130, 2
+
+
+def usage() -> str:
+    """The table of verbs."""
+    lines = ["usage: pe-rlhf VERB ...      (pe-rlhf VERB --help for its options)", ""]
+    return "\n".join(lines + [f"  {verb:<18} {text}" for verb, (_, _, text) in VERBS.items()])
+
+
+def find(arguments: Sequence[str]) -> tuple[str, list[str]]:
+    """The verb, of one word or two, and what follows it. Raises UserError for anything else."""
+    for words in (2, 1):
+        verb = " ".join(arguments[:words])
+        if verb in VERBS:
+            return verb, list(arguments[words:])
+    given = " ".join(arguments[:2])
+    below = [verb for verb in VERBS if verb.startswith(f"{arguments[0]} ")]
+    close = below or difflib.get_close_matches(given, VERBS, n=2) or difflib.get_close_matches(arguments[0], VERBS, n=2)
+    hint = f" Did you mean `pe-rlhf {'` or `pe-rlhf '.join(close)}`?" if close else ""
+    raise UserError(f"there is no command `pe-rlhf {given}`.{hint}\n\n{usage()}")
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Runs one command line and returns its exit code."""
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(usage())
+        return 0 if arguments else USER_ERROR
+    if arguments[0] == "--version":
+        from pe_rlhf_mm import __version__
+
+        print(f"pe-rlhf {__version__}")
+        return 0
+    try:
+        verb, rest = find(arguments)
+        module, function, _ = VERBS[verb]
+        getattr(importlib.import_module(f"pe_rlhf_mm.cli.{module}"), function)(rest)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return USER_ERROR
+    except KeyboardInterrupt:
+        print("interrupted; what was written so far is kept and can be read", file=sys.stderr)
+        return INTERRUPTED
+    return 0
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    sys.exit(run(sys.argv[1:]))

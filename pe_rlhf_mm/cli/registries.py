@@ -1,0 +1,94 @@
+"""`pe-rlhf tasks`, `evaluators` and `models`: what there is, and whether it conforms. Listing imports no task."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from pe_rlhf_mm import registry
+from pe_rlhf_mm.cli.arguments import parse
+from pe_rlhf_mm.errors import UserError
+
+SHOWN_CHARACTERS = 300
+
+
+@dataclass(frozen=True)
+class Listing:
+    """Lists ids, and the package each comes from."""
+
+    json: bool = False
+    """Print JSON."""
+
+
+@dataclass(frozen=True)
+class Named:
+    """Takes one reference."""
+
+    name: tyro.conf.Positional[str]
+    """An id, or path.py:Class, or package.module:Class."""
+
+
+def _list(entries: registry.Registry, arguments: Sequence[str], prog: str) -> None:
+    options = parse(Listing, arguments, prog=prog)
+    rows = [{"id": id, "from": entries.owner(id)} for id in entries]
+    print(json.dumps(rows, indent=1) if options.json else "\n".join(f"{r['id']:<28} {r['from']}" for r in rows))
+
+
+def list_tasks(arguments: Sequence[str]) -> None:
+    """All tasks."""
+    _list(registry.tasks, arguments, "pe-rlhf tasks list")
+
+
+def list_evaluators(arguments: Sequence[str]) -> None:
+    """All evaluators."""
+    _list(registry.evaluators, arguments, "pe-rlhf evaluators list")
+
+
+def list_models(arguments: Sequence[str]) -> None:
+    """The models in the package, with their size on disk."""
+    options = parse(Listing, arguments, prog="pe-rlhf models list")
+    folders = sorted(p for p in (Path(__file__).parent.parent / "assets").iterdir() if (p / "config.json").is_file())
+    rows = [{"name": f.name, "mib": sum(p.stat().st_size for p in f.iterdir()) / 2**20} for f in folders]
+    print(
+        json.dumps(rows, indent=1) if options.json else "\n".join(f"{r['name']:<28} {r['mib']:.1f} MiB" for r in rows)
+    )
+
+
+def show_task(arguments: Sequence[str]) -> None:
+    """A task's documentation, and its first training sample."""
+    name = parse(Named, arguments, prog="pe-rlhf tasks show").name
+    task = registry.tasks.make(name)
+    sample = next(iter(task.samples("train")), None)
+    print(registry.tasks.resolve(name))
+    print(f"  {(type(task).__doc__ or '').strip()}")
+    print(f"  evaluators: {', '.join(task.evaluators)}")
+    print(f"  first training sample: {str(sample)[:SHOWN_CHARACTERS]}")
+
+
+def _report(problems: list[str], name: str) -> None:
+    if problems:
+        raise UserError(f"{name} does not conform:\n  - " + "\n  - ".join(problems))
+    print(f"{name} conforms")
+
+
+def _check(kind: str, arguments: Sequence[str], check: Callable[[str], list[str]]) -> None:
+    name = parse(Named, arguments, prog=f"pe-rlhf {kind} check").name
+    _report(check(name), name)
+
+
+def check_task(arguments: Sequence[str]) -> None:
+    """Runs the conformance checks on a task."""
+    from pe_rlhf_mm.testing import check_task
+
+    _check("tasks", arguments, check_task)
+
+
+def check_evaluator(arguments: Sequence[str]) -> None:
+    """Runs the conformance checks on an evaluator."""
+    from pe_rlhf_mm.testing import check_evaluator
+
+    _check("evaluators", arguments, check_evaluator)

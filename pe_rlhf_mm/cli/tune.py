@@ -1,0 +1,86 @@
+"""`pe-rlhf tune` and `pe-rlhf report`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from pe_rlhf_mm.cli.arguments import parse
+from pe_rlhf_mm.training.config import TuneConfig
+
+
+@dataclass(frozen=True)
+class Tune:
+    """SFT, then a reward model, then RL against the learned reward, then evaluation on test questions."""
+
+    task: tyro.conf.Positional[str]
+    """Id of a task, or path.py:Class, or package.module:Class."""
+    settings: Annotated[TuneConfig, tyro.conf.arg(name="")]
+    model: str = "tiny-vlm"
+    """Name of a shipped model, or a checkpoint folder."""
+    out: Path | None = None
+    """Run folder; runs/<task>-<mode>-<seed> if not given."""
+    overwrite: bool = False
+    """Start an existing run folder anew."""
+    json: bool = False
+    """Print the summary as JSON, and no progress."""
+
+
+def tune(arguments: Sequence[str]) -> None:
+    """Runs a whole tuning. Options not given come from the task's own settings, or from the paper."""
+    from pe_rlhf_mm import registry
+    from pe_rlhf_mm.training.presets import settings_of
+
+    named = next((a for a in arguments[:1] if not a.startswith("-")), None)
+    settings = settings_of(registry.tasks.make(named)) if named else TuneConfig()
+    options = parse(Tune, arguments, prog="pe-rlhf tune", default=Tune(task=named or tyro.MISSING, settings=settings))
+    from pe_rlhf_mm.training.tune import tune as run_tuning
+
+    settings = options.settings
+    name = registry.tasks.resolve(options.task).partition("@")[0].rpartition(":")[2].replace("/", "-")
+    out = options.out or Path("runs") / f"{name}-{settings.mode}-{settings.seed}"
+    summary = run_tuning(
+        options.task,
+        model=options.model,
+        out=out,
+        config=settings,
+        overwrite=options.overwrite,
+        quiet=options.json,
+    )
+    print(json.dumps(summary, indent=1) if options.json else _table(summary, out))
+
+
+def _table(summary: dict, out: Path) -> str:
+    lines = [f"{'':<14}{'accuracy':>9}   {'95 % interval':<18}{'n':>6}"]
+    for name, key in (("SFT", "sft"), ("reward model", "reward_model"), ("RL", "rl")):
+        row = summary[key]
+        low, high = row["interval"]
+        lines.append(f"{name:<14}{row['accuracy']:>9.1%}   [{low:.1%}, {high:.1%}]{'':<2}{row['n']:>6}")
+    low, high = summary["gain"]["interval"]
+    lines.append(f"{'gain by RL':<14}{summary['gain']['accuracy']:>+9.1%}   [{low:+.1%}, {high:+.1%}]")
+    lines.append(
+        f"KL to the SFT policy {summary['rl']['kl']:.2f} nats a reply; {summary['trainable_fraction']:.1%} of the "
+        f"weights trained; {summary['seconds']:.0f} s; peak memory {summary['peak_rss_gib']:.2f} GiB"
+    )
+    return "\n".join([*lines, f"report: {out / 'report.html'}"])
+
+
+@dataclass(frozen=True)
+class Report:
+    """Writes report.html of a run folder again, finished or not."""
+
+    run: tyro.conf.Positional[Path]
+    """The run folder."""
+
+
+def report(arguments: Sequence[str]) -> None:
+    """Writes the page of a run folder."""
+    options = parse(Report, arguments, prog="pe-rlhf report")
+    from pe_rlhf_mm.reports.page import write_report
+
+    print(write_report(options.run))

@@ -1,0 +1,117 @@
+"""`report.html`: one static page about one run."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+from collections.abc import Mapping
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from pe_rlhf_mm.reports.curves import FRAME, draw_curves
+from pe_rlhf_mm.reports.folder import RunRecord, read_run
+from pe_rlhf_mm.reports.gallery import choose_samples
+from pe_rlhf_mm.reports.records import Record, at, number, text
+from pe_rlhf_mm.reports.stages import headline, stage_rows
+from pe_rlhf_mm.reports.wording import DASH, duration, percent
+
+
+def write_report(folder: Path) -> Path:
+    """Writes `report.html` into a run folder, finished or not, and returns its path; the page before stays until then.
+
+    Raises UserError if the folder is no run folder, or its config.json or summary.json holds no JSON object.
+    """
+    folder = Path(folder)
+    page = _render(read_run(folder))
+    path = folder / "report.html"
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(page, encoding="utf-8", errors="replace")  # a reply may hold half a surrogate pair
+    os.replace(partial, path)
+    return path
+
+
+def _render(run: RunRecord) -> str:
+    environment = Environment(
+        loader=PackageLoader("pe_rlhf_mm.reports", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    style, script = _source("page.css"), _source("page.js")
+    return environment.get_template("page.html.jinja").render(
+        **_heading(run),
+        style=style,
+        script=script,
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        finished=run.finished,
+        headline=headline(run),
+        facts=_facts(run),
+        rows=stage_rows(run),
+        curves=draw_curves(run.metrics),
+        frame=FRAME._asdict(),
+        gallery=choose_samples(run.folder, run.samples),
+        unreadable={name: n for name, n in run.unreadable.items() if n},
+        details=_details(run.config),
+    )
+
+
+def _source(name: str) -> Markup:
+    """A file beside this one as it is: CSS and JavaScript of our own, with nothing filled in."""
+    return Markup(files("pe_rlhf_mm.reports").joinpath(name).read_text(encoding="utf-8"))
+
+
+def _heading(run: RunRecord) -> dict[str, str]:
+    return {
+        "task": text(run.config, "task"),
+        "model": text(run.config, "model") or DASH,
+        "mode": text(run.summary, "mode") or text(run.config, "settings", "mode") or DASH,
+    }
+
+
+def _facts(run: RunRecord) -> dict[str, str]:
+    memory = number(run.summary, "peak_rss_gib")
+    return {
+        "Seed": text(run.summary, "seed") or text(run.config, "settings", "seed") or DASH,
+        "Weights trained by RL": percent(number(run.summary, "trainable_fraction")),
+        "Total time": duration(number(run.summary, "seconds")),
+        "Peak memory": DASH if memory is None else f"{memory:.2f} GiB",
+    }
+
+
+def _details(config: Record) -> dict[str, dict[str, str]]:
+    """Tables by title: the settings, each section of them apart, then the versions and the machine."""
+    settings = at(config, "settings")
+    general = {"task": at(config, "task"), "model": at(config, "model"), "status": at(config, "status")}
+    tables: dict[str, dict[str, str]] = {"General": _written(general)}
+    for name, value in (settings if isinstance(settings, Mapping) else {}).items():
+        if isinstance(value, Mapping):
+            tables[f"Settings: {name}"] = _written(_flat(value))
+        else:
+            tables["General"] |= _written({name: value})
+    versions = at(config, "versions")
+    tables["Versions"] = _written(versions if isinstance(versions, Mapping) else {})
+    tables["Hardware"] = _written({"machine": at(config, "hardware")})
+    return {title: table for title, table in tables.items() if table}
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings under dotted names."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
+    return flat
+
+
+def _written(values: Mapping[str, Any]) -> dict[str, str]:
+    return {name: _setting(value) or DASH for name, value in values.items()}
+
+
+def _setting(value: object) -> str:
+    joined = ", ".join(map(str, value)) if isinstance(value, list | tuple) else value
+    return text({"value": joined}, "value")

@@ -1,0 +1,133 @@
+"""What a run came to: its headline, and the table of its stages."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from pe_rlhf_mm.reports.folder import RunRecord
+from pe_rlhf_mm.reports.records import Record, at, interval, number, text
+from pe_rlhf_mm.reports.wording import DASH, SPACE, count, decimal, duration, percent, points
+
+STAGES = {"sft": "SFT", "reward_model": "Reward model", "rl": "RL", "evaluation": "Evaluation"}
+_MEASURES = {
+    "sft": "test questions answered right",
+    "reward_model": "test pairs ranked right",
+    "rl": "test questions answered right",
+}
+_SETTINGS = {"sft": "sft", "reward_model": "reward", "rl": "rl"}
+_ENDINGS = {
+    "running": "it was still running when this page was written",
+    "interrupted": "it was interrupted",
+    "failed": "it failed",
+}
+
+
+class Bar(NamedTuple):
+    """An interval and its middle on a scale from 0 to 100."""
+
+    low: float
+    value: float
+    high: float
+
+
+class Row(NamedTuple):
+    """One line of the table of stages."""
+
+    stage: str
+    label: str
+    measure: str
+    value: str
+    extra: str
+    n: str
+    interval: str
+    bar: Bar | None
+    steps: str
+    time: str
+
+
+def headline(run: RunRecord) -> str:
+    """What came out, in plain words."""
+    return _outcome(run.summary) if run.finished else _unfinished(run)
+
+
+def _outcome(summary: Record) -> str:
+    before, after, gain = (number(summary, stage, "accuracy") for stage in ("sft", "rl", "gain"))
+    if before is None or after is None:
+        return "The run is finished, but its summary names no accuracy before and after RL."
+    n = number(summary, "rl", "n")
+    where = "on the test questions" if n is None else f"on {count(n)} test questions"
+    gain = after - before if gain is None else gain
+    ends = interval(summary, "gain", "interval")
+    sentence = f"Accuracy {where} was {percent(before)} after SFT and is {percent(after)} after RL: {points(gain)}"
+    if ends is None:
+        return f"{sentence} points."
+    low, high = ends
+    doubt = " The interval includes zero, so this may be chance." if low <= 0 <= high else ""
+    return f"{sentence} points (95{SPACE}% interval {points(low)} to {points(high)}).{doubt}"
+
+
+def _unfinished(run: RunRecord) -> str:
+    ending = _ENDINGS.get(text(run.config, "status"), "there is no summary")
+    sentence = f"This run is unfinished: {ending}, {_place(run)}."
+    checks = [(number(line, "step"), number(line, "validation_accuracy")) for line in _of(run.metrics, "rl")]
+    known = [(step, accuracy) for step, accuracy in checks if step is not None and accuracy is not None]
+    if len(known) < 2:
+        return sentence
+    (first, before), (last, now) = min(known), max(known)
+    start = "before RL" if first == 0 else f"at RL step {count(first)}"
+    return f"{sentence} Validation accuracy was {percent(before)} {start} and {percent(now)} at RL step {count(last)}."
+
+
+def _place(run: RunRecord) -> str:
+    stage = next((stage for stage in reversed(STAGES) if _of(run.metrics, stage)), None)
+    return "before the first step" if stage is None else f"in stage {STAGES[stage]} at step {_steps(run, stage)}"
+
+
+def stage_rows(run: RunRecord) -> list[Row]:
+    """The stages in order, with what is known of each."""
+    return [_row(run, stage) for stage in STAGES]
+
+
+def _row(run: RunRecord, stage: str) -> Row:
+    accuracy, ends = number(run.summary, stage, "accuracy"), interval(run.summary, stage, "interval")
+    kl = number(run.summary, stage, "kl")
+    return Row(
+        stage=stage,
+        label=STAGES[stage],
+        measure=_MEASURES.get(stage, "all of the above, on the test split"),
+        value=percent(accuracy),
+        extra="" if kl is None else f"KL to SFT {decimal(kl)} nats per reply",
+        n=count(number(run.summary, stage, "n")),
+        interval=DASH if ends is None else f"{percent(ends[0])} to {percent(ends[1])}",
+        bar=None if ends is None or accuracy is None else Bar(*(100 * x for x in (ends[0], accuracy, ends[1]))),
+        steps=_steps(run, stage),
+        time=duration(_seconds(run, stage)),
+    )
+
+
+def _steps(run: RunRecord, stage: str) -> str:
+    """Steps done, and of how many where that is known and not reached."""
+    done = [step for line in _of(run.metrics, stage) if (step := number(line, "step")) is not None]
+    planned = number(at(run.config, "settings", _SETTINGS.get(stage, "")), "steps")
+    if not done:
+        return DASH
+    return count(max(done)) if planned is None or max(done) == planned else f"{count(max(done))} of {count(planned)}"
+
+
+def _seconds(run: RunRecord, stage: str) -> float | None:
+    """The stage's time from the summary; in an unfinished run, from the end of the stage before to its last line."""
+    known = number(run.summary, "stages", stage)
+    if known is not None or not _of(run.metrics, stage):
+        return known
+    earlier = list(STAGES)[: list(STAGES).index(stage)]
+    start = max((_last_second(run, other) for other in earlier), default=0.0)
+    return _last_second(run, stage) - start
+
+
+def _last_second(run: RunRecord, stage: str) -> float:
+    return max((number(line, "seconds") or 0.0 for line in _of(run.metrics, stage)), default=0.0)
+
+
+def _of(metrics: Sequence[Record], stage: str) -> list[Record]:
+    return [line for line in metrics if at(line, "stage") == stage]
