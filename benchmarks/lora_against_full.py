@@ -2,10 +2,11 @@
 
     python benchmarks/lora_against_full.py [--steps 15] [--json]
 
-Both modes run in one process, in turn, step by step (lora, full, lora, full, ..), on the same batches of pe/easy-vqa with
-tiny-vlm. Seconds are medians of steps after two that are not counted, with the quartiles. Peak memory is what the compiler
-says a step holds at once: arguments + results - results that reuse an argument's memory + temporaries. It counts the
-weights of every role that the step reads, the optimizer state, the batch, and the activations.
+Both modes run in one process, in turn, step by step (lora, full, lora, full, ..), on the same batches of pe/easy-vqa
+with tiny-vlm. Seconds are medians of the steps after two that are not counted, with the quartiles. Peak memory is what
+the compiler says that the training step holds at once (arguments + results - results that reuse an argument's memory +
+temporaries: weights, optimizer state, batch, activations), and in RL also the weights of the anchor and of the reward
+model, which lie beside it.
 """
 
 from __future__ import annotations
@@ -79,7 +80,8 @@ def rl_step(model: Model, config: TuneConfig, data: Any) -> tuple[Timed, float]:
     scorer, key = reinforce.learned_reward(model.config), jax.random.key(1)
     collect = functools.partial(reinforce.collect, model.config, roles)
     rollout, _ = collect(state.trainable, next(stream), settings, sampling, scorer, key)
-    peak = compiled_peak(state, roles, rollout, loss=loss, optimizer=optimizer)
+    beside = sum(x.nbytes for x in jax.tree.leaves(roles.pick("anchor", "reward"))) / 2**20
+    peak = compiled_peak(state, roles, rollout, loss=loss, optimizer=optimizer) + beside
 
     def step() -> float:
         nonlocal state

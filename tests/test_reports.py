@@ -49,7 +49,7 @@ SUMMARY = {
 
 
 class Page(HTMLParser):
-    """What a browser would make of a page: its elements with their attributes, its text, and the cells of its tables."""
+    """What a browser makes of a page: its elements with their attributes, its text, and the cells of its tables."""
 
     def __init__(self, html: str):
         super().__init__()
@@ -157,7 +157,7 @@ def test_the_headline_says_the_gain_and_how_sure_it_is(tmp_path: Path) -> None:
     assert "Accuracy on 1,500 test questions was 51.2 % after SFT and is 63.4 % after RL: +12.2 points" in text
     assert "(95 % interval +9.5 to +14.9)" in text
     assert "may be chance" not in text
-    assert "unfinished" not in text
+    assert "This run is unfinished" not in text
 
 
 def test_a_gain_whose_interval_includes_zero_is_called_doubtful(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """Divergence of the policy from its anchor, token by token, estimated from the tokens that the policy drew.
 
 With x = log π - log anchor: k1 = x is unbiased and can be negative; k3 = exp(-x) + x - 1 is unbiased, never negative
-and steadier to look at, but its *gradient* is not that of the divergence (Schulman 2020, "Approximating KL divergence").
+and steadier to look at, but its *gradient* is not that of the divergence (Schulman 2020, "Approximating KL").
 """
 
 from __future__ import annotations

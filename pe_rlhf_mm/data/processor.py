@@ -26,6 +26,7 @@ class EncodedPrompt(NamedTuple):
 
 
 def rounded(length: int) -> int:
+    """The length rounded up to the next multiple of ROUND_TO."""
     return -(-length // ROUND_TO) * ROUND_TO
 
 

@@ -12,7 +12,7 @@ import resource
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -71,8 +71,9 @@ def _ending(run: Run) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        run.close("interrupted" if isinstance(error, KeyboardInterrupt) else "failed")
-        write_report(run.folder)
+        with suppress(OSError):  # a full disk must not hide the error that is being reported
+            run.close("interrupted" if isinstance(error, KeyboardInterrupt) else "failed")
+            write_report(run.folder)
         raise
     run.close("finished")
     write_report(run.folder)
@@ -94,34 +95,21 @@ class _Stopwatch:
 def _stages(
     id: str, task: PreferenceTask, model: Model, config: TuneConfig, run: Run, observer: Observer
 ) -> dict[str, Any]:
-    watch, processor = _Stopwatch(), model.processor
+    watch, processor, remat, seed = _Stopwatch(), model.processor, config.remat, config.seed
     roles, data = attach(model, config), prepare(task, model, config)
+    gallery = data.gallery
 
     with watch.of("sft"):
+        shown, dropout = data.demonstrations, config.lora.dropout
         roles = sft(
-            roles,
-            processor,
-            data.gallery,
-            data.demonstrations,
-            config.sft,
-            dropout=config.lora.dropout,
-            remat=config.remat,
-            seed=config.seed,
-            observer=observer,
+            roles, processor, gallery, shown, config.sft, dropout=dropout, remat=remat, seed=seed, observer=observer
         )
         run.save(roles, "sft")
 
     with watch.of("reward_model"):
+        pairs = (data.pairs, data.validation_pairs)
         roles = train_reward_model(
-            roles,
-            processor,
-            data.gallery,
-            data.pairs,
-            data.validation_pairs,
-            config.reward,
-            remat=config.remat,
-            seed=config.seed,
-            observer=observer,
+            roles, processor, gallery, *pairs, config.reward, remat=remat, seed=seed, observer=observer
         )
         run.save(roles, "reward")
 
@@ -131,16 +119,9 @@ def _stages(
         return answers.evaluation.headline.value
 
     with watch.of("rl"):
+        prompts = data.prompts
         roles = reinforce(
-            roles,
-            processor,
-            data.gallery,
-            data.prompts,
-            config.rl,
-            monitor=monitor,
-            remat=config.remat,
-            seed=config.seed,
-            observer=observer,
+            roles, processor, gallery, prompts, config.rl, monitor=monitor, remat=remat, seed=seed, observer=observer
         )
         run.save(roles, "policy", "value")
 

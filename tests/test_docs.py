@@ -1,0 +1,103 @@
+"""Every snippet of the documentation is run, as it is printed."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image as Pillow
+
+ROOT = Path(__file__).parent.parent
+BLOCK = re.compile(r"^```(\w+)(?: file=(\S+))?\n(.*?)^```", re.M | re.S)
+
+
+def blocks(page: str, language: str) -> list[tuple[str, str]]:
+    """(file name or "", code) of every block of a language."""
+    return [(name, code) for lang, name, code in BLOCK.findall((ROOT / page).read_text()) if lang == language]
+
+
+def run(arguments: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.run(
+        [sys.executable, *arguments], cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
+
+
+@pytest.fixture(scope="module")
+def task_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The files of docs/register-a-task.md, written out as printed."""
+    folder = tmp_path_factory.mktemp("task")
+    for name, code in blocks("docs/register-a-task.md", "python"):
+        (folder / name).write_text(code)
+    return folder
+
+
+def test_a_task_is_about_forty_lines(task_folder: Path) -> None:
+    lines = (task_folder / "swatches.py").read_text().splitlines()
+    assert len([line for line in lines if line.strip()]) <= 40
+
+
+def test_the_printed_task_and_evaluator_conform(task_folder: Path) -> None:
+    for verb, name in (("tasks", "swatches.py:Swatches"), ("evaluators", "shouting.py:Quiet")):
+        done = run(["-m", "pe_rlhf_mm", verb, "check", name], task_folder)
+        assert done.returncode == 0, done.stderr
+        assert "conforms" in done.stdout
+
+
+def test_the_printed_task_can_be_tuned_and_evaluated(task_folder: Path) -> None:
+    small = "--sft.steps 30 --reward.steps 30 --rl.steps 10 --rl.prompts 16 --rl.evaluation-samples 20".split()
+    done = run(
+        ["-m", "pe_rlhf_mm", "tune", "swatches.py:Swatches", "--out", "runs/swatches", "--json", *small], task_folder
+    )
+    assert done.returncode == 0, done.stderr
+    summary = json.loads(done.stdout)
+    assert summary["rl"]["n"] == 100
+    assert (task_folder / "runs/swatches/report.html").is_file()
+    done = run(
+        ["-m", "pe_rlhf_mm", "eval", "run", "swatches.py:Swatches", "--policy", "runs/swatches", "--json"], task_folder
+    )
+    assert done.returncode == 0, done.stderr
+    # The same adapters, read back from disk in another process, answer alike.
+    assert json.loads(done.stdout)["metrics"][0]["value"] == pytest.approx(summary["rl"]["accuracy"])
+
+
+def test_the_python_of_the_readme_runs(tmp_path: Path) -> None:
+    """As printed, with small settings in place of the six-minute ones."""
+    (code,) = [code for _, code in blocks("README.md", "python")]
+    ast.parse(code)
+    Pillow.new("RGB", (64, 64), "teal").save(tmp_path / "picture.png")
+    small = """
+import pe_rlhf_mm.tasks.vqa.easy_vqa as easy_vqa
+easy_vqa.EasyVQA.tuning = pe.TuneConfig(
+    sft=pe.SFTConfig(steps=4, batch_size=16, demonstrations=32),
+    reward=pe.RewardConfig(steps=4, batch_size=16, pairs=64, validate_every=2, validation_pairs=32),
+    rl=pe.RLConfig(steps=2, prompts=16, max_tokens=8, evaluate_every=2, evaluation_samples=32),
+    test_samples=64,
+)
+"""
+    first, rest = code.split("\n", 1)
+    (tmp_path / "readme.py").write_text("\n".join([first, small, rest]))
+    done = run(["readme.py"], tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "95 % interval" in done.stdout
+
+
+def test_every_command_of_the_documentation_exists() -> None:
+    from pe_rlhf_mm.cli.main import VERBS, find
+
+    for page in ("README.md", "docs/register-a-task.md"):
+        text = (ROOT / page).read_text()
+        for line in re.findall(r"^pe-rlhf ([^#\n]+)", text, re.M):
+            assert find(line.split())[0] in VERBS
+
+
+def test_every_link_in_the_documentation_leads_somewhere() -> None:
+    for page in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]:
+        for target in re.findall(r"\]\(([^)#]+)", page.read_text()):
+            assert target.startswith("https://") or (page.parent / target).exists(), f"{page.name}: {target}"
