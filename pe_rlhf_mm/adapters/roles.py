@@ -87,7 +87,9 @@ class Roles(NamedTuple):
     def start(self, role: str, source: str) -> Roles:
         """`role` begins as `source` is now: the policy as the SFT policy, for instance."""
         if source in self.copies or source == BACKBONE:
-            return self._replace(copies={**self.copies, role: self.weights(source).state})
+            # Copies are trained: in float32, since a bfloat16 weight swallows most updates.
+            copy = jax.tree.map(lambda x: x.astype(jnp.float32), self.weights(source).state)
+            return self._replace(copies={**self.copies, role: copy})
         return self._replace(
             slots={**self.slots, role: self.slots[source]}, scales={**self.scales, role: self.scales[source]}
         )

@@ -158,7 +158,7 @@ def train_reward_model(
         roles.pick("reward"),
         stream,
         loss,
-        adam(settings.learning_rate, settings.steps, warmup=min(20, settings.steps // 10)),
+        adam(settings.learning_rate, settings.steps, warmup=min(20, settings.steps // 10), decay=True),
         steps=settings.steps,
         key=jax.random.key(seed),
         observer=observer,

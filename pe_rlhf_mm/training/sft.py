@@ -50,7 +50,6 @@ def sft(
     dropout: float = 0.0,
     remat: bool = False,
     seed: int = 0,
-    decay: bool = False,
     observer: Observer = Silent(),
 ) -> Roles:
     """Trains the role `sft` (which must exist) and returns the roles with it in place."""
@@ -68,7 +67,7 @@ def sft(
         roles.pick("sft"),
         stream,
         functools.partial(loss, processor.config, dropout, remat),
-        adam(settings.learning_rate, settings.steps, warmup=min(20, settings.steps // 10), decay=decay),
+        adam(settings.learning_rate, settings.steps, warmup=min(20, settings.steps // 10), decay=True),
         steps=settings.steps,
         key=jax.random.key(seed),
         observer=observer,

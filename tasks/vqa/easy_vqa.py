@@ -2,7 +2,7 @@
 
 Read from the installed `easy-vqa` package, nothing is downloaded. The published test images stay test images; one
 training image in ten, chosen by a hash of its number, is held out for validation. Preference pairs are made by rule
-from the published answers: the right answer against a wrong one of the same kind (yes/no, a shape, or a color).
+from the published answers: the right answer against a wrong one (`wrong_answer`).
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from pe_rlhf_mm.types import Image, Message, Preference, Sample, Text
 SHAPES = ("rectangle", "circle", "triangle")
 COLORS = ("red", "green", "blue", "yellow", "black", "gray", "teal", "brown")
 KINDS = (("yes", "no"), SHAPES, COLORS)
+SAME_KIND = 0.75
+ANSWERS = tuple(answer for kind in KINDS for answer in kind)
 SPLITS = ("train", "validation", "test")
 
 
@@ -38,8 +40,12 @@ def held_out(image: int) -> bool:
 
 
 def wrong_answer(answer: str, rng: random.Random) -> str:
-    """An answer of the same kind as the right one, and not it."""
-    kind = next(kind for kind in KINDS if answer in kind)
+    """Three times in four an answer of the same kind as the right one, otherwise any; never the right one.
+
+    Without the others a reward model never learns that "triangle" is no answer to a yes/no question, and a policy that
+    is trained against it soon says nothing else.
+    """
+    kind = next(kind for kind in KINDS if answer in kind) if rng.random() < SAME_KIND else ANSWERS
     return rng.choice([other for other in kind if other != answer])
 
 
