@@ -64,16 +64,16 @@ def examine(
     observer.begin("evaluation", PARTS)
     questions = ask(samples, processor, gallery, room=config.rl.max_tokens)
     found = {}
-    for part, role in enumerate(("sft", "policy"), start=1):
+    for part, (role, name) in enumerate((("sft", "sft"), ("policy", "rl")), start=1):
         found[role] = answer(id, task, roles, role, processor, questions, config.rl.max_tokens)
-        observer.step("evaluation", part, {"accuracy": found[role].evaluation.headline.value})
+        observer.step("evaluation", part, {name: found[role].evaluation.headline.value})
 
     preferences = pick(list(task.preferences("test", seed=config.seed)), config.test_samples, seed=config.seed)
     pairs = compare(preferences, processor, gallery, room=config.rl.max_tokens)
     right = score_pairs(roles, processor, gallery, pairs).right
     clusters = [p.cluster or str(i) for i, p in enumerate(preferences)]
     reward_accuracy, reward_interval = clustered_mean(right.tolist(), clusters)
-    observer.step("evaluation", 3, {"validation_accuracy": reward_accuracy})
+    observer.step("evaluation", 3, {"reward_model": reward_accuracy})
 
     rewards = _rewards(roles, processor, questions, found["sft"].tokens, found["policy"].tokens)
     divergence = mean_divergence(roles, processor, gallery, questions.prompts, config.rl, seed=config.seed)

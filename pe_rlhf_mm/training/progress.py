@@ -17,7 +17,7 @@ from rich.progress import (
 )
 
 LABELS = {"sft": "SFT", "reward_model": "Reward model", "rl": "RL", "evaluation": "Evaluation"}
-SHOWN = ("loss", "accuracy", "validation_accuracy", "reward", "kl")
+SHOWN = ("loss", "accuracy", "validation_accuracy", "reward", "kl", "sft", "reward_model", "rl")
 
 
 class ProgressBar:
@@ -58,7 +58,8 @@ class ProgressBar:
         self._progress.update(self._tasks[stage], completed=step, numbers=self._text(stage))
         total = self._totals[stage]
         if not self.console.is_terminal and (step == total or step % max(total // 10, 1) == 0):
-            self.console.print(f"{LABELS.get(stage, stage):<12} {step}/{total}  {self._text(stage)}", highlight=False)
+            line = f"{LABELS.get(stage, stage):<12} {step}/{total}  {self._text(stage)}"
+            self.console.print(line, highlight=False, soft_wrap=True)
 
     def note(self, stage: str, step: int, metrics: Mapping[str, float]) -> None:
         self._remember(stage, metrics)

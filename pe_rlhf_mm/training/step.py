@@ -50,5 +50,5 @@ def train_step(
     (value, metrics), grads = gradient(state.trainable, roles, batch, key)
     updates, optimizer_state = optimizer.update(grads, state.optimizer, state.trainable)
     trainable = optax.apply_updates(state.trainable, updates)
-    metrics = {**metrics, "loss": value, "grad_norm": optax.global_norm(grads)}
+    metrics = {**metrics, "loss": value, "grad_norm": optax.tree.norm(grads)}
     return TrainState(trainable, optimizer_state, state.step + 1, state.key), metrics
