@@ -22,8 +22,8 @@ lint: $(READY)
 types: $(READY)
 	$(BIN)/mypy
 
-tiny-vlm: $(READY)        ## train the shipped model again (about 20 minutes)
-	$(BIN)/python -m pe_rlhf_mm.training.tiny pe_rlhf_mm/assets/tiny-vlm
+tiny-vlm: $(READY)        ## train the shipped model again (about 40 minutes)
+	$(BIN)/python -m pe_rlhf_mm.assets.tiny_vlm pe_rlhf_mm/assets/tiny-vlm
 
 benchmark: $(READY)       ## LoRA against full tuning: step time and memory
 	$(BIN)/python benchmarks/lora_against_full.py

@@ -16,13 +16,13 @@ if TYPE_CHECKING:
     from pe_rlhf_mm.models.model import load_model as load_model
     from pe_rlhf_mm.registry import register_evaluator as register_evaluator
     from pe_rlhf_mm.registry import register_task as register_task
+    from pe_rlhf_mm.rollout.load import load_policy as load_policy
     from pe_rlhf_mm.rollout.policy import Policy as Policy
     from pe_rlhf_mm.training.config import LoraConfig as LoraConfig
     from pe_rlhf_mm.training.config import RewardConfig as RewardConfig
     from pe_rlhf_mm.training.config import RLConfig as RLConfig
     from pe_rlhf_mm.training.config import SFTConfig as SFTConfig
     from pe_rlhf_mm.training.config import TuneConfig as TuneConfig
-    from pe_rlhf_mm.training.run import load_policy as load_policy
     from pe_rlhf_mm.training.tune import tune as tune
     from pe_rlhf_mm.types import Image as Image
     from pe_rlhf_mm.types import Message as Message
@@ -38,9 +38,9 @@ _HOMES = {
     "evaluation.evaluate": ("Evaluation", "evaluate"),
     "models.model": ("Model", "load_model"),
     "registry": ("register_evaluator", "register_task"),
+    "rollout.load": ("load_policy",),
     "rollout.policy": ("Policy",),
     "training.config": ("LoraConfig", "RewardConfig", "RLConfig", "SFTConfig", "TuneConfig"),
-    "training.run": ("load_policy",),
     "training.tune": ("tune",),
     "types": ("Image", "Message", "Outcome", "Preference", "Sample", "Score", "Step", "Text"),
 }

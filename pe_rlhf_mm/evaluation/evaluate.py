@@ -123,7 +123,7 @@ def evaluate(
     `policy`: a Policy, a plain function from messages to text, a run folder, or the name or folder of a model. Raises
     UnknownId for an unknown task, UserError for an empty split or a policy that cannot be used.
     """
-    from pe_rlhf_mm.training.run import policy_from
+    from pe_rlhf_mm.rollout.load import policy_from
 
     id = registry.tasks.resolve(task)
     instance = registry.tasks.make(task)

@@ -1,4 +1,4 @@
-"""A run folder: what a tuning writes while it goes, and how a policy is read back from it.
+"""A run folder: what a tuning writes while it goes. (How a policy is read back from it: `rollout/load.py`.)
 
 config.json     what was asked for, on what machine, and how it ended: always there
 metrics.jsonl   one line a step
@@ -15,16 +15,13 @@ import json
 import os
 import platform
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pe_rlhf_mm.adapters.files import load_role, save_role, write_json
-from pe_rlhf_mm.adapters.roles import Roles, only_backbone
+from pe_rlhf_mm.adapters.files import save_role, write_json
+from pe_rlhf_mm.adapters.roles import Roles
 from pe_rlhf_mm.errors import UserError
-from pe_rlhf_mm.models.model import SHIPPED, load_model
-from pe_rlhf_mm.rollout.policy import Policy
-from pe_rlhf_mm.types import Message
 
 PACKAGES = ("pe-rlhf-mm", "jax", "jaxlib", "flax", "optax", "transformers", "numpy", "grain")
 Status = Literal["running", "finished", "interrupted", "failed"]
@@ -112,39 +109,3 @@ def _hardware() -> str:
 
     device = jax.devices()[0]
     return f"{jax.device_count()} x {device.device_kind}, {os.cpu_count()} CPU cores, {platform.machine()}"
-
-
-def load_policy(folder: str | Path, *, role: str | None = None) -> Policy:
-    """The tuned policy of a run: the role `policy`, or `sft` where RL has not been reached, or the role asked for.
-
-    Raises UserError if the folder is no run, or has no such role.
-    """
-    folder = Path(folder)
-    if not (folder / "config.json").is_file():
-        raise UserError(f"{folder} is no run folder: it has no config.json")
-    run = json.loads((folder / "config.json").read_text())
-    if "task" not in run:
-        raise UserError(f"{folder} is no run folder: its config.json names no task (is it a checkpoint folder?)")
-    saved = sorted(p.name for p in (folder / "adapters").glob("*") if any(p.iterdir()))
-    wanted = role or next((r for r in ("policy", "sft") if r in saved), "policy")
-    if wanted not in saved:
-        raise UserError(f"{folder} has no role {wanted!r}; saved so far: {', '.join(saved) or 'none'}")
-    model = load_model(run["model"])
-    roles = load_role(folder / "adapters" / wanted, only_backbone(model.state), wanted, model.config)
-    return Policy(model.processor, roles.weights(wanted), f"{folder}:{wanted}")
-
-
-def policy_from(reference: Policy | Callable[[Sequence[Message]], str] | str) -> Policy | Callable[..., str]:
-    """A policy from whatever names one: itself, a function, `module:function`, a run folder, or a model."""
-    if not isinstance(reference, str):
-        return reference
-    folder = Path(reference)
-    if (folder / "config.json").is_file() and "task" in json.loads((folder / "config.json").read_text()):
-        return load_policy(folder)
-    if ":" in reference and reference not in SHIPPED:
-        from pe_rlhf_mm.registry import import_attribute
-
-        function: Callable[..., str] = import_attribute(reference, "policy")
-        return function
-    model = load_model(reference)
-    return Policy(model.processor, only_backbone(model.state).weights("backbone"), model.name)

@@ -1,0 +1,49 @@
+"""A policy from whatever names one: a run folder, a model, a function."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from pe_rlhf_mm.adapters.files import load_role
+from pe_rlhf_mm.adapters.roles import BACKBONE, only_backbone
+from pe_rlhf_mm.errors import UserError
+from pe_rlhf_mm.models.model import SHIPPED, load_model
+from pe_rlhf_mm.registry import import_attribute
+from pe_rlhf_mm.rollout.policy import Policy
+from pe_rlhf_mm.types import Message
+
+
+def load_policy(folder: str | Path, *, role: str | None = None) -> Policy:
+    """The tuned policy of a run: the role `policy`, or `sft` where RL has not been reached, or the role asked for.
+
+    Raises UserError if the folder is no run, or has no such role.
+    """
+    folder = Path(folder)
+    if not (folder / "config.json").is_file():
+        raise UserError(f"{folder} is no run folder: it has no config.json")
+    run = json.loads((folder / "config.json").read_text())
+    if "task" not in run:
+        raise UserError(f"{folder} is no run folder: its config.json names no task (is it a checkpoint folder?)")
+    saved = sorted(p.name for p in (folder / "adapters").glob("*") if any(p.iterdir()))
+    wanted = role or next((r for r in ("policy", "sft") if r in saved), "policy")
+    if wanted not in saved:
+        raise UserError(f"{folder} has no role {wanted!r}; saved so far: {', '.join(saved) or 'none'}")
+    model = load_model(run["model"])
+    roles = load_role(folder / "adapters" / wanted, only_backbone(model.state), wanted, model.config)
+    return Policy(model.processor, roles.weights(wanted), f"{folder}:{wanted}")
+
+
+def policy_from(reference: Policy | Callable[[Sequence[Message]], str] | str) -> Policy | Callable[..., str]:
+    """A policy from whatever names one: itself, a function, `module:function`, a run folder, or a model."""
+    if not isinstance(reference, str):
+        return reference
+    folder = Path(reference)
+    if (folder / "config.json").is_file() and "task" in json.loads((folder / "config.json").read_text()):
+        return load_policy(folder)
+    if ":" in reference and reference not in SHIPPED:
+        function: Callable[..., str] = import_attribute(reference, "policy")
+        return function
+    model = load_model(reference)
+    return Policy(model.processor, only_backbone(model.state).weights(BACKBONE), model.name)
