@@ -1,0 +1,85 @@
+"""Small models and batches with random contents, for tests that compare two ways of computing one thing."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from pe_rlhf_mm.adapters import lora, roles
+from pe_rlhf_mm.adapters.roles import Roles
+from pe_rlhf_mm.models import vlm
+from pe_rlhf_mm.models.config import BlockConfig, VisionConfig, VLMConfig
+from pe_rlhf_mm.types import Completions, Pixels, Prompts
+
+CONFIG = VLMConfig(
+    decoder=BlockConfig(layers=2, width=32, heads=4, kv_heads=2, head_width=8, mlp_width=48, qk_norm=True),
+    vision=VisionConfig(
+        BlockConfig(layers=1, width=24, heads=2, kv_heads=2, head_width=12, mlp_width=32, rope_theta=None),
+        image_size=16,
+        patch_size=4,
+        merge=2,
+    ),
+    vocabulary=40,
+    context=128,
+    pad_id=0,
+    image_id=1,
+    stop_id=2,
+)
+FIRST_WORD = 7
+"""Ids below it are special."""
+
+
+class Batch(NamedTuple):
+    prompts: Prompts
+    completions: Completions
+
+
+def state(seed: int = 0) -> nnx.State:
+    return vlm.initial_state(CONFIG, jax.random.key(seed))
+
+
+def random_slot(seed: int, *, rank: int = 3, width: int | None = None, targets: tuple[str, ...] = ("q", "k", "v", "o")):
+    """A slot that has been trained, as far as anybody can tell: its `b` is not zero."""
+    shapes = vlm.adapter_shapes(CONFIG, targets)
+    slot = lora.new_slot(jax.random.key(seed), shapes, layers=CONFIG.decoder.layers, rank=rank, width=width)
+    keys = jax.random.split(jax.random.key(seed + 1000), len(slot))
+    return {
+        target: lora.LowRank(low.a, low.b.at[:, :rank].set(0.3 * jax.random.normal(key, low.b[:, :rank].shape)))
+        for key, (target, low) in zip(keys, slot.items(), strict=True)
+    }
+
+
+def random_roles(*names: str, seed: int = 0) -> Roles:
+    """A backbone, and trained adapters and a head for each name."""
+    made = roles.only_backbone(state(seed))
+    for i, name in enumerate(names, start=1):
+        made = made._replace(
+            slots={**made.slots, name: random_slot(seed + i)}, scales={**made.scales, name: jnp.float32(0.5 + i)}
+        ).with_head(name, jax.random.normal(jax.random.key(seed + 50 + i), (CONFIG.decoder.width,)))
+    return made
+
+
+def random_batch(
+    rng: np.random.Generator, *, rows: int = 3, group: int = 2, length: int = 12, steps: int = 6, images: bool = True
+) -> Batch:
+    """Prompts of different lengths, each but the last with an image, and completions of different lengths."""
+    tokens, mask = np.full((rows, length), CONFIG.pad_id, np.int32), np.zeros((rows, length), bool)
+    count = CONFIG.vision.image_tokens
+    patches = rng.integers(0, 256, (rows, CONFIG.vision.patches, CONFIG.vision.patch_numbers), dtype=np.uint8)
+    for i in range(rows):
+        n = length - i
+        words = rng.integers(FIRST_WORD, CONFIG.vocabulary, n)
+        if images and i < rows - 1:
+            words[1 : 1 + count] = CONFIG.image_id
+        tokens[i, length - n :], mask[i, length - n :] = words, True
+    said = rng.integers(FIRST_WORD, CONFIG.vocabulary, (rows, group, steps)).astype(np.int32)
+    spoken = np.zeros(said.shape, bool)
+    for i in range(rows):
+        for j in range(group):
+            n = 1 + (i * group + j) % steps
+            said[i, j, n - 1], said[i, j, n:], spoken[i, j, :n] = CONFIG.stop_id, CONFIG.pad_id, True
+    return Batch(Prompts(tokens, mask, Pixels(patches) if images else None), Completions(said, spoken))
