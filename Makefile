@@ -22,7 +22,7 @@ lint: $(READY)
 types: $(READY)
 	$(BIN)/mypy
 
-tiny-vlm: $(READY)        ## train the shipped model again (about 40 minutes)
+tiny-vlm: $(READY)        ## train the shipped model again (about 45 minutes)
 	$(BIN)/python -m pe_rlhf_mm.assets.tiny_vlm pe_rlhf_mm/assets/tiny-vlm
 
 benchmark: $(READY)       ## LoRA against full tuning: step time and memory

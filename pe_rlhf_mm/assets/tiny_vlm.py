@@ -1,6 +1,6 @@
 """How tiny-vlm was made: a model of 1.1 million parameters that has seen shapes, colours, places and a few words.
 
-    python -m pe_rlhf_mm.assets.tiny_vlm FOLDER          (about 40 minutes on 2 CPU cores)
+    python -m pe_rlhf_mm.assets.tiny_vlm FOLDER          (about 45 minutes on 2 CPU cores)
 
 Its pictures are the 4,000 *training* images of the `easy-vqa` package (MIT), and mirror images of them. It learns to
 describe them, to name single properties, to point, and to say whether a statement is true. It never sees a question of
@@ -92,6 +92,15 @@ PHASES = (
         2500,
         1e-3,
         {"describe": 15, "point": 5, "shape": 25, "is shape": 35, "is color": 10, "is place": 5, "repeat": 5},
+    ),
+    # A little of everything again, so that nothing stays forgotten.
+    Phase(
+        500,
+        5e-4,
+        {
+            "describe": 15, "point": 5, "shape": 15, "color": 10, "place": 5, "size": 5,
+            "is shape": 20, "is color": 10, "is place": 10, "repeat": 5,
+        },
     ),
 )  # fmt: skip
 
