@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from pe_rlhf_mm.registry import register_evaluator
 from pe_rlhf_mm.types import Outcome, Score
@@ -24,7 +24,7 @@ class ExactMatch:
         target = outcome.sample.target
         if target is None:
             return Score(None, f"sample {outcome.sample.id} has no target")
-        targets = [target] if isinstance(target, str) else list(target)
+        targets = [target] if isinstance(target, str) or not isinstance(target, Iterable) else list(target)
         said = extract_answer(outcome.replies[-1]) if outcome.replies else ""
         right = said in {extract_answer(str(t)) for t in targets}
         return Score(float(right), f"said {said!r}, expected {' or '.join(map(str, targets))!r}")

@@ -13,5 +13,9 @@ class PromptTooLong(UserError):
     """A prompt that does not fit the model's context together with its completion."""
 
 
+class OutOfRange(UserError, ValueError):
+    """A setting outside its range."""
+
+
 class TrainingDiverged(UserError):
     """A loss or a gradient that is no longer finite."""

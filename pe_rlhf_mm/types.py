@@ -42,11 +42,14 @@ class Image:
     type: Literal["image"] = "image"
 
 
+Role = Literal["system", "user", "assistant", "tool"]
+
+
 @dataclass(frozen=True)
 class Message:
     """One turn of a conversation. `content` is a string, or a sequence of Text and Image parts."""
 
-    role: Literal["system", "user", "assistant", "tool"]
+    role: Role
     content: str | Sequence[Text | Image]
 
     @property

@@ -88,7 +88,9 @@ def _load_slot(folder: Path, config: VLMConfig) -> tuple[Slot, float]:
     path = folder / "adapter_config.json"
     if not path.is_file():
         raise UserError(f"{folder} holds no adapter: there is no adapter_config.json")
-    settings = json.loads(path.read_text())
+    settings = backbone.read_json(path)
+    if not {"r", "lora_alpha", "target_modules"} <= settings.keys():
+        raise UserError(f"{path} describes no adapter: expected r, lora_alpha and target_modules")
     rank, layers = settings["r"], config.decoder.layers
     short = {module.rpartition(".")[2]: target for target, module in MODULES.items()}
     unknown = [m for m in settings["target_modules"] if m not in short]
@@ -120,7 +122,7 @@ def _read(path: Path) -> dict[str, np.ndarray]:
         tensors: dict[str, np.ndarray] = load_file(path)
     except FileNotFoundError as error:
         raise UserError(f"{path} does not exist") from error
-    except SafetensorError as error:
+    except (SafetensorError, OSError) as error:
         raise UserError(f"{path} is damaged or not a safetensors file: {error}") from error
     return tensors
 

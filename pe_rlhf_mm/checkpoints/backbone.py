@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -24,22 +25,32 @@ def names(state: nnx.State) -> dict[str, jax.Array]:
     return {".".join(map(str, path)): variable.get_value() for path, variable in nnx.to_flat_state(state)}
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """Reads a JSON object. Raises UserError for a file that is missing or holds something else."""
+    try:
+        values = json.loads(path.read_text())
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}.") from error
+    except ValueError as error:
+        raise UserError(f"{path} is not valid JSON: {error}. The file is damaged; copy or make it again.") from error
+    if not isinstance(values, dict):
+        raise UserError(f"{path} holds a {type(values).__name__}; expected a JSON object.")
+    return values
+
+
 def read_config(folder: Path) -> VLMConfig:
     """Reads `config.json`. Raises UserError for a missing file, broken JSON, or a family that is not supported."""
     path = folder / "config.json"
     if not path.is_file():
         raise UserError(f"{folder} is no checkpoint folder: it has no config.json.")
-    try:
-        values = json.loads(path.read_text())
-    except ValueError as error:
-        raise UserError(f"{path} is not valid JSON: {error}.") from error
+    values = read_json(path)
     family = values.get("model_type")
     if family != MODEL_TYPE:
         raise UserError(f"{path} says model_type {family!r}; supported: {MODEL_TYPE!r}.")
     try:
         return VLMConfig.from_dict(values)
     except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path} does not describe a model: {error}.") from error
+        raise UserError(f"{path} does not describe a model: {error}. Copy the checkpoint again.") from error
 
 
 def load_state(folder: Path, config: VLMConfig, dtype: jnp.dtype) -> nnx.State:
@@ -48,9 +59,9 @@ def load_state(folder: Path, config: VLMConfig, dtype: jnp.dtype) -> nnx.State:
     try:
         stored = load_file(path)
     except FileNotFoundError as error:
-        raise UserError(f"{folder} has no model.safetensors.") from error
-    except SafetensorError as error:
-        raise UserError(f"{path} is damaged or not a safetensors file: {error}.") from error
+        raise UserError(f"{folder} has no model.safetensors. Copy the checkpoint again.") from error
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path} is damaged or not a safetensors file: {error}. Copy the checkpoint again.") from error
     state = vlm.abstract_state(config)
     wanted = names(state)
     wrong = [f"missing: {n}" for n in sorted(wanted.keys() - stored.keys())]
@@ -61,7 +72,9 @@ def load_state(folder: Path, config: VLMConfig, dtype: jnp.dtype) -> nnx.State:
         if stored[n].shape != wanted[n].shape
     ]
     if wrong:
-        raise UserError(f"{path} does not fit its config.json:\n  " + "\n  ".join(wrong))
+        raise UserError(
+            f"{path} does not fit its config.json:\n  " + "\n  ".join(wrong) + "\nAre both of the same checkpoint?"
+        )
     return jax.tree_util.tree_map_with_path(lambda path, _: stored[_dotted(path)].astype(dtype), state)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import io
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Float, UInt8
 from PIL import Image as Pillow
+from PIL import ImageOps
 
 from pe_rlhf_mm.errors import ImageError
 from pe_rlhf_mm.models import vlm
@@ -21,22 +23,26 @@ from pe_rlhf_mm.types import Features, Image, Pixels
 
 MAX_PIXELS = 50_000_000
 """Images above this are refused before a pixel is decoded: a few kilobytes can unpack to gigabytes."""
+FORMATS = ("PNG", "JPEG", "GIF", "WEBP")
+"""What is opened; Pillow knows some formats that run other programs."""
 
 
 def open_image(image: Image) -> Pillow.Image:
-    """Opens a message's image as RGB. Raises ImageError, naming the source, if it cannot be read or is too large."""
+    """Opens a message's image as RGB, the right way up (EXIF); of an animation the first frame.
+
+    Raises ImageError, naming the source, if it cannot be read or is too large.
+    """
     source = image.source
-    if isinstance(source, Pillow.Image):
-        return source.convert("RGB")
-    name = f"image of {len(source)} bytes" if isinstance(source, bytes) else f"image {str(source)!r}"
+    if not isinstance(source, str | Path | bytes | Pillow.Image):
+        raise ImageError(
+            f"an image came as {type(source).__name__}; expected a path, the bytes of a file or a PIL image."
+        )
+    name = f"image of {len(source)} bytes" if isinstance(source, bytes) else f"image {str(source)[:200]!r}"
     try:
-        with Pillow.open(io.BytesIO(source) if isinstance(source, bytes) else source) as picture:
-            width, height = picture.size
-            if width * height > MAX_PIXELS:
-                raise ImageError(
-                    f"{name} is {width} x {height} pixels; the limit is {MAX_PIXELS:,} in all. Resize it before use."
-                )
-            return picture.convert("RGB")
+        if isinstance(source, Pillow.Image):
+            return _upright_rgb(source, name)
+        with Pillow.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS) as picture:
+            return _upright_rgb(picture, name)
     except Pillow.DecompressionBombError as error:
         raise ImageError(f"{name} would unpack to an enormous picture: {error}. Resize it before use.") from error
     except FileNotFoundError as error:
@@ -46,8 +52,19 @@ def open_image(image: Image) -> Pillow.Image:
         raise ImageError(f"{name} cannot be read: {reason}. Expected a PNG, JPEG, GIF or WebP file.") from error
 
 
+def _upright_rgb(picture: Pillow.Image, name: str) -> Pillow.Image:
+    width, height = picture.size
+    if width * height > MAX_PIXELS:
+        raise ImageError(
+            f"{name} is {width} x {height} pixels; the limit is {MAX_PIXELS:,} in all. Resize it before use."
+        )
+    if picture.mode.startswith("I;16"):  # Pillow would cut 16 bits off at 255 instead of scaling them
+        picture = Pillow.fromarray((np.asarray(picture).astype(np.uint32) // 257).astype(np.uint8))
+    return ImageOps.exif_transpose(picture).convert("RGB")
+
+
 def _empty_file(source: object) -> bool:
-    return isinstance(source, str | Path) and Path(source).is_file() and Path(source).stat().st_size == 0
+    return isinstance(source, str | Path) and os.path.isfile(source) and os.path.getsize(source) == 0
 
 
 def encode_png(picture: Pillow.Image) -> bytes:
@@ -94,8 +111,12 @@ class Gallery:
     def add(self, image: Image) -> int:
         """Opens an image unless it is here already; returns its number."""
         source = image.source
-        content = source.tobytes() if isinstance(source, Pillow.Image) else source
-        key = hashlib.sha256(content).hexdigest() if isinstance(content, bytes) else str(content)
+        if isinstance(source, Pillow.Image):
+            picture = open_image(image)
+            key = f"{picture.size} {hashlib.sha256(picture.tobytes()).hexdigest()}"
+            image = Image(picture)
+        else:
+            key = hashlib.sha256(source).hexdigest() if isinstance(source, bytes) else str(source)
         if key not in self._index:
             self._patches.append(patchify(open_image(image), self.config.vision))
             self._index[key] = len(self._index)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from numbers import Real
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pe_rlhf_mm import registry
@@ -60,18 +63,20 @@ def collect_samples(task: Task, split: str, *, limit: int | None, seed: int = 0)
         raise UserError(f"limit must be at least 1, not {limit}")
     samples = list(itertools.islice(task.samples(split, seed=seed), limit))
     if not samples:
-        raise UserError(f"the split {split!r} of {type(task).__name__} is empty: there is nothing to evaluate")
+        raise UserError(
+            f"the split {split!r} of {type(task).__name__} is empty; samples({split!r}) must yield one at least"
+        )
     return samples
 
 
 def summarize(task: str, outcomes: Sequence[Outcome], evaluators: Sequence[str], *, seed: int = 0) -> Evaluation:
-    """Scores outcomes with every named evaluator."""
+    """Scores outcomes with every named evaluator. Raises UserError for an evaluator that breaks the contract."""
     scores: dict[str, list[Score]] = {}
     metrics = []
     for reference in evaluators:
         id = registry.evaluators.resolve(reference)
         evaluator: Evaluator = registry.evaluators.make(reference)
-        scores[id] = evaluator.score(outcomes, seed=seed)
+        scores[id] = _checked(id, evaluator.score(outcomes, seed=seed), outcomes)
         known = [
             (s.value, o.sample.cluster or o.sample.id)
             for s, o in zip(scores[id], outcomes, strict=True)
@@ -80,6 +85,31 @@ def summarize(task: str, outcomes: Sequence[Outcome], evaluators: Sequence[str],
         value, interval = clustered_mean([v for v, _ in known], [c for _, c in known], seed=seed)
         metrics.append(Metric(id, value, interval, len(known), len(outcomes) - len(known)))
     return Evaluation(task, outcomes, scores, metrics)
+
+
+def check_evaluators(task: Task) -> None:
+    """Raises UserError (UnknownId, BrokenEntry) unless the task names evaluators that exist."""
+    if isinstance(task.evaluators, str) or not task.evaluators:
+        raise UserError(f"{type(task).__name__}.evaluators is {task.evaluators!r}; expected a tuple of one id at least")
+    for reference in task.evaluators:
+        registry.evaluators.factory(reference)
+
+
+def _checked(id: str, scores: Sequence[Score], outcomes: Sequence[Outcome]) -> list[Score]:
+    if not isinstance(scores, Sequence) or len(scores) != len(outcomes):
+        found = f"{len(scores)} scores" if isinstance(scores, Sequence) else f"a {type(scores).__name__}"
+        raise UserError(f"evaluator {id} gave {found} for {len(outcomes)} outcomes; expected one Score for each")
+    for score, outcome in zip(scores, outcomes, strict=True):
+        if not isinstance(score, Score) or not _can_be_averaged(score.value):
+            raise UserError(
+                f"evaluator {id} gave {score!r:.80} for sample {outcome.sample.id}; "
+                "expected a Score of a finite number, or of None where nothing can be said"
+            )
+    return list(scores)
+
+
+def _can_be_averaged(value: object) -> bool:
+    return value is None or (isinstance(value, Real) and math.isfinite(value))
 
 
 def run_policy(
@@ -99,18 +129,24 @@ def run_policy(
 def _replies(policy: Policy | PolicyFunction, samples: Sequence[Sample], max_tokens: int) -> Iterable[str]:
     if hasattr(policy, "generate"):
         return [group[0] for group in policy.generate([s.messages for s in samples], max_tokens=max_tokens)]
-    replies = [policy(s.messages) for s in samples]
-    for sample, reply in zip(samples, replies, strict=True):
+    replies = []
+    for sample in samples:
+        try:
+            reply = policy(sample.messages)
+        except Exception as error:
+            error.add_note(f"(the policy was answering sample {sample.id})")
+            raise
         if not isinstance(reply, str):
             raise UserError(
                 f"the policy answered sample {sample.id} with a {type(reply).__name__}; a string was expected"
             )
+        replies.append(reply)
     return replies
 
 
 def evaluate(
     task: str,
-    policy: Policy | PolicyFunction | str,
+    policy: Policy | PolicyFunction | str | Path,
     *,
     split: str = "test",
     limit: int | None = None,
@@ -127,6 +163,7 @@ def evaluate(
 
     id = registry.tasks.resolve(task)
     instance = registry.tasks.make(task)
+    check_evaluators(instance)
     samples = collect_samples(instance, split, limit=limit, seed=seed)
     if instance.environment() is not None:
         raise UserError(f"{id} is played in several turns; evaluation of episodes is not part of this version")

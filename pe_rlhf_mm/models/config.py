@@ -6,6 +6,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 
+def _refuse_other_than_counts(owner: object, *names: str) -> None:
+    for name in names:
+        value = getattr(owner, name)
+        if type(value) is not int or value < 1:
+            raise ValueError(f"{name} must be a whole number above 0, not {value!r}")
+
+
 @dataclass(frozen=True)
 class BlockConfig:
     """One transformer layer. The decoder and the vision tower are stacks of the same block.
@@ -24,6 +31,7 @@ class BlockConfig:
     norm_epsilon: float = 1e-6
 
     def __post_init__(self) -> None:
+        _refuse_other_than_counts(self, "layers", "width", "heads", "kv_heads", "head_width", "mlp_width")
         if self.heads % self.kv_heads:
             raise ValueError(f"heads ({self.heads}) must be a multiple of kv_heads ({self.kv_heads})")
 
@@ -36,6 +44,12 @@ class VisionConfig:
     image_size: int
     patch_size: int
     merge: int
+
+    def __post_init__(self) -> None:
+        _refuse_other_than_counts(self, "image_size", "patch_size", "merge")
+        if self.image_size % (self.patch_size * self.merge):
+            token = f"patch_size x merge ({self.patch_size} x {self.merge})"
+            raise ValueError(f"image_size ({self.image_size}) must be a multiple of {token}")
 
     @property
     def grid(self) -> int:
@@ -66,6 +80,13 @@ class VLMConfig:
     image_id: int
     stop_id: int
     name: str = field(default="tiny-vlm", compare=False)
+
+    def __post_init__(self) -> None:
+        _refuse_other_than_counts(self, "vocabulary", "context")
+        for name in ("pad_id", "image_id", "stop_id"):
+            value = getattr(self, name)
+            if type(value) is not int or not 0 <= value < self.vocabulary:
+                raise ValueError(f"{name} must be an id of the vocabulary, in [0, {self.vocabulary}), not {value!r}")
 
     @property
     def forbidden_ids(self) -> tuple[int, ...]:

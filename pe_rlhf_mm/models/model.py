@@ -50,16 +50,22 @@ class Model:
         of their placeholders; each image takes as many placeholder ids as the tower yields vectors. Raises UserError
         when tokens and images do not agree, or an id is not in the vocabulary.
         """
-        ids = np.asarray(tokens)
-        if ids.ndim != 2 or not np.issubdtype(ids.dtype, np.integer):
+        try:
+            ids = np.asarray(tokens)
+        except ValueError as error:
+            raise UserError("tokens must be integers of shape [B, S], but the rows differ in length") from error
+        if ids.ndim != 2 or not ids.size or not np.issubdtype(ids.dtype, np.integer):
             raise UserError(f"tokens must be integers of shape [B, S], not {ids.dtype} of shape {ids.shape}")
-        if ids.size and not 0 <= ids.min() <= ids.max() < self.config.vocabulary:
+        if not 0 <= ids.min() <= ids.max() < self.config.vocabulary:
             raise UserError(f"token ids must be in [0, {self.config.vocabulary}); found {ids.min()} to {ids.max()}")
         if ids.shape[1] > self.config.context:
             raise UserError(f"{self.name} reads {self.config.context} tokens; {ids.shape[1]} were given")
         rows: Sequence[Sequence[Any]] = images if images is not None else [()] * len(ids)
         if len(rows) != len(ids):
             raise UserError(f"images were given for {len(rows)} rows, tokens for {len(ids)}")
+        for i, row in enumerate(rows):
+            if not isinstance(row, list | tuple):
+                raise UserError(f"images must be a list of images for each row; for row {i} it is {row!r:.80}")
         gallery = Gallery(self.config)
         numbers = [[gallery.add(i if isinstance(i, Image) else Image(i)) for i in row] for row in rows]
         asked = (ids == self.config.image_id).sum(axis=1)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from pe_rlhf_mm.adapters.files import load_role
 from pe_rlhf_mm.adapters.roles import BACKBONE, only_backbone
+from pe_rlhf_mm.checkpoints.backbone import read_json
 from pe_rlhf_mm.errors import UserError
 from pe_rlhf_mm.models.model import SHIPPED, load_model
 from pe_rlhf_mm.registry import import_attribute
@@ -23,10 +23,12 @@ def load_policy(folder: str | Path, *, role: str | None = None) -> Policy:
     folder = Path(folder)
     if not (folder / "config.json").is_file():
         raise UserError(f"{folder} is no run folder: it has no config.json")
-    run = json.loads((folder / "config.json").read_text())
-    if "task" not in run:
-        raise UserError(f"{folder} is no run folder: its config.json names no task (is it a checkpoint folder?)")
-    saved = sorted(p.name for p in (folder / "adapters").glob("*") if any(p.iterdir()))
+    run = read_json(folder / "config.json")
+    if "task" not in run or "model" not in run:
+        raise UserError(
+            f"{folder} is no run folder: its config.json names no task and model (is it a checkpoint folder?)"
+        )
+    saved = sorted(p.name for p in (folder / "adapters").glob("*") if p.is_dir() and any(p.iterdir()))
     wanted = role or next((r for r in ("policy", "sft") if r in saved), "policy")
     if wanted not in saved:
         raise UserError(f"{folder} has no role {wanted!r}; saved so far: {', '.join(saved) or 'none'}")
@@ -35,12 +37,18 @@ def load_policy(folder: str | Path, *, role: str | None = None) -> Policy:
     return Policy(model.processor, roles.weights(wanted), f"{folder}:{wanted}")
 
 
-def policy_from(reference: Policy | Callable[[Sequence[Message]], str] | str) -> Policy | Callable[..., str]:
+def policy_from(reference: Policy | Callable[[Sequence[Message]], str] | str | Path) -> Policy | Callable[..., str]:
     """A policy from whatever names one: itself, a function, `module:function`, a run folder, or a model."""
-    if not isinstance(reference, str):
+    if not isinstance(reference, str | Path):
+        if not callable(reference):
+            raise UserError(
+                f"{reference!r:.80} is no policy; expected a Policy, a function from messages to text, a run folder, "
+                "or the name or folder of a model"
+            )
         return reference
+    reference = str(reference)
     folder = Path(reference)
-    if (folder / "config.json").is_file() and "task" in json.loads((folder / "config.json").read_text()):
+    if (folder / "config.json").is_file() and "task" in read_json(folder / "config.json"):
         return load_policy(folder)
     if ":" in reference and reference not in SHIPPED:
         function: Callable[..., str] = import_attribute(reference, "policy")

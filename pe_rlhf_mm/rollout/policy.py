@@ -11,6 +11,7 @@ import numpy as np
 from pe_rlhf_mm.adapters.roles import Weights
 from pe_rlhf_mm.data.images import Gallery
 from pe_rlhf_mm.data.processor import EncodedPrompt, Processor, rounded
+from pe_rlhf_mm.errors import OutOfRange
 from pe_rlhf_mm.rollout.sampler import sample
 from pe_rlhf_mm.rollout.sampling import Sampling
 from pe_rlhf_mm.types import Message
@@ -29,7 +30,7 @@ def reply(
 ) -> list[list[list[int]]]:
     """`samples` completions of each prompt, as token ids with their stop token; a constant shape for every batch."""
     length = rounded(max((len(p.tokens) for p in prompts), default=0))
-    batch_size = min(batch_size, rounded(len(prompts)))
+    batch_size = min(batch_size, rounded(max(1, len(prompts))))
     key, replies = jax.random.key(seed), []
     for start in range(0, len(prompts), batch_size):
         block = list(prompts[start : start + batch_size])
@@ -63,8 +64,10 @@ class Policy:
     ) -> list[list[str]]:
         """`samples` replies to each conversation; greedy at temperature 0.
 
-        Raises PromptTooLong, ImageError, and ValueError for sampling values out of range.
+        Raises PromptTooLong, ImageError, and OutOfRange for sampling values out of range.
         """
+        if samples < 1:
+            raise OutOfRange(f"samples must be at least 1, not {samples}")
         sampling = Sampling(temperature, top_k, top_p, max_tokens)
         gallery = Gallery(self.processor.config, look_with=self.weights.state)
         prompts = self.processor.encode(conversations, gallery, room=max_tokens)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
+
+from pe_rlhf_mm.errors import OutOfRange
 
 
 @dataclass(frozen=True)
@@ -19,14 +22,14 @@ class Sampling:
     max_tokens: int = 16
 
     def __post_init__(self) -> None:
-        if self.temperature < 0:
-            raise ValueError(f"temperature must be 0 (greedy) or more, not {self.temperature}")
+        if not 0 <= self.temperature < math.inf:
+            raise OutOfRange(f"temperature must be 0 (greedy) or more, not {self.temperature}")
         if self.top_k < 0:
-            raise ValueError(f"top_k must be 0 (off) or more, not {self.top_k}")
+            raise OutOfRange(f"top_k must be 0 (off) or more, not {self.top_k}")
         if not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p must be above 0 and at most 1, not {self.top_p}")
+            raise OutOfRange(f"top_p must be above 0 and at most 1, not {self.top_p}")
         if self.max_tokens < 1:
-            raise ValueError(f"max_tokens must be at least 1, not {self.max_tokens}")
+            raise OutOfRange(f"max_tokens must be at least 1, not {self.max_tokens}")
 
     @property
     def truncates(self) -> bool:

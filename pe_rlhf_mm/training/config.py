@@ -11,12 +11,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from pe_rlhf_mm.errors import OutOfRange
+
 
 def _positive(owner: object, *names: str) -> None:
     for name in names:
         value = getattr(owner, name)
-        if value <= 0:
-            raise ValueError(f"{type(owner).__name__}.{name} must be above 0, not {value}")
+        if not value > 0:
+            raise OutOfRange(f"{type(owner).__name__}.{name} must be above 0, not {value}")
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ class LoraConfig:
     def __post_init__(self) -> None:
         _positive(self, "rank", "reward_rank", "alpha")
         if not 0 <= self.dropout < 1:
-            raise ValueError(f"LoraConfig.dropout must be in [0, 1), not {self.dropout}")
+            raise OutOfRange(f"LoraConfig.dropout must be in [0, 1), not {self.dropout}")
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,7 @@ class RewardConfig:
     def __post_init__(self) -> None:
         _positive(self, "steps", "batch_size", "learning_rate", "validate_every", "validation_pairs")
         if not 0 <= self.dropout < 1:
-            raise ValueError(f"RewardConfig.dropout must be in [0, 1), not {self.dropout}")
+            raise OutOfRange(f"RewardConfig.dropout must be in [0, 1), not {self.dropout}")
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,7 @@ class RLConfig:
         _positive(self, "steps", "prompts", "group", "learning_rate", "value_learning_rate", "temperature")
         _positive(self, "max_tokens", "evaluate_every", "evaluation_samples")
         if not 0 <= self.beta <= 1:
-            raise ValueError(f"RLConfig.beta must be in [0, 1], not {self.beta}")
+            raise OutOfRange(f"RLConfig.beta must be in [0, 1], not {self.beta}")
 
 
 @dataclass(frozen=True)

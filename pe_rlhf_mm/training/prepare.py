@@ -8,7 +8,8 @@ from typing import NamedTuple
 from pe_rlhf_mm.data.images import Gallery
 from pe_rlhf_mm.data.pipeline import pick
 from pe_rlhf_mm.data.processor import EncodedPrompt, Processor
-from pe_rlhf_mm.evaluation.evaluate import collect_samples
+from pe_rlhf_mm.errors import UserError
+from pe_rlhf_mm.evaluation.evaluate import check_evaluators, collect_samples
 from pe_rlhf_mm.models.model import Model
 from pe_rlhf_mm.training.config import TuneConfig
 from pe_rlhf_mm.training.reward import Comparison
@@ -58,15 +59,36 @@ def _demonstrations(
     task: PreferenceTask, samples: Sequence[Sample], processor: Processor, gallery: Gallery, *, room: int
 ) -> list[Demonstration]:
     """The task's own solutions; a sample it cannot solve is left out."""
-    solved = [(sample.messages, solution[0]) for sample in samples if (solution := task.solve(sample))]
+    solved = []
+    for sample in samples:
+        solution = task.solve(sample)
+        if isinstance(solution, str):
+            raise UserError(
+                f"{type(task).__name__}.solve gave the string {solution!r}; expected a list of replies or None"
+            )
+        if solution:
+            solved.append((sample.messages, solution[0]))
     prompts = processor.encode([messages for messages, _ in solved], gallery, room=room)
     replies = processor.encode_replies([reply for _, reply in solved])
     return [Demonstration(*row) for row in zip(prompts, replies, strict=True)]
 
 
+def _refuse_what_would_fail_later(task: PreferenceTask, *, seed: int) -> None:
+    """The test split is met after all training: that it is empty, or cannot be scored, has to be said before."""
+    check_evaluators(task)
+    for split in ("train", "validation", "test"):
+        collect_samples(task, split, limit=1, seed=seed)
+        if next(iter(task.preferences(split, seed=seed)), None) is None:
+            raise UserError(
+                f"{type(task).__name__} has no preferences in the split {split!r}; preferences({split!r}) must yield "
+                "one at least"
+            )
+
+
 def prepare(task: PreferenceTask, model: Model, config: TuneConfig) -> Data:
     """Reads and encodes what training may see. Raises UserError for an empty split, PromptTooLong, ImageError."""
     processor, gallery, seed, room = model.processor, new_gallery(model, config), config.seed, config.rl.max_tokens
+    _refuse_what_would_fail_later(task, seed=seed)
     training = collect_samples(task, "train", limit=None, seed=seed)
     validation = pick(collect_samples(task, "validation", limit=None), config.rl.evaluation_samples, seed=seed)
     pairs = pick(list(task.preferences("train", seed=seed)), config.reward.pairs, seed=seed)

@@ -39,8 +39,20 @@ class Run:
 
     @classmethod
     def create(cls, folder: Path, values: Mapping[str, Any], *, overwrite: bool = False) -> Run:
-        """Makes the folder. Raises UserError if it holds something, unless that is a run and may be overwritten."""
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        """Makes the folder.
+
+        Raises UserError if it cannot be written, or holds something, unless that is a run and may be overwritten.
+        """
+        try:
+            return cls._create(folder, values, overwrite=overwrite)
+        except OSError as error:
+            raise UserError(f"{folder} cannot be written: {error.strerror}. Give another --out.") from error
+
+    @classmethod
+    def _create(cls, folder: Path, values: Mapping[str, Any], *, overwrite: bool) -> Run:
+        if folder.exists() and not folder.is_dir():
+            raise UserError(f"{folder} is a file; a run needs a folder. Give another --out.")
+        if folder.exists() and any(folder.iterdir()):
             if not overwrite:
                 raise UserError(
                     f"{folder} exists and is not empty. Give another --out, or --overwrite to start it anew."
