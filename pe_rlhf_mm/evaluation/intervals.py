@@ -23,7 +23,7 @@ def clustered_mean(values: Sequence[float], clusters: Sequence[str], *, seed: in
     Clusters are drawn with replacement; each draw's mean is the sum of the drawn values over their number. With a
     single cluster nothing can be said about the spread, and the interval is (nan, nan).
     """
-    if not values:
+    if len(values) == 0:
         return float("nan"), Interval(float("nan"), float("nan"))
     _, member = np.unique(np.asarray(clusters), return_inverse=True)
     sums = np.bincount(member, weights=np.asarray(values, float))

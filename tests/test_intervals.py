@@ -1,0 +1,80 @@
+"""Clustered confidence intervals: by hand, in loops, and by counting how often they hold."""
+
+from __future__ import annotations
+
+import math
+import random
+
+import numpy as np
+import pytest
+
+from pe_rlhf_mm.evaluation.intervals import clustered_mean
+
+
+def test_two_clusters_by_hand() -> None:
+    """Draws of two from {aaa = 1 1 1, b = 0}: both a (1/4), one each (1/2), both b (1/4); means 1, 3/4, 0.
+
+    More than 2.5 % of the draws lie at either end. Drawn one by one instead, 0 0 0 0 comes up once in 256 times.
+    """
+    assert clustered_mean([1, 1, 1, 0], ["a", "a", "a", "b"]) == (0.75, (0.0, 1.0))
+
+
+def random_clusters(rng: np.random.Generator, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Values around 0 that share an effect with their cluster, of 1 to 9 values."""
+    clusters = np.repeat(np.arange(count), rng.integers(1, 10, count))
+    return rng.normal(size=count)[clusters] + rng.normal(size=len(clusters)), clusters
+
+
+def test_the_interval_agrees_with_a_bootstrap_in_loops() -> None:
+    """Of 2,000 draws an end is off by √(.025·.975/2000) / .058 = 0.06 standard errors; it may be four times that."""
+    values, clusters = random_clusters(np.random.default_rng(1), 60)
+    groups: dict[int, list[float]] = {}
+    for value, cluster in zip(values.tolist(), clusters.tolist(), strict=True):
+        groups.setdefault(cluster, []).append(value)
+    draw, means = random.Random(2), []
+    for _ in range(20_000):
+        drawn = [value for group in draw.choices(list(groups.values()), k=len(groups)) for value in group]
+        means.append(sum(drawn) / len(drawn))
+    means.sort()
+    mean, (low, high) = clustered_mean(values, clusters)
+    overall = sum(values.tolist()) / len(values)
+    error = math.sqrt(sum(sum(v - overall for v in group) ** 2 for group in groups.values())) / len(values)
+    assert mean == pytest.approx(overall, abs=1e-12)
+    assert low == pytest.approx(means[500], abs=0.25 * error)
+    assert high == pytest.approx(means[19_500], abs=0.25 * error)
+    assert high - low == pytest.approx(2 * 1.96 * error, rel=0.1)
+
+
+def test_the_interval_covers_the_truth_and_the_naive_one_does_not() -> None:
+    covered, naive = 0, 0
+    for seed in range(2000):
+        values, clusters = random_clusters(np.random.default_rng(seed), 60)
+        _, (low, high) = clustered_mean(values, clusters, seed=seed)
+        covered += low <= 0 <= high
+        naive += abs(values.mean()) <= 1.96 * values.std(ddof=1) / math.sqrt(len(values))
+    assert 0.93 <= covered / 2000 <= 0.97
+    assert naive / 2000 < 0.8
+
+
+def test_one_cluster_says_nothing_about_the_spread() -> None:
+    mean, interval = clustered_mean([0, 1, 1, 1], ["a"] * 4)
+    assert mean == 0.75
+    assert np.isnan(interval).all()
+
+
+def test_equal_values_leave_no_doubt() -> None:
+    assert clustered_mean([1.0] * 5, ["a", "a", "b", "c", "c"]) == (1.0, (1.0, 1.0))
+
+
+def test_no_values_have_no_mean() -> None:
+    mean, interval = clustered_mean([], [])
+    assert math.isnan(mean)
+    assert np.isnan(interval).all()
+
+
+def test_names_and_order_of_clusters_do_not_matter() -> None:
+    values, clusters = [1, 0, 0, 1, 1, 0], ["a", "a", "b", "b", "c", "d"]
+    order = [3, 5, 0, 2, 4, 1]
+    shuffled = clustered_mean([values[i] for i in order], [clusters[i] for i in order])
+    assert shuffled == clustered_mean(values, clusters)
+    assert clustered_mean(values, [f"picture {c}" for c in clusters]) == clustered_mean(values, clusters)
