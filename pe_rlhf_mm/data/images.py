@@ -37,7 +37,7 @@ def open_image(image: Image) -> Pillow.Image:
         raise ImageError(
             f"an image came as {type(source).__name__}; expected a path, the bytes of a file or a PIL image."
         )
-    name = f"image of {len(source)} bytes" if isinstance(source, bytes) else f"image {str(source)[:200]!r}"
+    name = f"image of {len(source)} bytes" if isinstance(source, bytes) else f"image {str(source)[:1000]!r}"
     try:
         if isinstance(source, Pillow.Image):
             return _upright_rgb(source, name)
@@ -48,7 +48,8 @@ def open_image(image: Image) -> Pillow.Image:
     except FileNotFoundError as error:
         raise ImageError(f"{name} does not exist. Check the path that the task gives.") from error
     except (OSError, SyntaxError, ValueError) as error:
-        reason = "it is empty" if source == b"" or _empty_file(source) else str(error)
+        strerror = getattr(error, "strerror", None)  # without the path, which is in `name`
+        reason = "it is empty" if source == b"" or _empty_file(source) else strerror or str(error)
         raise ImageError(f"{name} cannot be read: {reason}. Expected a PNG, JPEG, GIF or WebP file.") from error
 
 
