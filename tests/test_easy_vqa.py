@@ -10,7 +10,7 @@ import pytest
 
 from pe_rlhf_mm.data.images import open_image
 from pe_rlhf_mm.errors import UserError
-from pe_rlhf_mm.tasks.vqa.easy_vqa import COLORS, KINDS, SHAPES, EasyVQA, data_folder, held_out, wrong_answer
+from pe_rlhf_mm.tasks.vqa.easy_vqa import COLORS, KINDS, SHAPES, EasyVQA, data_folder, held_out, wrong_reply
 from pe_rlhf_mm.types import Sample
 
 SPLITS = ("train", "validation", "test")
@@ -91,18 +91,29 @@ def test_a_pair_prefers_the_published_answer_to_another_one(samples: dict[str, l
 
 
 @pytest.mark.parametrize(("answer", "others"), [("yes", 1), ("circle", 2), ("teal", 7)])
-def test_three_wrong_answers_in_four_are_meant_to_be_of_the_same_kind(answer: str, others: int) -> None:
-    """The fourth is any of the 12 wrong ones, `others` of them of the same kind too: 3/4 + 1/4 · others/12."""
+def test_wrong_replies_come_in_the_stated_shares(answer: str, others: int) -> None:
+    """Of the same kind: 6/10, and 2/10 · others/12 among those that are any of the 12 other answers. None: 2/10."""
     rng, kind = random.Random(0), next(kind for kind in (("yes", "no"), SHAPES, COLORS) if answer in kind)
-    wrong = Counter(wrong_answer(answer, rng) for _ in range(20_000))
-    expected = 0.75 + 0.25 * others / 12
-    deviation = (expected * (1 - expected) / 20_000) ** 0.5
+    wrong = Counter(wrong_reply("what is it that lies here?", answer, rng) for _ in range(20_000))
+    known = {answer for kind in KINDS for answer in kind}
+    shares = {
+        0.6 + 0.2 * others / 12: sum(wrong[other] for other in kind),
+        0.2: sum(count for reply, count in wrong.items() if reply not in known),
+    }
     assert wrong[answer] == 0
-    assert len(wrong) == 12
-    assert abs(sum(wrong[other] for other in kind) / 20_000 - expected) < 4 * deviation
+    assert known - {answer} <= set(wrong)
+    for expected, count in shares.items():
+        assert abs(count / 20_000 - expected) < 4 * (expected * (1 - expected) / 20_000) ** 0.5
 
 
-def test_the_seed_decides_the_wrong_answers() -> None:
+def test_a_reply_that_is_no_answer_is_made_of_the_question_or_broken_off() -> None:
+    known, rng = {answer for kind in KINDS for answer in kind}, random.Random(0)
+    question = "is there not a red shape?"
+    for reply in {wrong_reply(question, "no", rng) for _ in range(2_000)} - known:
+        assert reply.strip() in question or any(answer.startswith(reply) for answer in known)
+
+
+def test_the_seed_decides_the_wrong_replies() -> None:
     def rejected(seed: int) -> list[str]:
         return [p.rejected for p in EasyVQA().preferences("validation", seed=seed)]
 

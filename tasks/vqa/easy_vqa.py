@@ -2,7 +2,7 @@
 
 Read from the installed `easy-vqa` package, nothing is downloaded. The published test images stay test images; one
 training image in ten, chosen by a hash of its number, is held out for validation. Preference pairs are made by rule
-from the published answers: the right answer against a wrong one (`wrong_answer`).
+from the published answers: the right answer against a wrong reply (`wrong_reply`).
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from pe_rlhf_mm.types import Image, Message, Preference, Sample, Text
 SHAPES = ("rectangle", "circle", "triangle")
 COLORS = ("red", "green", "blue", "yellow", "black", "gray", "teal", "brown")
 KINDS = (("yes", "no"), SHAPES, COLORS)
-SAME_KIND = 0.75
+WRONG = (0.6, 0.2, 0.2)
+"""Shares of the three sorts of wrong replies."""
 ANSWERS = tuple(answer for kind in KINDS for answer in kind)
 SPLITS = ("train", "validation", "test")
 
@@ -39,14 +40,24 @@ def held_out(image: int) -> bool:
     return hashlib.sha256(f"easy-vqa/{image}".encode()).digest()[0] < 256 // 10
 
 
-def wrong_answer(answer: str, rng: random.Random) -> str:
-    """Three times in four an answer of the same kind as the right one, otherwise any; never the right one.
+def wrong_reply(question: str, answer: str, rng: random.Random) -> str:
+    """What a reward model must learn to reject, by rule; never the published answer.
 
-    Without the others a reward model never learns that "triangle" is no answer to a yes/no question, and a policy that
-    is trained against it soon says nothing else.
+    Six times in ten another answer of the same kind, twice any other answer, twice no answer at all: words out of the
+    question, or an answer broken off. Without the last two a policy soon finds out that the reward model was never told
+    about "triangle" as the reply to a yes/no question, or about " not", and says nothing else.
     """
-    kind = next(kind for kind in KINDS if answer in kind) if rng.random() < SAME_KIND else ANSWERS
-    return rng.choice([other for other in kind if other != answer])
+    kind = next(kind for kind in KINDS if answer in kind)
+    sort = rng.choices(("same kind", "any answer", "no answer"), WRONG)[0]
+    if sort == "no answer":
+        words = question.rstrip("?").split()
+        start = rng.randrange(len(words))
+        some = " ".join(words[start : start + rng.randint(1, 3)])
+        broken = rng.choice(ANSWERS)
+        replies = [some, f" {some}", broken[: rng.randrange(1, len(broken))]]
+    else:
+        replies = list(kind if sort == "same kind" else ANSWERS)
+    return rng.choice([reply for reply in replies if reply.strip() != answer])
 
 
 @register_task("pe/easy-vqa@1")
@@ -69,13 +80,14 @@ class EasyVQA:
                 messages=(Message("user", (picture, Text(question))),),
                 target=answer,
                 cluster=f"{folder.name}-{image}",
+                metadata={"question": question},
             )
 
     def preferences(self, split: str, *, seed: int = 0) -> Iterator[Preference]:
-        """One pair a question: the published answer is preferred over a wrong one of its kind, drawn from the seed."""
+        """One pair a question: the published answer is preferred over a wrong reply, drawn from the seed."""
         rng = random.Random(seed)
         for sample in self.samples(split):
-            wrong = wrong_answer(sample.target, rng)
+            wrong = wrong_reply(sample.metadata["question"], sample.target, rng)
             yield Preference(sample.messages, sample.target, wrong, cluster=sample.cluster)
 
     def environment(self) -> None:
