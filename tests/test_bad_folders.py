@@ -49,11 +49,7 @@ def saying(name: str, *path: str, value: Any) -> Callable[[Path], object]:
 
 
 def folder_named(name: str) -> Callable[[Path], object]:
-    def replace(folder: Path) -> None:
-        (folder / name).unlink()
-        (folder / name).mkdir()
-
-    return replace
+    return lambda folder: ((folder / name).unlink(), (folder / name).mkdir())
 
 
 # --- checkpoints ------------------------------------------------------------------------------------------------
@@ -108,7 +104,7 @@ def test_a_whole_checkpoint_is_loaded_from_its_folder(tmp_path: Path) -> None:
 
 
 def test_a_name_that_is_no_model_is_named() -> None:
-    with pytest.raises(UserError, match="no model 'tiny-vim': it is neither a folder nor one of tiny-vlm"):
+    with pytest.raises(UserError, match="no model 'tiny-vim': it is neither a folder nor one of"):
         pe.load_model("tiny-vim")
 
 
@@ -158,7 +154,6 @@ def test_a_damaged_run_is_named(damage: Callable[[Path], object], said: str, run
 
 
 def test_a_role_that_was_not_saved_is_named(run: Path) -> None:
-    assert pe.load_policy(run).name.endswith("run:policy")
     with pytest.raises(UserError, match="no role 'sft'; saved so far: policy"):
         pe.load_policy(run, role="sft")
 
@@ -185,6 +180,9 @@ class Echo:
 
     def solve(self, sample: Sample) -> Any:
         return [sample.target]
+
+
+SHORT = pe.TuneConfig(sft=pe.SFTConfig(steps=1), reward=pe.RewardConfig(steps=1), rl=pe.RLConfig(steps=1, prompts=2))
 
 
 class NoTraining(Echo):
@@ -257,7 +255,7 @@ class EvaluatorsAsAString(Echo):
 )
 def test_a_task_with_a_part_missing_is_refused_before_the_first_step(task: type, said: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=said):
-        pe.tune(f"{__name__}:{task.__name__}", out=tmp_path / "run", quiet=True)
+        pe.tune(f"{__name__}:{task.__name__}", out=tmp_path / "run", config=SHORT, quiet=True)
     assert (tmp_path / "run/metrics.jsonl").read_text() == ""
     assert json.loads((tmp_path / "run/config.json").read_text())["status"] == "failed"
 
