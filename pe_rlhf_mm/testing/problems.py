@@ -28,6 +28,7 @@ class Problems(list[str]):
 
 
 def check_messages(messages: Sequence[Message], what: str, problems: Problems) -> None:
+    """Notes what is wrong with a conversation that a policy is to go on with; pictures are opened."""
     from pe_rlhf_mm.data.images import open_image
 
     if not problems.expect(len(messages) > 0, f"{what} has no messages"):
