@@ -1,0 +1,163 @@
+"""Low-rank adapters: nothing at the start, each row its own, and gradients where they belong."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from models import CONFIG, Batch, random_batch, random_roles, random_slot, state
+
+from pe_rlhf_mm.adapters import lora, roles
+from pe_rlhf_mm.adapters.lora import Bank, LowRank, Slot
+from pe_rlhf_mm.models import vlm
+from pe_rlhf_mm.training import forward
+
+BACKBONE = state()
+EVERY = ("q", "k", "v", "o", "gate", "up", "down")
+
+
+@pytest.fixture(scope="module")
+def batch() -> Batch:
+    return random_batch(np.random.default_rng(0), rows=3, group=2)
+
+
+def forward_with(bank: Bank | None, batch: Batch) -> jax.Array:
+    return forward.hidden(CONFIG, roles.Weights(BACKBONE, bank), *batch)
+
+
+hidden = jax.jit(forward_with)
+
+
+def fresh_slot(seed: int = 0, targets: tuple[str, ...] = EVERY, **sizes: int) -> Slot:
+    shapes = vlm.adapter_shapes(CONFIG, targets)
+    return lora.new_slot(jax.random.key(seed), shapes, layers=CONFIG.decoder.layers, **{"rank": 4, **sizes})
+
+
+def test_a_fresh_slot_changes_not_one_bit(batch: Batch) -> None:
+    """In one program. Without a bank XLA compiles another one, which rounds elsewhere."""
+    slots = [fresh_slot(0), fresh_slot(1)]
+    fresh, none = (hidden(lora.stack(slots, [1.0, 1.0], jnp.full(3, i)), batch) for i in (1, lora.BACKBONE))
+    np.testing.assert_array_equal(fresh, none)
+    np.testing.assert_allclose(hidden(lora.only(slots[0], 1.0), batch), hidden(None, batch), rtol=0, atol=2e-6)
+
+
+def test_a_trained_slot_changes_every_row(batch: Batch) -> None:
+    changed = hidden(lora.only(random_slot(1), 1.0), batch) != hidden(None, batch)
+    assert changed.any(axis=(1, 2)).all()
+
+
+def test_one_layers_part_is_the_printed_formula() -> None:
+    """in 2, rank 1, out 2: x a = 1·3 + 2·4 = 11, times b = (5, 6) and scale 16/4: (220, 264)."""
+    low = LowRank(jnp.array([[[3.0], [4.0]]]), jnp.array([[[5.0, 6.0]]]))
+    out = lora.delta(jnp.array([[1.0, 2.0]]), low, jnp.array([16 / 4]), None)
+    np.testing.assert_array_equal(out, [[220.0, 264.0]])
+
+
+def test_a_role_scales_by_alpha_over_rank() -> None:
+    made = roles.new_slot_role(
+        roles.only_backbone(BACKBONE), "sft", CONFIG, rank=8, alpha=16.0, targets=("q",), key=jax.random.key(0)
+    )
+    assert made.scales["sft"] == 2.0
+    assert made.slots["sft"]["q"].a.shape == (CONFIG.decoder.layers, CONFIG.decoder.width, 8)
+
+
+def test_each_row_of_a_mixed_batch_uses_its_own_slot(batch: Batch) -> None:
+    slots, scales = [random_slot(1), random_slot(2)], [0.5, 2.0]
+    mixed = hidden(lora.stack(slots, scales, jnp.array([1, lora.BACKBONE, 0])), batch)
+    alone = [
+        hidden(lora.only(slots[1], scales[1]), batch),
+        hidden(None, batch),
+        hidden(lora.only(slots[0], 0.5), batch),
+    ]
+    for row in range(3):
+        np.testing.assert_allclose(mixed[row], alone[row][row], rtol=1e-4, atol=1e-5)
+    assert not np.allclose(alone[0][0], alone[1][0], atol=1e-2)
+
+
+def test_gradients_reach_only_the_slots_that_rows_used(batch: Batch) -> None:
+    slots = [random_slot(1), random_slot(2), random_slot(3)]
+
+    def loss(bank_slots: list[Slot]) -> jax.Array:
+        return forward_with(lora.stack(bank_slots, [1.0] * 3, jnp.array([1, 1, lora.BACKBONE])), batch).sum()
+
+    unused, used, also_unused = jax.jit(jax.grad(loss))(slots)
+    assert all(float(jnp.abs(leaf).max()) > 0 for leaf in jax.tree.leaves(used))
+    assert all(float(jnp.abs(leaf).max()) == 0 for leaf in jax.tree.leaves((unused, also_unused)))
+
+
+def test_a_slot_padded_to_a_wider_bank_is_the_same_slot_for_ever(batch: Batch) -> None:
+    narrow, wide = random_slot(1, rank=3), random_slot(1, rank=3, width=8)
+    np.testing.assert_allclose(
+        hidden(lora.only(wide, 1.0), batch), hidden(lora.only(narrow, 1.0), batch), rtol=0, atol=5e-6
+    )
+    gradient = jax.jit(jax.grad(lambda slot: forward_with(lora.only(slot, 1.0), batch).sum()))(wide)
+    for low in gradient.values():
+        assert not low.a[..., 3:].any()
+        assert not low.b[:, 3:].any()
+        assert low.a[..., :3].any()
+
+
+@pytest.mark.parametrize("targets", [("q", "k", "v", "o"), EVERY])
+def test_adapters_added_to_the_kernels_give_what_they_give_beside_them(batch: Batch, targets: tuple[str, ...]) -> None:
+    slot, scale = random_slot(4, targets=targets), 0.5
+    updates = {f"['decoder']['layers']['{t}']['kernel'].value": u for t, u in lora.merged(slot, scale).items()}
+    kernels = jax.tree_util.tree_map_with_path(lambda p, x: x + updates.pop(jax.tree_util.keystr(p), 0), BACKBONE)
+    assert not updates
+    alone = jax.jit(lambda state: forward.hidden(CONFIG, roles.Weights(state, None), *batch))(kernels)
+    np.testing.assert_allclose(alone, hidden(lora.only(slot, scale), batch), rtol=1e-3, atol=1e-4)
+
+
+def test_targets_can_be_chosen_and_unknown_ones_are_named(batch: Batch) -> None:
+    assert set(fresh_slot(targets=("v", "down"))) == {"v", "down"}
+    with pytest.raises(ValueError, match="no such adapter target: lm_head; this decoder has q, k"):
+        vlm.adapter_shapes(CONFIG, ("q", "lm_head"))
+
+
+def test_dropout_acts_only_where_it_is_asked_for(batch: Batch) -> None:
+    made = random_roles("policy")
+    weights = made.weights("policy")
+
+    @jax.jit
+    def dropped(key: jax.Array) -> jax.Array:
+        return forward.hidden(CONFIG, weights, *batch, forward.Pass(dropout=0.5, key=key))
+
+    one, same, other = dropped(jax.random.key(0)), dropped(jax.random.key(0)), dropped(jax.random.key(1))
+    np.testing.assert_array_equal(one, same)
+    assert (one != other).any()
+    without = forward.hidden(CONFIG, weights, *batch, forward.Pass(dropout=0.0, key=jax.random.key(0)))
+    np.testing.assert_allclose(without, hidden(weights.bank, batch), rtol=1e-4, atol=1e-5)
+
+
+def test_a_role_started_from_another_is_a_copy_of_it() -> None:
+    made = random_roles("sft").start("policy", "sft")
+    assert roles.fingerprint(made.slots["policy"]) == roles.fingerprint(made.slots["sft"])
+    moved = made.put(jax.tree.map(lambda x: x + 1, made.pick("policy")))
+    assert roles.fingerprint(moved.slots["policy"]) != roles.fingerprint(made.slots["policy"])
+    assert roles.fingerprint(moved.slots["sft"]) == roles.fingerprint(made.slots["sft"])
+    assert moved.backbone is made.backbone
+
+
+def test_a_full_copy_is_float32_whatever_the_backbone_is() -> None:
+    half = jax.tree.map(lambda x: x.astype(jnp.bfloat16), BACKBONE)
+    copy = roles.only_backbone(half).start("sft", roles.BACKBONE).copies["sft"]
+    assert {leaf.dtype for leaf in jax.tree.leaves(copy)} == {jnp.dtype(jnp.float32)}
+
+
+def test_what_is_picked_may_be_donated() -> None:
+    made = random_roles("policy")
+    picked = made.pick("policy")
+    jax.jit(lambda t: jax.tree.map(lambda x: x + 1, t), donate_argnums=0)(picked)
+    assert np.isfinite(np.asarray(made.slots["policy"]["q"].a)).all()
+
+
+def test_the_fingerprint_feels_a_single_bit() -> None:
+    values = np.zeros(1000, np.float32)
+    changed = values.copy()
+    changed.view(np.uint32)[777] ^= 1
+    assert roles.fingerprint({"a": values}) != roles.fingerprint({"a": changed})
+
+
+def test_an_unknown_role_is_named_with_those_there_are() -> None:
+    with pytest.raises(KeyError, match=r"no role 'judge'; there are \['backbone', 'policy'\]"):
+        random_roles("policy").weights("judge")
