@@ -16,6 +16,7 @@ from pathlib import Path
 
 from pe_rlhf_mm.errors import UserError
 from pe_rlhf_mm.registry import register_task
+from pe_rlhf_mm.training.config import RewardConfig, RLConfig, SFTConfig, TuneConfig
 from pe_rlhf_mm.types import Image, Message, Preference, Sample, Text
 
 SHAPES = ("rectangle", "circle", "triangle")
@@ -65,6 +66,21 @@ class EasyVQA:
     """One question, one picture, an answer of one word."""
 
     evaluators: Sequence[str] = ("pe/exact-match",)
+    tuning = TuneConfig(  # for tiny-vlm: minutes on a laptop, and an SFT policy that leaves something to learn
+        sft=SFTConfig(steps=130, batch_size=32, learning_rate=1.2e-3, demonstrations=1024),
+        reward=RewardConfig(steps=300, batch_size=64, learning_rate=4e-3, validate_every=50, validation_pairs=512),
+        rl=RLConfig(
+            steps=150,
+            prompts=64,
+            group=4,
+            learning_rate=8e-4,
+            value_learning_rate=1e-3,
+            temperature=1.0,
+            max_tokens=8,
+            evaluate_every=25,
+            evaluation_samples=512,
+        ),
+    )
 
     def samples(self, split: str, *, seed: int = 0) -> Iterator[Sample]:
         """The questions of a split, in the published order."""
