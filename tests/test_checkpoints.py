@@ -39,10 +39,11 @@ else:
 WRITE_FOR_EVER = """
 import sys
 from pathlib import Path
-from models import random_roles
+from models import random_roles, random_slot
 from pe_rlhf_mm.adapters import files
 
 made = random_roles("policy")
+made = made._replace(slots={"policy": random_slot(1, rank=2000)})  # 4 MB, which take a while
 while True:
     files.save_role(Path(sys.argv[1]), made, "policy", "tiny")
 """
@@ -99,7 +100,7 @@ def test_adapters_lie_on_disk_as_peft_writes_them(tmp_path: Path) -> None:
 
 def test_a_writer_that_dies_at_any_moment_leaves_whole_files(tmp_path: Path) -> None:
     """It is stopped at thirty moments, at each of which the disk is what a killed one would leave, and then killed."""
-    wanted = roles.fingerprint(random_roles("policy").pick("policy"))
+    wanted = roles.fingerprint(random_slot(1, rank=2000))
     found = []
     with process(WRITE_FOR_EVER, str(tmp_path)) as writer:
         while not (tmp_path / "head.safetensors").is_file():
@@ -109,7 +110,7 @@ def test_a_writer_that_dies_at_any_moment_leaves_whole_files(tmp_path: Path) -> 
                 writer.wait(0.0007 * moment)
             writer.send_signal(signal.SIGSTOP)
             made = files.load_role(tmp_path, roles.only_backbone(state()), "policy", CONFIG)
-            found.append(roles.fingerprint(made.pick("policy")))
+            found.append(roles.fingerprint(made.slots["policy"]))
             writer.send_signal(signal.SIGCONT)
         writer.kill()
     assert found == [wanted] * 30
