@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -99,21 +100,20 @@ def test_adapters_lie_on_disk_as_peft_writes_them(tmp_path: Path) -> None:
 
 
 def test_a_writer_that_dies_at_any_moment_leaves_whole_files(tmp_path: Path) -> None:
-    """It is stopped at thirty moments, at each of which the disk is what a killed one would leave, and then killed."""
-    wanted = roles.fingerprint(random_slot(1, rank=2000))
-    found = []
+    """It is stopped at 400 moments, at each of which the disk is what a killed one would leave, and then killed."""
+    found = set()
     with process(WRITE_FOR_EVER, str(tmp_path)) as writer:
         while not (tmp_path / "head.safetensors").is_file():
             assert writer.poll() is None
-        for moment in range(30):
-            with pytest.raises(subprocess.TimeoutExpired):
-                writer.wait(0.0007 * moment)
+        for moment in range(400):
+            time.sleep(1e-4 * (moment % 41))
             writer.send_signal(signal.SIGSTOP)
-            made = files.load_role(tmp_path, roles.only_backbone(state()), "policy", CONFIG)
-            found.append(roles.fingerprint(made.slots["policy"]))
+            found.add((tmp_path / "adapter_model.safetensors").read_bytes())
             writer.send_signal(signal.SIGCONT)
         writer.kill()
-    assert found == [wanted] * 30
+    assert len(found) == 1
+    made = files.load_role(tmp_path, roles.only_backbone(state()), "policy", CONFIG)
+    assert roles.fingerprint(made.slots["policy"]) == roles.fingerprint(random_slot(1, rank=2000))
 
 
 def test_writing_over_a_role_leaves_the_old_one_until_the_new_one_is_whole(
