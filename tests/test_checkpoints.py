@@ -100,12 +100,12 @@ def test_adapters_lie_on_disk_as_peft_writes_them(tmp_path: Path) -> None:
 
 
 def test_a_writer_that_dies_at_any_moment_leaves_whole_files(tmp_path: Path) -> None:
-    """It is stopped at 400 moments, at each of which the disk is what a killed one would leave, and then killed."""
+    """It is stopped at 200 moments, at each of which the disk is what a killed one would leave, and then killed."""
     found = set()
     with process(WRITE_FOR_EVER, str(tmp_path)) as writer:
         while not (tmp_path / "head.safetensors").is_file():
             assert writer.poll() is None
-        for moment in range(400):
+        for moment in range(200):
             time.sleep(1e-4 * (moment % 41))
             writer.send_signal(signal.SIGSTOP)
             found.add((tmp_path / "adapter_model.safetensors").read_bytes())
