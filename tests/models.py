@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import jax
@@ -11,8 +12,11 @@ from flax import nnx
 
 from pe_rlhf_mm.adapters import lora, roles
 from pe_rlhf_mm.adapters.roles import Roles
+from pe_rlhf_mm.data.processor import Processor
 from pe_rlhf_mm.models import vlm
 from pe_rlhf_mm.models.config import BlockConfig, VisionConfig, VLMConfig
+from pe_rlhf_mm.models.model import load_model
+from pe_rlhf_mm.training.observer import Silent
 from pe_rlhf_mm.types import Completions, Pixels, Prompts
 
 CONFIG = VLMConfig(
@@ -83,3 +87,22 @@ def random_batch(
             n = 1 + (i * group + j) % steps
             said[i, j, n - 1], said[i, j, n:], spoken[i, j, :n] = CONFIG.stop_id, CONFIG.pad_id, True
     return Batch(Prompts(tokens, mask, Pixels(patches) if images else None), Completions(said, spoken))
+
+
+def processor() -> Processor:
+    """For prompts that are ids already."""
+    return Processor(load_model("tiny-vlm").processor.tokenizer, CONFIG)
+
+
+class Heard(Silent):
+    """An observer that remembers every step and note."""
+
+    def __init__(self) -> None:
+        self.steps: list[dict[str, float]] = []
+        self.notes: list[tuple[int, dict[str, float]]] = []
+
+    def step(self, stage: str, step: int, metrics: Mapping[str, float]) -> None:
+        self.steps.append(dict(metrics))
+
+    def note(self, stage: str, step: int, metrics: Mapping[str, float]) -> None:
+        self.notes.append((step, dict(metrics)))

@@ -6,6 +6,7 @@ import functools
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from pe_rlhf_mm.adapters.roles import Head, Weights
@@ -37,8 +38,8 @@ def hidden(
 
 
 class PolicyStatistics(NamedTuple):
-    """Of every completion token. `logprobs`: under the distribution that was drawn from. `full_logprobs`: before top-k
-    and top-p, for the divergence from the anchor. `entropy`: of the distribution before top-k and top-p."""
+    """Of every completion token, and 0 at padding. `logprobs`: under the distribution that was drawn from.
+    `full_logprobs`: before top-k and top-p, for the divergence from the anchor. `entropy`: before top-k and top-p."""
 
     logprobs: Float[Array, "B G T"]
     full_logprobs: Float[Array, "B G T"]
@@ -62,10 +63,12 @@ def policy(
         return tempered(model.logits(h), sampling, config.forbidden_ids)
 
     whole = logprobs.chunked(before, completions.tokens, full)
-    if not sampling.truncates:
-        return PolicyStatistics(whole.logprobs, whole.logprobs, whole.entropy)
-    drawn = logprobs.chunked(before, completions.tokens, lambda h, keep: truncated(full(h, keep), sampling, keep))
-    return PolicyStatistics(drawn.logprobs, whole.logprobs, whole.entropy)
+    drawn = whole
+    if sampling.truncates:
+        drawn = logprobs.chunked(before, completions.tokens, lambda h, keep: truncated(full(h, keep), sampling, keep))
+    # The padding token can never be drawn: its log-probability is -inf, and differences of such are no numbers.
+    shown = (jnp.where(completions.mask, x, 0) for x in (drawn.logprobs, whole.logprobs, whole.entropy))
+    return PolicyStatistics(*shown)
 
 
 def values(
