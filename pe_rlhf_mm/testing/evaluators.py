@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from numbers import Real
 
 from pe_rlhf_mm import registry
 from pe_rlhf_mm.testing.problems import Problems
 from pe_rlhf_mm.testing.toys import toy_outcomes
 from pe_rlhf_mm.types import Evaluator, Outcome, Score
+
+TOLERANCE = 1e-4
+"""Learned evaluators score in batches, whose last bits differ."""
 
 
 def check_evaluator(evaluator: str | Evaluator, outcomes: Sequence[Outcome] | None = None) -> list[str]:
@@ -18,22 +22,55 @@ def check_evaluator(evaluator: str | Evaluator, outcomes: Sequence[Outcome] | No
     problems = Problems()
     if not problems.expect(isinstance(instance, Evaluator), f"{type(instance).__name__} has no method score"):
         return problems
+    contents = _contents(given)
     with problems.during("score()"):
-        scores = instance.score(given)
-        if not problems.expect(
-            isinstance(scores, list) and len(scores) == len(given),
-            f"score() of {len(given)} outcomes gave {scores!r:.80}; expected a list of as many Scores",
-        ):
-            return problems
-        for score, outcome in zip(scores, given, strict=True):
-            problems.expect(
-                isinstance(score, Score) and (score.value is None or math.isfinite(score.value)),
-                f"sample {outcome.sample.id!r} was scored {score!r:.80}; expected a Score of a number or of None",
-            )
-        problems.expect(instance.score(given) == scores, "score() gives other scores when it is called again")
-        problems.expect(
-            instance.score(given[::-1]) == scores[::-1],
-            "a score depends on which other outcomes are scored with it, or on their order",
-        )
-        problems.expect(instance.score([]) == [], "score([]) must be []")
+        values = _values(instance, given, problems)
+        if not problems:
+            _check_agreement(instance, given, values, problems)
+    with problems.during("score([])"):
+        nothing = instance.score([])
+        problems.expect(nothing == [], f"score([]) gave {nothing!r:.80}; expected []")
+    problems.expect(_contents(given) == contents, "score() changes the outcomes it is given; it must only read them")
     return problems
+
+
+def _contents(outcomes: Sequence[Outcome]) -> list[tuple[int, list[str], int]]:
+    return [(id(outcome), list(outcome.replies), len(outcome.steps)) for outcome in outcomes]
+
+
+def _values(evaluator: Evaluator, outcomes: list[Outcome], problems: Problems) -> list[float | None]:
+    """The values of the scores; what is wrong with them is noted."""
+    scores = evaluator.score(outcomes)
+    if not problems.expect(
+        isinstance(scores, list) and len(scores) == len(outcomes),
+        f"score() of {len(outcomes)} outcomes gave {scores!r:.80}; expected a list of as many Scores",
+    ):
+        return []
+    for score, outcome in zip(scores, outcomes, strict=False):
+        problems.expect(
+            isinstance(score, Score)
+            and (score.value is None or (isinstance(score.value, Real) and math.isfinite(score.value))),
+            f"sample {outcome.sample.id!r} was scored {score!r:.80}; expected a Score of a finite number or of None",
+        )
+    return [score.value for score in scores if isinstance(score, Score)]
+
+
+def _check_agreement(
+    evaluator: Evaluator, outcomes: list[Outcome], values: list[float | None], problems: Problems
+) -> None:
+    """Scores must be the same again, the other way round, and for every outcome alone."""
+    problems.expect(
+        _alike(_values(evaluator, outcomes, problems), values), "score() gives other scores when it is called again"
+    )
+    alone = [value for outcome in outcomes for value in _values(evaluator, [outcome], problems)]
+    problems.expect(
+        _alike(_values(evaluator, outcomes[::-1], problems), values[::-1]) and _alike(alone, values),
+        "a score depends on which other outcomes are scored with it, or on their order",
+    )
+
+
+def _alike(some: list[float | None], others: list[float | None]) -> bool:
+    return len(some) == len(others) and all(
+        one is other is None or (one is not None and other is not None and abs(one - other) <= TOLERANCE)
+        for one, other in zip(some, others, strict=True)
+    )

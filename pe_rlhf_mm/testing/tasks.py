@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from numbers import Real
 
 from pe_rlhf_mm import registry
 from pe_rlhf_mm.errors import UserError
 from pe_rlhf_mm.testing.environments import check_env
-from pe_rlhf_mm.testing.problems import Problems, check_messages
-from pe_rlhf_mm.types import Outcome, Preference, PreferenceTask, Sample, Task
+from pe_rlhf_mm.testing.problems import Problems, check_messages, check_replies, told
+from pe_rlhf_mm.types import Evaluator, Outcome, Preference, Sample, Task
 
 SPLITS = ("train", "validation", "test")
 COMPARED = 1000
@@ -24,31 +25,37 @@ def check_task(task: str | Task, *, n: int = 8) -> list[str]:
     """
     instance = registry.tasks.make(task) if isinstance(task, str) else task
     problems = Problems()
-    missing = [name for name in ("evaluators", "samples", "environment", "solve") if not hasattr(instance, name)]
+    names = ("evaluators", "samples", "environment", "solve")
+    missing = [name for name in names if not (hasattr(type(instance), name) or hasattr(instance, name))]
     if not problems.expect(not missing, f"{type(instance).__name__} has no {' and no '.join(missing)}"):
         return problems
-    _check_names_of_evaluators(instance, problems)
+    with problems.during("evaluators"):
+        _check_evaluators(instance.evaluators, problems)
     shown = _check_splits(instance, problems, n)
-    if isinstance(instance, PreferenceTask):
-        _check_preferences(instance, problems, n)
+    preferences = getattr(instance, "preferences", None)
+    if preferences is not None:
+        _check_preferences(preferences, problems, n)
     with problems.during("environment()"):
         environment = instance.environment()
         if environment is not None:
             problems += check_env(environment, shown, solve=instance.solve, n=n)
-        elif not problems:
+        else:
             _check_solutions(instance, shown, problems)
     return problems
 
 
-def _check_names_of_evaluators(task: Task, problems: Problems) -> None:
-    names = task.evaluators
+def _check_evaluators(names: Sequence[str], problems: Problems) -> None:
     if problems.expect(
-        not isinstance(names, str) and len(names) > 0,
-        f"evaluators is {names!r}; expected a tuple of ids with the headline first, such as ('pe/exact-match',)",
+        isinstance(names, Sequence) and not isinstance(names, str) and len(names) > 0,
+        f"evaluators is {names!r:.80}; expected a tuple of ids with the headline first, such as ('pe/exact-match',)",
     ):
         for name in names:
-            with problems.during(f"finding the evaluator {name!r}"):
-                registry.evaluators.factory(name)
+            with problems.during(f"making the evaluator {name!r}"):
+                made = registry.evaluators.make(name)
+                problems.expect(
+                    isinstance(made, Evaluator),
+                    f"the evaluator {name!r} is a {type(made).__name__} without a method score",
+                )
 
 
 def _check_splits(task: Task, problems: Problems, n: int) -> list[Sample]:
@@ -56,31 +63,41 @@ def _check_splits(task: Task, problems: Problems, n: int) -> list[Sample]:
     found: dict[str, list[Sample]] = {split: [] for split in SPLITS}
     for split in SPLITS:
         with problems.during(f"samples({split!r})"):
-            found[split] = list(itertools.islice(task.samples(split), max(n, COMPARED)))
-            if not problems.expect(
-                bool(found[split]), f"samples({split!r}) yields nothing; it must yield one at least"
-            ):
-                continue
-            for sample in found[split][:n]:
-                _check_sample(sample, split, problems)
-            again = [sample.id for sample in itertools.islice(task.samples(split), n)]
-            problems.expect(
-                again == [sample.id for sample in found[split][:n]],
-                f"samples({split!r}) gives other ids, or another order, when it is called again; both must be stable",
-            )
-    counts = {split: Counter(getattr(sample, "id", None) for sample in samples) for split, samples in found.items()}
+            found[split] = _check_split(task, split, problems, n)
+    counts = {split: Counter(str(sample.id) for sample in samples) for split, samples in found.items()}
     for split, ids in counts.items():
         twice = [id for id, count in ids.items() if count > 1]
         problems.expect(
             not twice, f"{split!r} has {len(twice)} ids more than once, such as {twice[:1]}; make them unique"
         )
     for one, other in itertools.combinations(SPLITS, 2):
-        shared = sorted(str(id) for id in counts[one].keys() & counts[other].keys())
+        shared = sorted(counts[one].keys() & counts[other].keys())
         problems.expect(
             not shared, f"{one!r} and {other!r} share {len(shared)} ids, such as {shared[:1]}; splits must not overlap"
         )
     _check_unknown_split(task, problems)
     return found["train"][:n]
+
+
+def _check_split(task: Task, split: str, problems: Problems, n: int) -> list[Sample]:
+    samples = list(itertools.islice(task.samples(split), max(n, COMPARED)))
+    problems.expect(bool(samples), f"samples({split!r}) yields nothing; it must yield one at least")
+    before = len(problems)
+    for sample in samples[:n]:
+        _check_sample(sample, split, problems)
+    if len(problems) == before:
+        again = itertools.islice(task.samples(split), n)
+        problems.expect(
+            [_told(sample) for sample in again] == [_told(sample) for sample in samples[:n]],
+            f"samples({split!r}) gives other samples, or another order, when it is called again with the same seed; "
+            "ids, texts and targets must be stable",
+        )
+    return [sample for sample in samples if isinstance(sample, Sample)]
+
+
+def _told(sample: Sample) -> tuple[object, ...]:
+    """What two passes must have in common; a target that is an object of its own kind is taken on trust."""
+    return sample.id, told(sample.messages), sample.target if isinstance(sample.target, str | int | float) else None
 
 
 def _check_unknown_split(task: Task, problems: Problems) -> None:
@@ -104,39 +121,54 @@ def _check_sample(sample: Sample, split: str, problems: Problems) -> None:
         check_messages(sample.messages, what, problems)
 
 
-def _check_preferences(task: PreferenceTask, problems: Problems, n: int) -> None:
+def _check_preferences(preferences: Callable[..., Iterable[Preference]], problems: Problems, n: int) -> None:
     for split in ("train", "validation"):
         with problems.during(f"preferences({split!r})"):
-            pairs, again = (list(itertools.islice(task.preferences(split, seed=0), n)) for _ in range(2))
+            pairs, again = (list(itertools.islice(preferences(split, seed=0), n)) for _ in range(2))
             problems.expect(bool(pairs), f"preferences({split!r}) yields nothing; it must yield one at least")
+            before = len(problems)
             for number, pair in enumerate(pairs):
-                what = f"pair {number} of {split!r}"
-                if not problems.expect(
-                    isinstance(pair, Preference), f"{what} is a {type(pair).__name__}; expected pe_rlhf_mm.Preference"
-                ):
-                    continue
-                problems.expect(pair.chosen != pair.rejected, f"{what}: both replies are {pair.chosen!r}")
-                problems.expect(
-                    0 <= pair.probability <= 1, f"{what}: probability {pair.probability} is not between 0 and 1"
+                _check_pair(pair, f"pair {number} of {split!r}", problems)
+            if len(problems) == before:
+                one, other = (
+                    [(told(p.messages), p.chosen, p.rejected, p.probability) for p in group] for group in (pairs, again)
                 )
-                check_messages(pair.messages, what, problems)
-            replies = [[(p.chosen, p.rejected) for p in group if isinstance(p, Preference)] for group in (pairs, again)]
-            problems.expect(
-                replies[0] == replies[1], f"preferences({split!r}, seed=0) gives other pairs when it is called again"
-            )
+                problems.expect(
+                    one == other, f"preferences({split!r}, seed=0) gives other pairs when it is called again"
+                )
+
+
+def _check_pair(pair: Preference, what: str, problems: Problems) -> None:
+    if problems.expect(
+        isinstance(pair, Preference), f"{what} is a {type(pair).__name__}; expected pe_rlhf_mm.Preference"
+    ):
+        for reply in (pair.chosen, pair.rejected):
+            problems.expect(isinstance(reply, str), f"{what} has the reply {reply!r:.80}; expected a string")
+        problems.expect(pair.chosen != pair.rejected, f"{what}: both replies are {pair.chosen!r}")
+        problems.expect(
+            isinstance(pair.probability, Real) and 0 <= pair.probability <= 1,
+            f"{what}: probability is {pair.probability!r:.80}; expected a number from 0 to 1",
+        )
+        check_messages(pair.messages, what, problems)
 
 
 def _check_solutions(task: Task, samples: Sequence[Sample], problems: Problems) -> None:
     """The task's own solutions, where it has any, must earn the full score of its headline evaluator."""
-    with problems.during("solve()"):
-        solved = [(sample, task.solve(sample)) for sample in samples]
-        wrong = [s for s, replies in solved if isinstance(replies, str)]
-        if not problems.expect(not wrong, "solve() gave a string; expected a sequence of replies, or None"):
-            return
-        outcomes = [Outcome(sample, replies) for sample, replies in solved if replies is not None]
-        for outcome, score in zip(outcomes, registry.evaluators.make(task.evaluators[0]).score(outcomes), strict=True):
+    outcomes = []
+    for sample in samples:
+        what = f"solve() of sample {sample.id!r}"
+        with problems.during(what):
+            replies = task.solve(sample)
+            if check_replies(replies, what, problems) and replies is not None:
+                outcomes.append(Outcome(sample, replies))
+    if problems:  # of an evaluator, perhaps, which cannot score then
+        return
+    headline = task.evaluators[0]
+    with problems.during(f"scoring solutions with {headline}"):
+        scores = registry.evaluators.make(headline).score(outcomes)
+        for outcome, score in zip(outcomes, scores, strict=True):
             problems.expect(
-                score.value is None or score.value >= 1,
+                score.value is not None and score.value >= 1,
                 f"the solution {list(outcome.replies)} of sample {outcome.sample.id!r} scores {score.value} with "
-                f"{task.evaluators[0]}; expected 1 ({score.why})",
+                f"{headline}; expected 1 ({score.why})",
             )

@@ -1,0 +1,206 @@
+"""RL: who moves and who does not, where it starts, what it learns, and that its loss is the printed one."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from models import CONFIG, FIRST_WORD, Heard, processor, random_batch, random_roles, state
+
+from pe_rlhf_mm.adapters import roles as role_table
+from pe_rlhf_mm.adapters.roles import BACKBONE, Roles, fingerprint
+from pe_rlhf_mm.data.images import Gallery
+from pe_rlhf_mm.data.processor import EncodedPrompt, Processor
+from pe_rlhf_mm.errors import TrainingDiverged
+from pe_rlhf_mm.rollout.sampling import Sampling
+from pe_rlhf_mm.training import forward, reinforce
+from pe_rlhf_mm.training.config import RLConfig
+from pe_rlhf_mm.training.reinforce import Rollout
+from pe_rlhf_mm.types import Completions, Prompts
+
+SETTINGS = RLConfig(
+    steps=2, prompts=8, group=4, learning_rate=0.02, value_learning_rate=0.05, temperature=1.0, max_tokens=4, beta=0.05
+)
+ASKED = [EncodedPrompt([FIRST_WORD + i % 5, FIRST_WORD + 1, FIRST_WORD + 2], ()) for i in range(32)]
+
+
+@pytest.fixture(scope="module")
+def words() -> Processor:
+    return processor()
+
+
+def lucky(roles: Roles, prompts: Prompts, completions: Completions) -> jax.Array:
+    """Reward 1 for a completion that opens with an even id."""
+    return (completions.tokens[:, :, 0] % 2 == 0).astype(jnp.float32)
+
+
+def first_reward(reward: float) -> Callable[[Roles, Prompts, Completions], jax.Array]:
+    return lambda roles, prompts, completions: jnp.full(completions.tokens.shape[:2], reward)
+
+
+def run(words: Processor, roles: Roles, settings: RLConfig = SETTINGS, **options: object) -> tuple[Roles, Heard]:
+    heard = Heard()
+    trained = reinforce.reinforce(
+        roles, words, Gallery(CONFIG), ASKED, settings, observer=heard, **{"scorer": lucky, **options}
+    )
+    return trained, heard
+
+
+def trained_sft() -> Roles:
+    return random_roles("sft", "reward")
+
+
+def fresh_sft() -> Roles:
+    made = role_table.only_backbone(state())
+    return role_table.new_slot_role(made, "sft", CONFIG, rank=4, alpha=16.0, targets=("q", "v"), key=jax.random.key(0))
+
+
+def full_sft() -> Roles:
+    return role_table.only_backbone(state()).start("sft", BACKBONE)
+
+
+@pytest.mark.parametrize("start", [trained_sft, fresh_sft, full_sft])
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_the_divergence_is_exactly_zero_before_the_first_update(
+    words: Processor, start: Callable[[], Roles], temperature: float
+) -> None:
+    _, heard = run(words, start(), replace(SETTINGS, temperature=temperature))
+    assert heard.steps[0]["kl"] == 0.0
+    assert heard.steps[1]["kl"] != 0.0
+    assert all(numbers["sampler_gap"] < 2e-5 for numbers in heard.steps)
+
+
+def test_only_policy_and_value_move_and_the_backbone_keeps_every_bit(words: Processor) -> None:
+    before = trained_sft()
+    after, _ = run(words, before)
+    assert fingerprint(after.backbone) == fingerprint(before.backbone)
+    for role in ("sft", "reward"):
+        assert fingerprint(after.pick(role)) == fingerprint(before.pick(role))
+    assert fingerprint(after.slots["anchor"]) == fingerprint(before.slots["sft"])
+    for role in ("policy", "value"):
+        for target, low in after.slots[role].items():
+            assert (low.a != before.slots["sft"][target].a).any()
+            assert (low.b != before.slots["sft"][target].b).any()
+    assert after.heads["value"].weight.any()
+    assert fingerprint(after.slots["policy"]) != fingerprint(after.slots["value"])
+
+
+def test_in_mode_full_only_the_copies_of_policy_and_value_move(words: Processor) -> None:
+    before = full_sft()
+    after, _ = run(words, before, replace(SETTINGS, learning_rate=1e-3, value_learning_rate=1e-3))
+    assert fingerprint(after.backbone) == fingerprint(before.backbone)
+    assert fingerprint(after.copies["sft"]) == fingerprint(after.copies["anchor"]) == fingerprint(before.copies["sft"])
+    assert len({fingerprint(after.copies[role]) for role in ("sft", "policy", "value")}) == 3
+
+
+@pytest.mark.parametrize("placement", ["return", "loss"])
+def test_a_bandit_is_solved(words: Processor, placement: str) -> None:
+    settings = replace(SETTINGS, steps=60, kl=placement, max_tokens=2)
+    _, heard = run(words, random_roles("sft"), settings)
+    rewards = [numbers["reward"] for numbers in heard.steps]
+    assert np.mean(rewards[:3]) < 0.75
+    assert np.mean(rewards[-5:]) > 0.9
+
+
+def test_a_penalty_of_everything_keeps_the_policy_near_its_anchor(words: Processor) -> None:
+    """β = 1 leaves no reward; β = 0 leaves no penalty."""
+    settings = replace(SETTINGS, steps=25, max_tokens=2)
+    held, free = (run(words, random_roles("sft"), replace(settings, beta=beta))[1] for beta in (1.0, 0.0))
+    assert abs(held.steps[-1]["kl"]) < 0.1 * free.steps[-1]["kl"]
+
+
+def test_the_same_reward_for_everything_teaches_the_policy_nothing_that_lasts(words: Processor) -> None:
+    """Zero variance: every number stays finite, and once V has learnt the constant there is no gradient left."""
+    settings = replace(SETTINGS, steps=40, max_tokens=2, beta=0.0)
+    _, heard = run(words, random_roles("sft"), settings, scorer=first_reward(1.0))
+    assert all(np.isfinite(list(numbers.values())).all() for numbers in heard.steps)
+    assert abs(heard.steps[-1]["policy_loss"]) < 0.05 * abs(heard.steps[0]["policy_loss"])
+
+
+def test_the_seed_decides_every_bit(words: Processor) -> None:
+    one, same = (run(words, random_roles("sft"), seed=3)[0] for _ in range(2))
+    other, _ = run(words, random_roles("sft"), seed=4)
+    assert fingerprint(one.pick("policy", "value")) == fingerprint(same.pick("policy", "value"))
+    assert fingerprint(one.pick("policy", "value")) != fingerprint(other.pick("policy", "value"))
+
+
+def test_a_reward_that_is_no_number_stops_training_and_names_the_step(words: Processor) -> None:
+    before = random_roles("sft")
+    print_before = fingerprint(before)
+    with pytest.raises(TrainingDiverged, match=r"rl: .*reward.* not finite at step 1\. .*rate"):
+        run(words, before, scorer=first_reward(float("nan")))
+    assert fingerprint(before) == print_before
+
+
+def test_policy_and_value_model_have_rates_of_their_own(words: Processor) -> None:
+    """Adam's first step is as long as its rate, for every number with a gradient."""
+    roles = random_roles("policy", "value").with_head("value", jnp.zeros(CONFIG.decoder.width))
+    trainable = roles.pick("policy", "value")
+    optimizer = reinforce.optimizer_for(replace(SETTINGS, learning_rate=1e-3, value_learning_rate=1e-1), trainable)
+    ones = jax.tree.map(jnp.ones_like, trainable)
+    updates, _ = optimizer.update(ones, optimizer.init(trainable), trainable)
+    np.testing.assert_allclose(updates.slots["policy"]["q"].a, -1e-3, rtol=1e-3)
+    np.testing.assert_allclose(updates.slots["value"]["q"].a, -1e-1, rtol=1e-3)
+    np.testing.assert_allclose(updates.heads["value"].weight, -1e-1, rtol=1e-3)
+
+
+def some_rollout() -> Rollout:
+    rng = np.random.default_rng(5)
+    prompts, completions = random_batch(rng, rows=2, group=2, steps=5)
+    shape = completions.mask.shape
+    numbers = [rng.normal(size=s).astype(np.float32) for s in (shape[:2], shape, shape)]
+    return Rollout(prompts, completions, *numbers)
+
+
+def objective(settings: RLConfig, roles: Roles, rollout: Rollout) -> Callable:
+    sampling = Sampling(settings.temperature, settings.top_k, settings.top_p, settings.max_tokens)
+    loss = functools.partial(reinforce.loss, CONFIG, settings, sampling, False)
+    return lambda trainable: loss(trainable, roles, rollout, jax.random.key(0))
+
+
+@pytest.mark.parametrize("placement", ["return", "loss"])
+def test_the_loss_is_the_printed_one(placement: str) -> None:
+    roles, rollout = random_roles("policy", "value"), some_rollout()
+    settings = replace(SETTINGS, kl=placement, beta=0.3)
+    row = (rollout.prompts, rollout.completions)
+    statistics = forward.score_policy(CONFIG, roles.weights("policy"), *row, Sampling(max_tokens=4))
+    values = jax.jit(forward.values, static_argnums=0)(CONFIG, roles.weights("value"), roles.heads["value"], *row)
+    expected, n = 0.0, 0
+    for b, g in np.ndindex(rollout.completions.mask.shape[:2]):
+        n += 1
+        for t in range(int(rollout.completions.mask[b, g].sum())):
+            logprob, value = float(statistics.logprobs[b, g, t]), float(values[b, g, t])
+            error = float(rollout.returns[b, g, t]) - value
+            expected += -logprob * error + error**2
+            if placement == "loss":
+                expected += 0.3 * 0.5 * (logprob - float(rollout.anchor_logprobs[b, g, t])) ** 2
+    value, _ = jax.jit(objective(settings, roles, rollout))(roles.pick("policy", "value"))
+    np.testing.assert_allclose(value, expected / n, rtol=1e-4)
+
+
+def test_the_policy_loss_does_not_move_the_value_model() -> None:
+    """Its gradient is that of the squared error alone, since the advantage is a constant."""
+    roles, rollout = random_roles("policy", "value"), some_rollout()
+    row, mask = (rollout.prompts, rollout.completions), rollout.completions.mask
+
+    def squared_error(trainable: role_table.Trainable) -> jax.Array:
+        now = roles.put(trainable)
+        values = forward.values(CONFIG, now.weights("value"), now.heads["value"], *row)
+        return jnp.where(mask, (rollout.returns - values) ** 2, 0).sum() / 4
+
+    trainable = roles.pick("policy", "value")
+    whole = jax.jit(jax.grad(lambda t: objective(SETTINGS, roles, rollout)(t)[0]))(trainable)
+    alone = jax.jit(jax.grad(squared_error))(trainable)
+    jax.tree.map(
+        lambda one, other: np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-4),
+        whole.slots["value"],
+        alone.slots["value"],
+    )
+    np.testing.assert_allclose(whole.heads["value"].weight, alone.heads["value"].weight, rtol=1e-3, atol=1e-4)
+    assert all(leaf.any() for leaf in jax.tree.leaves(whole.slots["policy"]))
+    assert not any(leaf.any() for leaf in jax.tree.leaves(alone.slots["policy"]))

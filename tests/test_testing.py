@@ -1,0 +1,246 @@
+"""The conformance checks: toys pass, and whatever is broken in one way is reported in that way and no other."""
+
+from __future__ import annotations
+
+import random
+import re
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pe_rlhf_mm.registry import BrokenEntry, UnknownId
+from pe_rlhf_mm.testing import ToyEnvironment, ToyTask, check_env, check_evaluator, check_task
+from pe_rlhf_mm.types import Image, Message, Outcome, Preference, Sample, Score, Text
+
+ASK = Message("user", "Which color is it?")
+COUNT = [Sample("two", [ASK], target=2), Sample("minus", [ASK], target=-1)]
+
+
+def count(sample: Sample) -> Sequence[str]:
+    return ["up" if sample.target > 0 else "down"] * abs(sample.target) + ["done"]
+
+
+# --- what conforms ----------------------------------------------------------------------------------------------
+
+
+def test_the_toys_conform() -> None:
+    assert check_task(ToyTask()) == []
+    assert check_env(ToyEnvironment(), COUNT, solve=count) == []
+
+
+def test_what_comes_with_the_package_conforms() -> None:
+    assert check_task("pe/easy-vqa") == []
+    assert check_evaluator("pe/exact-match") == []
+
+
+def test_what_a_task_may_leave_out_is_not_missed() -> None:
+    class NothingMore:
+        evaluators = ["pe/exact-match"]  # noqa: RUF012
+
+        def samples(self, split: str, *, seed: int = 0) -> Iterator[Sample]:
+            return ToyTask().samples(split)
+
+        def environment(self) -> None: ...
+
+        def solve(self, sample: Sample) -> None: ...
+
+    assert check_task(NothingMore()) == []
+
+
+def test_an_evaluator_may_leave_outcomes_unscored() -> None:
+    class Unsure:
+        def score(self, outcomes: Sequence[Outcome], *, seed: int = 0) -> list[Score]:
+            return [Score(None, "no idea") for _ in outcomes]
+
+    assert check_evaluator(Unsure()) == []
+
+
+def test_a_reference_that_leads_nowhere_is_no_problem_of_the_task() -> None:
+    with pytest.raises(UnknownId):
+        check_task("pe/nothing")
+    with pytest.raises(BrokenEntry):
+        check_evaluator("nothing.py:Nothing")
+
+
+def test_an_error_while_importing_a_task_comes_through(tmp_path: Path) -> None:
+    (tmp_path / "broken.py").write_text("1 / 0")
+    with pytest.raises(ZeroDivisionError):
+        check_task(f"{tmp_path}/broken.py:Task")
+
+
+def test_the_checks_are_imported_without_jax() -> None:
+    code = "import sys, pe_rlhf_mm.testing; print({'jax', 'transformers', 'PIL'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
+
+
+# --- tasks ------------------------------------------------------------------------------------------------------
+
+
+class Toy(ToyTask):
+    """A toy task with some of its members replaced; its pairs stay whole whatever its samples are."""
+
+    def __init__(self, **members: Any):
+        self.__dict__.update({"preferences": ToyTask().preferences} | members)
+
+
+class WithoutDisplay(Toy):
+    @property
+    def evaluators(self) -> Any:
+        raise RuntimeError("no display")
+
+
+def odd(**fields: Any) -> dict[str, Any]:
+    """The samples of the toy task, the first one of training with other fields."""
+
+    def samples(split: str, *, seed: int = 0) -> Iterator[Sample]:
+        for sample in ToyTask().samples(split):
+            yield replace(sample, **fields) if sample.id == "train-0" else sample
+
+    return {"samples": samples}
+
+
+def odd_pairs(**fields: Any) -> dict[str, Any]:
+    def preferences(split: str, *, seed: int = 0) -> Iterator[Preference]:
+        return (replace(pair, **fields) for pair in ToyTask().preferences(split))
+
+    return {"preferences": preferences}
+
+
+def unchanged(split: str, *, seed: int = 0) -> Iterator[Sample]:
+    return ToyTask().samples(split)
+
+
+def without(missing: str) -> Any:
+    return lambda split, *, seed=0: iter(()) if split == missing else unchanged(split)
+
+
+def never_the_same(what: str) -> Any:
+    def samples(split: str, *, seed: int = 0) -> Iterator[Sample]:
+        for sample in unchanged(split):
+            chance = f"{split} {random.random()}"
+            yield replace(sample, **{what: [Message("user", chance)] if what == "messages" else chance})
+
+    return samples
+
+
+def any_split(split: str, *, seed: int = 0) -> Iterator[Sample]:
+    return unchanged(split if split in ToyTask.SIZES else "test")
+
+
+def one_split(split: str, *, seed: int = 0) -> Iterator[Sample]:
+    return (replace(sample, id=sample.id.partition("-")[2]) for sample in unchanged(split))
+
+
+def any_error(split: str, *, seed: int = 0) -> Iterator[Sample]:
+    return unchanged(split) if split in ToyTask.SIZES else iter({}[split])
+
+
+def always_one_id(split: str, *, seed: int = 0) -> Iterator[Sample]:
+    return (replace(sample, id=split) for sample in unchanged(split))
+
+
+def strings(split: str, *, seed: int = 0) -> Iterator[Any]:
+    return (sample.target for sample in unchanged(split))
+
+
+def no_pairs(split: str, *, seed: int = 0) -> Iterator[Preference]:
+    return iter(())
+
+
+def other_pairs(split: str, *, seed: int = 0) -> Iterator[Preference]:
+    return (Preference([ASK], f"{random.random()}", "red") for _ in range(3))
+
+
+def fails(*arguments: Any, **options: Any) -> Any:
+    raise RuntimeError("no display")
+
+
+TASKS = {
+    "samples missing": (object(), "object has no evaluators and no samples and no environment and no solve"),
+    "evaluators none": (Toy(evaluators=()), r"evaluators is \(\); expected a tuple of ids"),
+    "evaluators no tuple": (Toy(evaluators="pe/exact-match"), "evaluators is 'pe/exact-match'; expected a tuple"),
+    "evaluators not even a sequence": (Toy(evaluators=7), "evaluators is 7; expected a tuple of ids"),
+    "evaluators raise": (WithoutDisplay(), "evaluators raised RuntimeError: no display"),
+    "evaluator unknown": (Toy(evaluators=("pe/exact-mach",)), "raised UnknownId: .*Did you mean pe/exact-match"),
+    "evaluator cannot score": (Toy(evaluators=("fractions:Fraction",)), "is a Fraction without a method score"),
+    "samples raise": (Toy(samples=fails), r"samples\('.*'\).* raised RuntimeError: no display"),
+    "no sample": (Toy(samples=strings), r"samples\('\w+'\) yields a str; expected pe_rlhf_mm.Sample"),
+    "no validation": (Toy(samples=without("validation")), r"samples\('validation'\) yields nothing"),
+    "no test": (Toy(samples=without("test")), r"samples\('test'\) yields nothing"),
+    "no training": (Toy(samples=without("train")), r"samples\('train'\) yields nothing"),
+    "splits overlap": (Toy(samples=one_split), "'.*' and '.*' share .* ids, such as .*; splits must not overlap"),
+    "ids twice": (Toy(samples=always_one_id), "has 1 ids more than once, such as .*; make them unique"),
+    "ids change": (Toy(samples=never_the_same("id")), r"samples\('\w+'\) gives other samples, or another order"),
+    "texts change": (Toy(samples=never_the_same("messages")), "gives other samples, or another order"),
+    "targets change": (Toy(samples=never_the_same("target")), "gives other samples, or another order"),
+    "any split": (Toy(samples=any_split), r"samples\('no such split'\) does not complain"),
+    "split refused otherwise": (Toy(samples=any_error), "should raise UserError .* raised KeyError"),
+    "id empty": (Toy(**odd(id="")), "sample '' of 'train': an id must be a string, not empty"),
+    "id no string": (Toy(**odd(id=7)), "sample 7 of 'train': an id must be a string, not empty"),
+    "id cannot be hashed": (Toy(**odd(id=[7])), "an id must be a string, not empty"),
+    "cluster no string": (Toy(**odd(cluster=7)), "sample 'train-0' of 'train': cluster must be a string or None"),
+    "messages none": (Toy(**odd(messages=None)), "messages is None; expected a list of Message, with one at least"),
+    "messages empty": (Toy(**odd(messages=[])), r"messages is \[\]; expected a list of Message, with one at least"),
+    "messages a string": (Toy(**odd(messages="which?")), "messages is 'which.'; expected a list of Message"),
+    "message no message": (Toy(**odd(messages=["which?"])), "has a str among its messages; expected Message"),
+    "role unknown": (
+        Toy(**odd(messages=[Message("human", "?")])),
+        "role 'human' is none of system, user, assistant, tool",
+    ),
+    "assistant last": (Toy(**odd(messages=[ASK, Message("assistant", "red")])), "ends with the assistant"),
+    "content none": (
+        Toy(**odd(messages=[Message("user", None)])),
+        "the content of a message is None; expected a string",
+    ),
+    "part no part": (Toy(**odd(messages=[Message("user", ["which?"])])), "has the part 'which.' in a message"),
+    "text no text": (Toy(**odd(messages=[Message("user", [Text(7)])])), r"has the part Text\(text=7"),
+    "no such picture": (
+        Toy(**odd(messages=[Message("user", [Image("no.png")])])),
+        "opening a picture of .* raised ImageError",
+    ),
+    "pairs none": (Toy(preferences=no_pairs), r"preferences\('\w+'\) yields nothing"),
+    "pairs raise": (Toy(preferences=fails), r"preferences\('\w+'\) raised RuntimeError: no display"),
+    "pairs change": (Toy(preferences=other_pairs), "gives other pairs when it is called again"),
+    "pairs are no pairs": (Toy(preferences=strings), r"pair \d of '\w+' is a str; expected pe_rlhf_mm.Preference"),
+    "replies alike": (Toy(**odd_pairs(chosen="red", rejected="red")), r"pair \d of '\w+': both replies are 'red'"),
+    "reply no string": (Toy(**odd_pairs(rejected=7)), r"pair \d of '\w+' has the reply 7; expected a string"),
+    "probability above 1": (Toy(**odd_pairs(probability=1.5)), "probability is 1.5; expected a number from 0 to 1"),
+    "probability nan": (
+        Toy(**odd_pairs(probability=float("nan"))),
+        "probability is nan; expected a number from 0 to 1",
+    ),
+    "pair without prompt": (Toy(**odd_pairs(messages=())), r"pair \d of '\w+': messages is \(\)"),
+    "solve raises": (Toy(solve=fails), "solve.. of sample 'train-\\d' raised RuntimeError: no display"),
+    "solution a string": (
+        Toy(solve=lambda sample: "red"),
+        "solve.. of sample .* gave 'red'; expected a list of replies",
+    ),
+    "solution of numbers": (Toy(solve=lambda sample: [7]), r"gave \[7\]; expected a list of replies"),
+    "solution wrong": (
+        Toy(solve=lambda sample: ["pink"]),
+        r"the solution \['pink'\] of .* scores 0.0 with pe/exact-match",
+    ),
+    "solution unscored": (
+        Toy(**odd(target=None), solve=lambda s: [s.target or "red"]),
+        r"scores None with .* has no target",
+    ),
+    "environment raises": (Toy(environment=fails), r"environment\(\) raised RuntimeError: no display"),
+    "environment no environment": (
+        Toy(environment=lambda: 7),
+        "the environment is a int; expected an object with reset",
+    ),
+}
+
+
+@pytest.mark.parametrize(("task", "said"), TASKS.values(), ids=TASKS)
+def test_what_is_wrong_with_a_task_is_reported_and_nothing_else(task: Any, said: str) -> None:
+    problems = check_task(task)
+    assert problems
+    for problem in problems:
+        assert re.search(said, problem), problem
