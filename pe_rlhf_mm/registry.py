@@ -95,6 +95,8 @@ class Registry(Generic[Entry]):
             return max(known, key=_order)
         if ":" in reference:
             return reference
+        if reference.endswith(".py"):
+            raise UnknownId(f"{self.kind} {reference!r} names a file; name what is in it too: {reference}:ClassName")
         names = [*self._table, *{id.partition("@")[0] for id in self._table}]
         close = difflib.get_close_matches(reference, names, n=3, cutoff=0.6)
         hint = f"Did you mean {' or '.join(close)}?" if close else f"There are: {', '.join(self)}."
@@ -117,7 +119,8 @@ class Registry(Generic[Entry]):
 def import_attribute(reference: str, what: str) -> Any:
     """The object that `package.module:attribute` or `path/to/file.py:attribute` names; `what` opens the error messages.
 
-    Raises BrokenEntry if there is no such file, module or attribute. Errors raised by the code itself come through.
+    Raises BrokenEntry if there is no such file, module or attribute, or if it cannot be called. Errors raised by the
+    code itself come through.
     """
     place, _, attribute = reference.rpartition(":")
     module = _import_file(Path(place), what) if place.endswith(".py") else _import_module(place, what)
@@ -126,7 +129,10 @@ def import_attribute(reference: str, what: str) -> Any:
         close = difflib.get_close_matches(attribute, public, n=3)
         hint = f" Did you mean {' or '.join(close)}?" if close else ""
         raise BrokenEntry(f"{what}: {place} has no {attribute!r}.{hint}")
-    return getattr(module, attribute)
+    found = getattr(module, attribute)
+    if not callable(found):
+        raise BrokenEntry(f"{what}: {attribute!r} in {place} is {found!r:.80}; expected a class or a function")
+    return found
 
 
 def _order(id: str) -> tuple[str, int]:
@@ -144,6 +150,8 @@ def _same(one: object, other: object) -> bool:
 
 
 def _import_module(name: str, what: str) -> ModuleType:
+    if not all(part.isidentifier() for part in name.split(".")):
+        raise BrokenEntry(f"{what}: {name!r} is neither the name of a module nor a file that ends in .py")
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
