@@ -12,11 +12,21 @@ from pe_rlhf_mm.errors import UserError
 Options = TypeVar("Options")
 
 
-def parse(kind: type[Options], arguments: Sequence[str], *, prog: str, default: Options | None = None) -> Options:
-    """Fills a dataclass from the command line. A value that the dataclass refuses becomes a UserError."""
+def parse(
+    kind: type[Options],
+    arguments: Sequence[str],
+    *,
+    prog: str,
+    default: Options | None = None,
+    description: str | None = None,
+) -> Options:
+    """Fills a dataclass from the command line; `description`, or else its docstring, is what --help says first.
+
+    A value that the dataclass refuses becomes a UserError.
+    """
     try:
         if default is None:
-            return tyro.cli(kind, args=list(arguments), prog=prog)
-        return tyro.cli(kind, args=list(arguments), prog=prog, default=default)
+            return tyro.cli(kind, args=list(arguments), prog=prog, description=description)
+        return tyro.cli(kind, args=list(arguments), prog=prog, description=description, default=default)
     except ValueError as error:
         raise UserError(str(error)) from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import tyro
 
@@ -15,7 +16,7 @@ from pe_rlhf_mm.cli.arguments import parse
 class EvalRun:
     """Evaluates a policy on a task: a table with n, value and a clustered 95 % interval."""
 
-    task: tyro.conf.Positional[str]
+    task: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="TASK")]
     """Id of a task, or path.py:Class, or package.module:Class."""
     policy: str
     """A run folder, the name or folder of a model, or module:function (messages -> text)."""

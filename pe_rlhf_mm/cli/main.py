@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 
@@ -14,13 +15,13 @@ VERBS = {
     "eval run": ("evaluation", "run", "evaluate a policy on a task"),
     "report": ("tune", "report", "write the page of a run folder again"),
     "tasks list": ("registries", "list_tasks", "all registered tasks"),
-    "tasks show": ("registries", "show_task", "one task: its splits, and a sample"),
+    "tasks show": ("registries", "show_task", "one task: its evaluators, and a sample"),
     "tasks check": ("registries", "check_task", "run the conformance checks on a task"),
     "evaluators list": ("registries", "list_evaluators", "all registered evaluators"),
     "evaluators check": ("registries", "check_evaluator", "run the conformance checks on an evaluator"),
     "models list": ("registries", "list_models", "the models that come with the package"),
 }
-INTERRUPTED, USER_ERROR = 130, 2
+INTERRUPTED, NOBODY_READS, USER_ERROR = 130, 141, 2
 
 
 def usage() -> str:
@@ -67,4 +68,21 @@ def run(arguments: Sequence[str]) -> int:
 
 def main() -> None:
     """Entry point of the console script."""
-    sys.exit(run(sys.argv[1:]))
+    try:
+        sys.exit(run(sys.argv[1:]))
+    except BrokenPipeError:
+        if not _nobody_reads("\n"):  # then it is another pipe, in the code of a task perhaps
+            raise
+        sys.exit(NOBODY_READS)
+    finally:
+        _nobody_reads()
+
+
+def _nobody_reads(more: str = "") -> bool:
+    """Whether the reader of what is printed has left, as `head` does; what is printed from then on is thrown away."""
+    try:
+        print(more, end="", flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return True
+    return False

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import tyro
 
 from pe_rlhf_mm import registry
 from pe_rlhf_mm.cli.arguments import parse
 from pe_rlhf_mm.errors import UserError
+from pe_rlhf_mm.types import Image, Text
 
 SHOWN_CHARACTERS = 300
 
@@ -26,9 +29,9 @@ class Listing:
 
 @dataclass(frozen=True)
 class Named:
-    """Takes one reference."""
+    """One thing."""
 
-    name: tyro.conf.Positional[str]
+    name: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="NAME")]
     """An id, or path.py:Class, or package.module:Class."""
 
 
@@ -60,13 +63,21 @@ def list_models(arguments: Sequence[str]) -> None:
 
 def show_task(arguments: Sequence[str]) -> None:
     """A task's documentation, and its first training sample."""
-    name = parse(Named, arguments, prog="pe-rlhf tasks show").name
+    name = parse(Named, arguments, prog="pe-rlhf tasks show", description=show_task.__doc__).name
     task = registry.tasks.make(name)
-    sample = next(iter(task.samples("train")), None)
+    rows = [("evaluators", ", ".join(task.evaluators))]
+    for sample in itertools.islice(task.samples("train"), 1):
+        rows += [("first sample", sample.id), *((m.role, " ".join(map(_shown, m.parts))) for m in sample.messages)]
+        rows += [("target", repr(sample.target))]
     print(registry.tasks.resolve(name))
     print(f"  {(type(task).__doc__ or '').strip()}")
-    print(f"  evaluators: {', '.join(task.evaluators)}")
-    print(f"  first training sample: {str(sample)[:SHOWN_CHARACTERS]}")
+    print("\n".join(f"  {what:<14}{text[:SHOWN_CHARACTERS]}" for what, text in rows))
+
+
+def _shown(part: Text | Image) -> str:
+    if isinstance(part, Text):
+        return part.text
+    return f"<image {part.source}>" if isinstance(part.source, str | Path) else "<image>"
 
 
 def _report(problems: list[str], name: str) -> None:
@@ -76,7 +87,9 @@ def _report(problems: list[str], name: str) -> None:
 
 
 def _check(kind: str, arguments: Sequence[str], check: Callable[[str], list[str]]) -> None:
-    name = parse(Named, arguments, prog=f"pe-rlhf {kind} check").name
+    name = parse(
+        Named, arguments, prog=f"pe-rlhf {kind} check", description=f"Runs the conformance checks on one of the {kind}."
+    ).name
     _report(check(name), name)
 
 

@@ -13,12 +13,17 @@ import tyro
 from pe_rlhf_mm.cli.arguments import parse
 from pe_rlhf_mm.training.config import TuneConfig
 
+PROG = "pe-rlhf tune"
+
 
 @dataclass(frozen=True)
 class Tune:
-    """SFT, then a reward model, then RL against the learned reward, then evaluation on test questions."""
+    """SFT, then a reward model, then RL against the learned reward, then evaluation on test questions.
 
-    task: tyro.conf.Positional[str]
+    A task may bring settings of its own: `pe-rlhf tune TASK --help` shows its defaults.
+    """
+
+    task: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="TASK")]
     """Id of a task, or path.py:Class, or package.module:Class."""
     settings: Annotated[TuneConfig, tyro.conf.arg(name="")]
     model: str = "tiny-vlm"
@@ -37,8 +42,10 @@ def tune(arguments: Sequence[str]) -> None:
     from pe_rlhf_mm.training.presets import settings_of
 
     named = next((a for a in arguments[:1] if not a.startswith("-")), None)
-    settings = settings_of(registry.tasks.make(named)) if named else TuneConfig()
-    options = parse(Tune, arguments, prog="pe-rlhf tune", default=Tune(task=named or tyro.MISSING, settings=settings))
+    if named is None:  # options stand before the task
+        named = parse(Tune, arguments, prog=PROG, default=Tune(task=tyro.MISSING, settings=TuneConfig())).task
+    settings = settings_of(registry.tasks.make(named))
+    options = parse(Tune, arguments, prog=PROG, default=Tune(task=named, settings=settings))
     from pe_rlhf_mm.training.tune import tune as run_tuning
 
     settings = options.settings
@@ -74,7 +81,7 @@ def _table(summary: dict, out: Path) -> str:
 class Report:
     """Writes report.html of a run folder again, finished or not."""
 
-    run: tyro.conf.Positional[Path]
+    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """The run folder."""
 
 
