@@ -32,6 +32,10 @@ class NoDisplay(ToyTask):
     def __init__(self):
         raise RuntimeError("no display")
 
+class NoBrowser(ToyTask):
+    def __init__(self):
+        raise BrokenPipeError("no browser")
+
 def red(messages):
     return "red"
 
@@ -136,8 +140,8 @@ def test_an_evaluation_is_a_table_and_json(here: Path) -> None:
     assert (metric["value"], metric["n"], metric["unscored"]) == (0.4, 5, 0)
 
 
-def test_help_of_tune_shows_the_settings_of_the_task_wherever_it_stands(tmp_path: Path) -> None:
-    """140 are the steps of easy-VQA, 1000 those of the paper; an option before the task is an option of the task."""
+def test_help_of_tune_shows_the_settings_of_a_named_task(tmp_path: Path) -> None:
+    """140 are the steps of easy-VQA, 1000 those of the paper."""
     assert re.search(r"--sft.steps INT\s+\(default: 140\)", run(tmp_path, "tune", "pe/easy-vqa", "--help").stdout)
     assert re.search(r"--sft.steps INT\s+\(default: 1000\)", run(tmp_path, "tune", "--help").stdout)
 
@@ -236,6 +240,7 @@ def test_a_run_that_exists_is_left_as_it_is(here: Path) -> None:
         ("missing.py:Task", 'missing.py", line 1', "ModuleNotFoundError: No module named 'numpyy'"),
         ("syntax.py:Task", 'syntax.py", line 1', "SyntaxError: invalid syntax"),
         ("mine.py:NoDisplay", 'mine.py", line 16', "RuntimeError: no display"),
+        ("mine.py:NoBrowser", 'mine.py", line 20', "BrokenPipeError: no browser"),
     ],
 )
 def test_an_error_in_the_code_of_a_user_is_shown_with_its_line(name: str, place: str, said: str, here: Path) -> None:
