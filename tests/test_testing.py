@@ -196,6 +196,7 @@ TASKS = {
     "replies alike": (Toy(**odd_pairs(chosen="red", rejected="red")), r"pair \d of '\w+': both replies are 'red'"),
     "reply no string": (Toy(**odd_pairs(rejected=7)), r"pair \d of '\w+' has the reply 7; expected a string"),
     "probability above 1": (Toy(**odd_pairs(probability=1.5)), "probability is 1.5; expected a number from 0 to 1"),
+    "probability no number": (Toy(**odd_pairs(probability="high")), "probability is 'high'; expected a number"),
     "probability nan": (
         Toy(**odd_pairs(probability=float("nan"))),
         "probability is nan; expected a number",

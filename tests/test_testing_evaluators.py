@@ -49,6 +49,17 @@ def right(outcome: Outcome) -> float:
     return float(bool(outcome.replies) and outcome.replies[-1] == outcome.sample.target)
 
 
+class Novelty:
+    """Likes what it has not scored before."""
+
+    def __init__(self) -> None:
+        self.scored: list[list[str]] = []
+
+    def score(self, outcomes: list[Outcome], *, seed: int = 0) -> list[Score]:
+        self.scored.append([outcome.sample.id for outcome in outcomes])
+        return [Score(float(self.scored.count(self.scored[-1]) == 1)) for _ in outcomes]
+
+
 EVALUATORS = {
     "no evaluator": (object(), "object has no method score"),
     "raises": (Scoring(fails), r"score\(.*\) raised RuntimeError: no display"),
@@ -64,6 +75,7 @@ EVALUATORS = {
     "numbers": (Scoring(lambda os: [right(o) for o in os]), r"was scored \d.0; expected a Score"),
     "words": (Scoring(lambda os: [Score("good") for o in os]), "was scored Score.value='good'.*; expected a Score"),
     "not finite": (Scoring(lambda os: [Score(float("inf")) for o in os]), "was scored Score.value=inf"),
+    "rewards novelty": (Novelty(), "score.. gives other scores when it is called again"),
     "by chance": (Scoring(lambda os: [Score(random.random()) for o in os]), "is called again|depends on which"),
     "by place": (
         Scoring(lambda os: [Score(float(i)) for i, _ in enumerate(os)]),
