@@ -23,6 +23,7 @@ from pe_rlhf_mm.training.loop import train
 from pe_rlhf_mm.training.presets import settings_of
 from pe_rlhf_mm.training.reward import Comparison
 from pe_rlhf_mm.training.sft import Demonstration
+from pe_rlhf_mm.types import Completions
 
 GOOD, BAD, STOP = FIRST_WORD + 1, FIRST_WORD + 2, CONFIG.stop_id
 ASKED = [EncodedPrompt([FIRST_WORD + i % 7, FIRST_WORD + 3], ()) for i in range(32)]
@@ -70,7 +71,7 @@ def test_sft_learns_to_stop(words: Processor) -> None:
     """The stop token is one of the demonstrated tokens: without it in the mask its likelihood would not rise."""
     roles, _ = sft_run(words, random_roles("sft"))
     prompts = words.prompts(ASKED[:4], Gallery(CONFIG), length=8)
-    row = (prompts, words.completions([[d.reply] for d in SHOWN[:4]], length=8))
+    row = (prompts, Completions(np.full((4, 1, 2), [GOOD, STOP]), np.ones((4, 1, 2), bool)))
     logprobs = forward.score_policy(CONFIG, roles.weights("sft"), *row, forward.PLAIN).logprobs
     assert (jnp.exp(logprobs[:, 0, 1]) > 0.9).all()
 
