@@ -13,7 +13,7 @@ import importlib.metadata
 import importlib.util
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Generic, TypeVar
@@ -42,8 +42,9 @@ class BrokenEntry(UserError):
 class Registry(Generic[Entry]):
     """A table from ids to factories. Targets may be strings, `module:Attribute`, imported on first use."""
 
-    def __init__(self, kind: str, builtin: Mapping[str, str]):
-        self.kind = kind
+    def __init__(self, kind: str, builtin: Mapping[str, str], *, parts: Sequence[str] = ()):
+        """`parts`: what every instance must have."""
+        self.kind, self.parts = kind, parts
         self._entries: dict[str, tuple[str | Callable[..., Entry], str]] = {}
         for id, target in builtin.items():
             self.add(id, target, owner="pe-rlhf-mm")
@@ -112,8 +113,18 @@ class Registry(Generic[Entry]):
         return factory
 
     def make(self, reference: str) -> Entry:
-        """A new instance of what a reference names."""
-        return self.factory(reference)()
+        """A new instance of what a reference names. Raises BrokenEntry if it lacks a part."""
+        entry = self.factory(reference)()
+        missing = self.missing(entry)
+        if missing:
+            has = ", ".join(self.parts)
+            raise BrokenEntry(f"{reference} is no {self.kind}: it has no {' and no '.join(missing)}; expected {has}")
+        return entry
+
+    def missing(self, entry: object) -> list[str]:
+        """The parts that an instance lacks."""
+        # On the class first: a property of the user's that raises is there, and raises where it is read.
+        return [part for part in self.parts if not (hasattr(type(entry), part) or hasattr(entry, part))]
 
 
 def import_attribute(reference: str, what: str) -> Any:
@@ -180,9 +191,13 @@ def _import_file(path: Path, what: str) -> ModuleType:
     return module
 
 
-tasks: Registry[Task] = Registry("task", {"pe/easy-vqa@1": "pe_rlhf_mm.tasks.vqa.easy_vqa:EasyVQA"})
+tasks: Registry[Task] = Registry(
+    "task",
+    {"pe/easy-vqa@1": "pe_rlhf_mm.tasks.vqa.easy_vqa:EasyVQA"},
+    parts=("evaluators", "samples", "environment", "solve"),
+)
 evaluators: Registry[Evaluator] = Registry(
-    "evaluator", {"pe/exact-match@1": "pe_rlhf_mm.evaluators.exact_match:ExactMatch"}
+    "evaluator", {"pe/exact-match@1": "pe_rlhf_mm.evaluators.exact_match:ExactMatch"}, parts=("score",)
 )
 
 register_task = tasks.register

@@ -203,10 +203,12 @@ def test_a_task_brings_its_own_settings_and_wrong_ones_are_refused() -> None:
     class Tuned(ToyTask):
         tuning = TuneConfig(seed=7)
 
+    class Again(Tuned): ...
+
     class Wrong(ToyTask):
         tuning = {"seed": 7}  # noqa: RUF012 - wrong on purpose
 
-    assert settings_of(Tuned()).seed == 7
+    assert settings_of(Tuned()).seed == settings_of(Again()).seed == 7
     assert settings_of(ToyTask()) == TuneConfig()
     with pytest.raises(UserError, match=r"Wrong\.tuning must be a TuneConfig, not a dict"):
         settings_of(Wrong())

@@ -224,7 +224,7 @@ def test_the_entry_points_of_a_package_are_ids_without_importing_it(tmp_path: Pa
     listed = ask(tmp_path, "print(list(registry.tasks), list(registry.evaluators), 'acme' in sys.modules)")
     assert listed == "['acme/kiwi@1', 'pe/easy-vqa@1'] ['acme/ripe@2', 'pe/exact-match@1'] False"
     assert ask(tmp_path, "print(registry.tasks.owner('acme/kiwi@1'))") == "acme"
-    assert ask(tmp_path, "print(type(registry.evaluators.make('acme/ripe')).__name__)") == "Ripe"
+    assert ask(tmp_path, "print(registry.evaluators.factory('acme/ripe').__name__)") == "Ripe"
 
 
 def test_a_decorator_and_an_entry_point_may_name_one_class(tmp_path: Path) -> None:
@@ -262,3 +262,10 @@ def test_a_file_that_registers_its_class_can_be_named_both_ways(tmp_path: Path) 
     (tmp_path / "fruit.py").write_text("import pe_rlhf_mm as pe\n@pe.register_task('mine/kiwi@1')\nclass Kiwi: ...")
     code = f"named = registry.tasks.factory('{tmp_path}/fruit.py:Kiwi')\n"
     assert ask(tmp_path, f"{code}print(registry.tasks.factory('mine/kiwi') is named)") == "True"
+
+
+def test_what_lacks_a_part_is_refused_with_what_it_lacks() -> None:
+    with pytest.raises(BrokenEntry, match="fractions:Fraction is no task: it has no evaluators and no samples"):
+        registry.tasks.make("fractions:Fraction")
+    with pytest.raises(BrokenEntry, match="fractions:Fraction is no evaluator: it has no score; expected score"):
+        registry.evaluators.make("fractions:Fraction")

@@ -9,7 +9,7 @@ from pe_rlhf_mm.types import Task
 
 def settings_of(task: Task) -> TuneConfig:
     """The task's own settings, its attribute `tuning`, or the paper's defaults."""
-    tuning = vars(type(task)).get("tuning", TuneConfig())
+    tuning = getattr(task, "tuning", TuneConfig())
     if not isinstance(tuning, TuneConfig):
         raise UserError(f"{type(task).__name__}.tuning must be a TuneConfig, not a {type(tuning).__name__}")
     return tuning
