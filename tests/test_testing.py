@@ -153,7 +153,7 @@ TASKS = {
     "evaluators not even a sequence": (Toy(evaluators=7), "evaluators is 7; expected a tuple of ids"),
     "evaluators raise": (WithoutDisplay(), "evaluators raised RuntimeError: no display"),
     "evaluator unknown": (Toy(evaluators=("pe/exact-mach",)), "raised UnknownId: .*Did you mean pe/exact-match"),
-    "evaluator cannot score": (Toy(evaluators=("fractions:Fraction",)), "fractions:Fraction is no evaluator: it has no score"),
+    "evaluator cannot score": (Toy(evaluators=("fractions:Fraction",)), "Fraction is no evaluator: it has no score"),
     "samples raise": (Toy(samples=fails), r"samples\('.*'\).* raised RuntimeError: no display"),
     "no sample": (Toy(samples=strings), r"samples\('\w+'\) yields a str; expected pe_rlhf_mm.Sample"),
     "no validation": (Toy(samples=without("validation")), r"samples\('validation'\) yields nothing"),
