@@ -67,7 +67,7 @@ def environment() -> dict[str, str]:
 
 def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        command(*arguments), cwd=folder, env=environment(), capture_output=True, text=True, check=False
+        command(*arguments), cwd=folder, env=environment(), capture_output=True, text=True, check=False, timeout=120
     )
 
 

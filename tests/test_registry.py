@@ -269,3 +269,9 @@ def test_what_lacks_a_part_is_refused_with_what_it_lacks() -> None:
         registry.tasks.make("fractions:Fraction")
     with pytest.raises(BrokenEntry, match="fractions:Fraction is no evaluator: it has no score; expected score"):
         registry.evaluators.make("fractions:Fraction")
+
+
+def test_a_part_may_be_made_when_the_instance_is(tmp_path: Path) -> None:
+    (tmp_path / "fruit.py").write_text("class Kiwi:\n    def __init__(self): self.score = sum\n")
+    made = Registry("evaluator", {}, parts=("score",)).make(f"{tmp_path / 'fruit.py'}:Kiwi")
+    assert made.score is sum

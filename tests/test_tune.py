@@ -163,7 +163,10 @@ def test_ctrl_c_leaves_a_run_that_can_be_read(tmp_path: Path) -> None:
             break
         time.sleep(0.2)
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
+    try:
+        _, errors = process.communicate(timeout=60)
+    finally:
+        process.kill()
     assert process.returncode == 130, errors
     assert "Traceback" not in errors
     assert json.loads((folder / "config.json").read_text())["status"] == "interrupted"
