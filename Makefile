@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 RUN    ?= runs/quickstart
 
-.PHONY: quickstart test check lint types tiny-vlm benchmark clean
+.PHONY: quickstart test check lint types tiny-vlm benchmark fixtures clean
 
 quickstart: $(READY)      ## tune tiny-vlm on easy-VQA and write a report
 	$(BIN)/pe-rlhf tune pe/easy-vqa --out $(RUN) --overwrite
@@ -27,6 +27,10 @@ tiny-vlm: $(READY)        ## train the shipped model again (about 45 minutes)
 
 benchmark: $(READY)       ## LoRA against full tuning: step time and memory
 	$(BIN)/python benchmarks/lora_against_full.py
+
+fixtures: $(READY)        ## tiny checkpoints of every family and the reference's outputs (installs torch)
+	$(BIN)/python -m pip install --quiet --editable '.[reference]' --constraint constraints.txt
+	$(BIN)/python tests/reference/make_fixtures.py
 
 $(READY): pyproject.toml constraints.txt setup.py
 	$(PYTHON) -m venv $(VENV)

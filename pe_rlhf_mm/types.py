@@ -2,9 +2,11 @@
 
 Axis letters, used in every shape annotation of the project:
 
-    B prompts · G completions per prompt · N = B·G completions in all · L prompt length · T completion length
+    B prompts · G completions per prompt · L prompt length · T completion length
     S = L + G·T row length · V vocabulary · D model width · H heads · K key/value heads · C head width
-    R adapter rank · E adapters in a bank · P patches of a row's images · X numbers in a patch · M image tokens of a row
+    R adapter rank · E adapters in a bank · A axes of a position: 1, or 3 where they are multimodal
+    N views of a row's images · P patches of a view · X numbers in a patch · M image tokens of a row
+    W numbers of an image token: D, or several D side by side
 
 Nothing here imports jax: listing tasks must stay instant.
 """
@@ -163,23 +165,31 @@ class Evaluator(Protocol):
 
 
 class Pixels(NamedTuple):
-    """Images cut into patches, not yet looked at by the vision tower."""
+    """Views of images cut into patches in block order, not yet looked at by the vision tower.
 
-    patches: UInt8[Array, "B P X"]
+    `grid`: patches down and across each view, (0, 0) for a view that is padding.
+    """
+
+    patches: UInt8[Array, "B N P X"]
+    grid: Int[Array, "B N 2"]
 
 
 class Features(NamedTuple):
-    """Images the tower has looked at: one vector of the decoder's width for each image token."""
+    """Images the tower has looked at: a vector for each image token of a row, in their order."""
 
-    vectors: Float[Array, "B M D"]
+    vectors: Float[Array, "B M W"]
 
 
 class Prompts(NamedTuple):
-    """Prompts padded on the left, so that the last prompt token always stands in column L - 1."""
+    """Prompts padded on the left, so that the last prompt token always stands in column L - 1.
+
+    `positions` None: tokens are counted. Multimodal positions need to be told, since they depend on image shapes.
+    """
 
     tokens: Int[Array, "B L"]
     mask: Bool[Array, "B L"]
     images: Pixels | Features | None = None
+    positions: Int[Array, "B L A"] | None = None
 
 
 class Completions(NamedTuple):

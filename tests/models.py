@@ -14,25 +14,31 @@ from pe_rlhf_mm.adapters import lora, roles
 from pe_rlhf_mm.adapters.roles import Roles
 from pe_rlhf_mm.data.processor import Processor
 from pe_rlhf_mm.models import vlm
-from pe_rlhf_mm.models.config import BlockConfig, VisionConfig, VLMConfig
+from pe_rlhf_mm.models.config import BlockConfig, LayerKind, Rope, Square, VisionConfig, VLMConfig
 from pe_rlhf_mm.models.model import load_model
 from pe_rlhf_mm.training.observer import Silent
 from pe_rlhf_mm.types import Completions, Pixels, Prompts
 
 CONFIG = VLMConfig(
-    decoder=BlockConfig(layers=2, width=32, heads=4, kv_heads=2, head_width=8, mlp_width=48, qk_norm=True),
+    decoder=BlockConfig(
+        layers=2, width=32, heads=4, kv_heads=2, head_width=8, mlp_width=48, qk_norm=True,
+        kinds=(LayerKind(Rope(10_000.0)),),
+    ),
     vision=VisionConfig(
-        BlockConfig(layers=1, width=24, heads=2, kv_heads=2, head_width=12, mlp_width=32, rope_theta=None),
-        image_size=16,
+        BlockConfig(layers=1, width=24, heads=2, kv_heads=2, head_width=12, mlp_width=32),
+        views=Square(16),
         patch_size=4,
         merge=2,
+        side=4,
     ),
     vocabulary=40,
     context=128,
     pad_id=0,
     image_id=1,
-    stop_id=2,
-)
+    stop_ids=(2,),
+    scaled_embedding=True,
+)  # fmt: skip
+PATCHES, IMAGE_TOKENS = 16, 4
 FIRST_WORD = 7
 """Ids below it are special."""
 
@@ -72,8 +78,8 @@ def random_batch(
 ) -> Batch:
     """Prompts of different lengths, each but the last with an image, and completions of different lengths."""
     tokens, mask = np.full((rows, length), CONFIG.pad_id, np.int32), np.zeros((rows, length), bool)
-    count = CONFIG.vision.image_tokens
-    patches = rng.integers(0, 256, (rows, CONFIG.vision.patches, CONFIG.vision.patch_numbers), dtype=np.uint8)
+    count = IMAGE_TOKENS
+    patches = rng.integers(0, 256, (rows, 1, PATCHES, CONFIG.vision.patch_numbers), dtype=np.uint8)
     for i in range(rows):
         n = length - i
         words = rng.integers(FIRST_WORD, CONFIG.vocabulary, n)
@@ -86,7 +92,10 @@ def random_batch(
         for j in range(group):
             n = 1 + (i * group + j) % steps
             said[i, j, n - 1], said[i, j, n:], spoken[i, j, :n] = CONFIG.stop_id, CONFIG.pad_id, True
-    return Batch(Prompts(tokens, mask, Pixels(patches) if images else None), Completions(said, spoken))
+    return Batch(
+        Prompts(tokens, mask, Pixels(patches, np.full((rows, 1, 2), 4, np.int32)) if images else None),
+        Completions(said, spoken),
+    )
 
 
 def processor() -> Processor:

@@ -101,7 +101,9 @@ def test_a_slot_padded_to_a_wider_bank_is_the_same_slot_for_ever(batch: Batch) -
 @pytest.mark.parametrize("targets", [("q", "k", "v", "o"), EVERY])
 def test_adapters_added_to_the_kernels_give_what_they_give_beside_them(batch: Batch, targets: tuple[str, ...]) -> None:
     slot, scale = random_slot(4, targets=targets), 0.5
-    updates = {f"['decoder']['layers']['{t}']['kernel'].value": u for t, u in lora.merged(slot, scale).items()}
+    updates = {
+        f"['decoder']['layers']['blocks']['{t}']['kernel'].value": u for t, u in lora.merged(slot, scale).items()
+    }
     kernels = jax.tree_util.tree_map_with_path(lambda p, x: x + updates.pop(jax.tree_util.keystr(p), 0), BACKBONE)
     assert not updates
     alone = jax.jit(lambda state: forward.hidden(CONFIG, roles.Weights(state, None), *batch))(kernels)

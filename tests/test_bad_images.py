@@ -12,7 +12,7 @@ import pytest
 from models import CONFIG
 from PIL import Image as Pillow
 
-from pe_rlhf_mm.data.images import Gallery, open_image, patchify
+from pe_rlhf_mm.data.images import Gallery, open_image, views_of
 from pe_rlhf_mm.errors import ImageError
 from pe_rlhf_mm.types import Image
 
@@ -124,7 +124,7 @@ def test_a_refused_image_leaves_the_gallery_as_it_was() -> None:
 def test_any_size_can_be_cut_into_patches(size: tuple[int, int]) -> None:
     opened = open_image(Image(file_of(Pillow.new("RGB", size, (9, 8, 7)), "PNG")))
     assert opened.size == size
-    assert (patchify(opened, CONFIG.vision).reshape(-1, 3) == (9, 8, 7)).all()
+    assert (views_of(opened, CONFIG.vision).patches.reshape(-1, 3) == (9, 8, 7)).all()
 
 
 def test_of_an_animation_the_first_frame_is_seen() -> None:

@@ -132,7 +132,7 @@ def test_a_conversation_that_the_template_refuses_is_named(model: Model, monkeyp
         ("hello", None, "not <U5"),
         ([[5] * 513], None, "tiny-vlm reads 512 tokens; 513 were given"),
         ([[5, 6]], [[], []], "images were given for 2 rows, tokens for 1"),
-        ([[5, 6]], [[PICTURE]], "row 0 has 0 image placeholders .* for 1 images; 16 are needed"),
+        ([[5, 6]], [[PICTURE]], "row 0 has 0 image placeholders .* for 1 images that need 16"),
         ([[5, 6], [5, IMAGE]], None, "row 1 has 1 image placeholders .* for 0 images"),
         ([[IMAGE] * 17], [[PICTURE]], "row 0 has 17 image placeholders"),
         ([[5, 6]], [PICTURE], "a list of images for each row; for row 0 it is Image"),

@@ -147,7 +147,7 @@ def test_every_tensor_that_does_not_fit_is_listed_at_once(tmp_path: Path) -> Non
     with pytest.raises(UserError) as refused:
         backbone.load_state(tmp_path, wider, jnp.dtype(jnp.float32))
     assert "decoder.embedding: shape (40, 32) in the file, (41, 32)" in str(refused.value)
-    assert "not part of the model: decoder.layers.q_norm" in str(refused.value)
+    assert "not part of the model: decoder.layers.blocks.q_norm" in str(refused.value)
 
 
 def test_an_adapter_of_another_model_is_refused(tmp_path: Path) -> None:

@@ -10,9 +10,10 @@ import pytest
 from models import CONFIG, state
 from PIL import Image as Pillow
 
-from pe_rlhf_mm.data.images import Gallery, encode_png, open_image, patchify
+from pe_rlhf_mm.data.images import Gallery, encode_png, open_image, views_of
+from pe_rlhf_mm.data.padding import rounded
 from pe_rlhf_mm.data.pipeline import batches, pick
-from pe_rlhf_mm.data.processor import Processor, rounded
+from pe_rlhf_mm.data.processor import Processor
 from pe_rlhf_mm.errors import UserError
 from pe_rlhf_mm.models import vlm
 from pe_rlhf_mm.models.model import load_model
@@ -34,20 +35,22 @@ def picture(seed: int, size: tuple[int, int] = (16, 16)) -> Pillow.Image:
 
 
 def test_patches_are_exactly_the_pixels() -> None:
-    """4 x 4 patches of 4 x 4 pixels: (y, x) is in patch 4 (y // 4) + x // 4, at 12 (y % 4) + 3 (x % 4)."""
+    """2 x 2 blocks of 2 x 2 patches of 4 x 4 pixels; within its patch, (y, x) is at 12 (y % 4) + 3 (x % 4)."""
     original = picture(0)
-    patches = patchify(original, CONFIG.vision)
+    patches = views_of(original, CONFIG.vision).patches[0]
     assert patches.shape == (16, 48)
     assert patches.dtype == np.uint8
     for y in range(16):
         for x in range(16):
             start = 12 * (y % 4) + 3 * (x % 4)
-            assert tuple(patches[4 * (y // 4) + x // 4, start : start + 3]) == original.getpixel((x, y))
+            assert tuple(
+                patches[8 * (y // 8) + 4 * (x // 8) + 2 * (y // 4 % 2) + x // 4 % 2, start : start + 3]
+            ) == original.getpixel((x, y))
 
 
 def test_other_sizes_are_resized_to_the_square_of_the_model() -> None:
     wide = Pillow.new("RGB", (200, 10), (10, 20, 30))
-    assert (patchify(wide, CONFIG.vision).reshape(-1, 3) == (10, 20, 30)).all()
+    assert (views_of(wide, CONFIG.vision).patches.reshape(-1, 3) == (10, 20, 30)).all()
 
 
 def test_an_image_survives_its_png() -> None:
@@ -98,10 +101,11 @@ def test_features_looked_at_once_are_the_tower_on_the_pixels() -> None:
     numbers += [gallery.add(image) for image in pictures[66:]]
     looked = gallery.take([[n] for n in numbers])
     tower = vlm.bind(CONFIG, weights)
-    expected = tower.look(Pixels(np.stack([patchify(image.source, CONFIG.vision) for image in pictures]))).vectors
+    patches = np.stack([views_of(image.source, CONFIG.vision).patches for image in pictures])
+    expected = tower.look(Pixels(patches, np.full((70, 1, 2), 4))).vectors
     assert isinstance(first, Features)
     assert isinstance(looked, Features)
-    np.testing.assert_allclose(looked.vectors, expected, atol=1e-5)  # float32, one batch of 70 against two of 64
+    np.testing.assert_allclose(looked.vectors[:, :4], expected, atol=1e-5)  # float32, one batch of 70 against two of 64
     np.testing.assert_array_equal(first.vectors, looked.vectors[[0, 65]])
 
 
@@ -109,11 +113,10 @@ def test_rows_take_their_own_images_in_their_own_order() -> None:
     gallery = Gallery(CONFIG)
     a, b, c = (gallery.add(Image(picture(seed))) for seed in range(3))
     taken = gallery.take([[c, a], [], [b]])
-    cut = [patchify(picture(seed), CONFIG.vision) for seed in range(3)]
+    cut = [views_of(picture(seed), CONFIG.vision).patches[0] for seed in range(3)]
     nothing = np.zeros_like(cut[0])
-    np.testing.assert_array_equal(
-        taken.patches, np.stack([np.r_[cut[2], cut[0]], np.r_[nothing, nothing], np.r_[cut[1], nothing]])
-    )
+    np.testing.assert_array_equal(taken.patches, [[cut[2], cut[0]], [nothing, nothing], [cut[1], nothing]])
+    np.testing.assert_array_equal(taken.grid, [[[4, 4], [4, 4]], [[0, 0], [0, 0]], [[4, 4], [0, 0]]])
     assert gallery.take([[], []]) is None
 
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from models import CONFIG, FIRST_WORD, Batch, random_batch, random_roles
+from models import CONFIG, FIRST_WORD, IMAGE_TOKENS, Batch, random_batch, random_roles
 
 from pe_rlhf_mm.adapters import lora
 from pe_rlhf_mm.adapters.roles import Roles
@@ -46,7 +46,9 @@ def rewards(roles: Roles, batch: Batch) -> jax.Array:
 @jax.jit
 def all_logits(prompts: Prompts, completions: Completions) -> jax.Array:
     model = vlm.bind(CONFIG, ROLES.backbone)
-    return model.logits(model.hidden(vlm.join(prompts, completions), prompts.images, ROLES.weights("policy").bank)[0])
+    return model.logits(
+        model.hidden(vlm.join(CONFIG, prompts, completions), prompts.images, ROLES.weights("policy").bank)[0]
+    )
 
 
 def own(batch: Batch, x: jax.Array) -> np.ndarray:
@@ -140,7 +142,7 @@ def test_an_image_reaches_its_own_row_and_no_other(batch: Batch) -> None:
     assert isinstance(batch.prompts.images, Pixels)
     patches = batch.prompts.images.patches.copy()
     patches[0] = 255 - patches[0]
-    changed = Batch(batch.prompts._replace(images=Pixels(patches)), batch.completions)
+    changed = Batch(batch.prompts._replace(images=batch.prompts.images._replace(patches=patches)), batch.completions)
     before, after = rewards(ROLES, batch), rewards(ROLES, changed)
     assert (before[0] != after[0]).all()
     np.testing.assert_array_equal(before[1:], after[1:])
@@ -154,11 +156,11 @@ def test_an_image_that_has_been_looked_at_is_worth_its_pixels(batch: Batch) -> N
 
 
 def test_images_of_a_row_are_taken_in_the_order_of_their_placeholders() -> None:
-    count = CONFIG.vision.image_tokens
+    count = IMAGE_TOKENS
     tokens = np.full((1, 2 * count + 3), FIRST_WORD, np.int32)
     tokens[0, 1 : 1 + count] = tokens[0, 2 + count : 2 + 2 * count] = CONFIG.image_id
     vectors = np.arange(2 * count, dtype=np.float32)[None, :, None] * np.ones((1, 1, CONFIG.decoder.width), np.float32)
-    x = vlm.bind(CONFIG, ROLES.backbone).embed(tokens, Features(vectors))
+    x, _ = vlm.bind(CONFIG, ROLES.backbone).embed(tokens, Features(vectors))
     np.testing.assert_array_equal(x[0][tokens[0] == CONFIG.image_id][:, 0], np.arange(2 * count))
 
 

@@ -18,7 +18,7 @@ from pe_rlhf_mm.types import Prompts
 
 ROLES = random_roles("policy")
 WEIGHTS = ROLES.weights("policy")
-LONG = replace(CONFIG, stop_id=CONFIG.pad_id)
+LONG = replace(CONFIG, stop_ids=(CONFIG.image_id,))
 """The same model, which never stops: its stop token can never be drawn."""
 STEPS, GROUP = 40, 3
 

@@ -29,8 +29,9 @@ from pe_rlhf_mm.adapters.roles import Roles
 from pe_rlhf_mm.checkpoints import backbone
 from pe_rlhf_mm.data.images import Gallery
 from pe_rlhf_mm.data.processor import Processor
+from pe_rlhf_mm.data.tokenizer import read_tokenizer
 from pe_rlhf_mm.models import vlm
-from pe_rlhf_mm.models.config import BlockConfig, VisionConfig, VLMConfig
+from pe_rlhf_mm.models.config import BlockConfig, LayerKind, Rope, Square, VisionConfig, VLMConfig
 from pe_rlhf_mm.tasks.vqa.easy_vqa import COLORS, SHAPES, data_folder
 from pe_rlhf_mm.training.config import SFTConfig
 from pe_rlhf_mm.training.progress import ProgressBar
@@ -39,21 +40,24 @@ from pe_rlhf_mm.types import Image, Message, Text
 
 SPECIAL = ["<|pad|>", "<|image|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>", "<|tool|>"]
 CONFIG = VLMConfig(
-    decoder=BlockConfig(layers=4, width=128, heads=4, kv_heads=2, head_width=32, mlp_width=352, qk_norm=True),
+    decoder=BlockConfig(
+        layers=4, width=128, heads=4, kv_heads=2, head_width=32, mlp_width=352, qk_norm=True,
+        kinds=(LayerKind(Rope(10_000.0)),),
+    ),
     vision=VisionConfig(
-        BlockConfig(
-            layers=2, width=96, heads=4, kv_heads=4, head_width=24, mlp_width=256, rope_theta=None, qk_norm=True
-        ),
-        image_size=64,
+        BlockConfig(layers=2, width=96, heads=4, kv_heads=4, head_width=24, mlp_width=256, qk_norm=True),
+        views=Square(64),
         patch_size=8,
         merge=2,
+        side=8,
     ),
     vocabulary=512,
     context=512,
     pad_id=0,
     image_id=1,
-    stop_id=2,
-)
+    stop_ids=(2,),
+    scaled_embedding=True,
+)  # fmt: skip
 TEMPLATE = (
     "{% for m in messages %}<|{{ m['role'] }}|>"
     "{% if m['content'] is string %}{{ m['content'] }}{% else %}{% for c in m['content'] %}"
@@ -234,7 +238,7 @@ def build(folder: Path, *, seed: int = 0) -> None:
     questions = json.loads((data_folder() / "train" / "questions.json").read_text())
     texts = [f"{prompt} {reply}" for _, prompt, reply in lessons(shown, PHASES[0], seed)][:20_000]
     build_tokenizer(folder, texts + [question for question, _, _ in questions] + WORDS * 50)
-    processor, gallery = Processor.from_folder(folder, CONFIG), Gallery(CONFIG)
+    processor, gallery = Processor(read_tokenizer(folder), CONFIG), Gallery(CONFIG)
     roles = role_table.only_backbone(vlm.initial_state(CONFIG, jax.random.key(seed))).start("sft", role_table.BACKBONE)
     for number, phase in enumerate(PHASES):
         roles = study(roles, shown, phase, processor, gallery, seed=seed + number)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin, get_type_hints
 
 import jax
 import jax.numpy as jnp
@@ -38,6 +39,26 @@ def read_json(path: Path) -> dict[str, Any]:
     return values
 
 
+def built(kind: Any, value: Any) -> Any:
+    """A value of a dataclass field's type, out of what JSON made of it; of several dataclasses the one that fits."""
+    if dataclasses.is_dataclass(kind):
+        hints = get_type_hints(kind)
+        return kind(**{name: built(hints.get(name), part) for name, part in value.items()})  # type: ignore[operator]
+    if get_origin(kind) is tuple:
+        return tuple(built(get_args(kind)[0], part) for part in value)
+    if isinstance(value, dict) and get_args(kind):
+        fits = [k for k in get_args(kind) if dataclasses.is_dataclass(k) and value.keys() == get_type_hints(k).keys()]
+        return built(fits[0], value) if fits else value
+    return value
+
+
+def is_own(folder: Path) -> bool:
+    """Whether a checkpoint is in the layout that this module writes. Raises UserError for what is no checkpoint."""
+    if not (folder / "config.json").is_file():
+        raise UserError(f"{folder} is no checkpoint folder: it has no config.json.")
+    return read_json(folder / "config.json").get("model_type") == MODEL_TYPE
+
+
 def read_config(folder: Path) -> VLMConfig:
     """Reads `config.json`. Raises UserError for a missing file, broken JSON, or a family that is not supported."""
     path = folder / "config.json"
@@ -48,7 +69,7 @@ def read_config(folder: Path) -> VLMConfig:
     if family != MODEL_TYPE:
         raise UserError(f"{path} says model_type {family!r}; supported: {MODEL_TYPE!r}.")
     try:
-        return VLMConfig.from_dict(values)
+        return built(VLMConfig, {k: v for k, v in values.items() if k != "model_type"})
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path} does not describe a model: {error}. Copy the checkpoint again.") from error
 

@@ -1,4 +1,4 @@
-"""Pictures from messages to patches: opened safely, resized, cut, and looked at once."""
+"""Pictures from messages to image tokens: opened safely, cut into views, and looked at once."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import functools
 import hashlib
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -16,13 +17,21 @@ from jaxtyping import Float, UInt8
 from PIL import Image as Pillow
 from PIL import ImageOps
 
-from pe_rlhf_mm.errors import ImageError
+from pe_rlhf_mm.data import views
+from pe_rlhf_mm.data.expansion import tokens_per_view
+from pe_rlhf_mm.data.padding import rounded
+from pe_rlhf_mm.data.views import Views
+from pe_rlhf_mm.errors import ImageError, UserError
 from pe_rlhf_mm.models import vlm
-from pe_rlhf_mm.models.config import VisionConfig, VLMConfig
+from pe_rlhf_mm.models.config import Native, Square, Tiled, VisionConfig, VLMConfig
 from pe_rlhf_mm.types import Features, Image, Pixels
 
 MAX_PIXELS = 50_000_000
 """Images above this are refused before a pixel is decoded: a few kilobytes can unpack to gigabytes."""
+PATCHES_AT_ONCE = 4096
+"""Patches that the tower looks at in one go: what bounds the memory of its attention."""
+ROOM = 256
+"""Views of free shape are padded to a multiple of so many patches."""
 FORMATS = ("PNG", "JPEG", "GIF", "WEBP")
 """What is opened; Pillow knows some formats that run other programs."""
 
@@ -75,17 +84,33 @@ def encode_png(picture: Pillow.Image) -> bytes:
     return buffer.getvalue()
 
 
-def patchify(picture: Pillow.Image, config: VisionConfig) -> UInt8[np.ndarray, "P X"]:
-    """Resizes to the model's square and cuts it into patches, row by row; X = patch · patch · 3."""
-    size, patch, grid = config.image_size, config.patch_size, config.grid
-    if picture.size != (size, size):
-        picture = picture.resize((size, size), Pillow.Resampling.BICUBIC)
-    cut = np.asarray(picture).reshape(grid, patch, grid, patch, 3).transpose(0, 2, 1, 3, 4)
-    return cut.reshape(config.patches, config.patch_numbers)
+class ImageShape(NamedTuple):
+    """How many views an image has, the grid of patches of each, and the tiles they are."""
+
+    views: int
+    grid: tuple[int, int]
+    tiles: tuple[int, int]
+
+    def tokens(self, merge: int) -> int:
+        """How many image tokens it takes."""
+        return self.views * tokens_per_view(self.grid, merge)
+
+
+def views_of(picture: Pillow.Image, config: VisionConfig) -> Views:
+    """What the tower is to see of a picture, by the rule of its model."""
+    rule, size = config.views, {"patch": config.patch_size, "merge": config.merge}
+    match rule:
+        case Square():
+            resample = Pillow.Resampling[rule.resample.upper()]
+            return views.square(picture, size=rule.size, resample=resample, **size)
+        case Tiled():
+            return views.tiled(picture, tile=rule.size, longest_edge=rule.longest_edge, **size)
+        case Native():
+            return views.native(picture, min_pixels=rule.min_pixels, max_pixels=rule.max_pixels, **size)
 
 
 @functools.partial(jax.jit, static_argnames="config")
-def _look(config: VLMConfig, state: nnx.State, pixels: Pixels) -> Float[jax.Array, "B M D"]:
+def _look(config: VLMConfig, state: nnx.State, pixels: Pixels) -> Float[jax.Array, "B M W"]:
     features = vlm.bind(config, state).look(pixels)
     assert features is not None  # pixels were given
     return features.vectors
@@ -103,14 +128,20 @@ class Gallery:
         self.config = config
         self._look_with = look_with
         self._index: dict[str, int] = {}
-        self._patches: list[UInt8[np.ndarray, "P X"]] = []
-        self._features: list[Float[np.ndarray, "M D"]] = []
+        self._shapes: list[ImageShape] = []
+        self._patches: dict[int, UInt8[np.ndarray, "V P X"]] = {}
+        self._features: dict[int, Float[np.ndarray, "M W"]] = {}
 
     def __len__(self) -> int:
         return len(self._index)
 
     def add(self, image: Image) -> int:
-        """Opens an image unless it is here already; returns its number."""
+        """Opens an image unless it is here already; returns its number.
+
+        Raises ImageError for one that cannot be read, UserError where the model reads no images.
+        """
+        if self.config.vision is None:
+            raise UserError(f"{self.config.name} reads text only, and the conversation has an image.")
         source = image.source
         if isinstance(source, Pillow.Image):
             picture = open_image(image)
@@ -119,29 +150,78 @@ class Gallery:
         else:
             key = hashlib.sha256(source).hexdigest() if isinstance(source, bytes) else str(source)
         if key not in self._index:
-            self._patches.append(patchify(open_image(image), self.config.vision))
-            self._index[key] = len(self._index)
+            seen, number = views_of(open_image(image), self.config.vision), len(self._index)
+            self._patches[number] = seen.patches
+            self._shapes.append(ImageShape(len(seen.patches), seen.grid, seen.tiles))
+            self._index[key] = number
         return self._index[key]
 
-    def _look_at_new(self, state: nnx.State, *, batch: int = 64) -> None:
-        """Encodes the images added since the last time, a fixed number at once, and forgets their pixels."""
-        while self._patches:
-            block = np.stack(self._patches[:batch])
-            padded = np.pad(block, ((0, batch - len(block)), (0, 0), (0, 0)))
-            self._features += list(np.asarray(_look(self.config, state, Pixels(padded)))[: len(block)])
-            del self._patches[:batch]
+    def shape(self, number: int) -> ImageShape:
+        """The shape of an image, from which its number of tokens follows."""
+        return self._shapes[number]
+
+    def tokens(self, number: int) -> int:
+        """How many image tokens an image takes."""
+        assert self.config.vision is not None  # it holds an image
+        return self._shapes[number].tokens(self.config.vision.merge)
 
     def take(self, rows: Sequence[Sequence[int]]) -> Pixels | Features | None:
         """The images of a batch, row by row; shorter rows are padded with zeros that no placeholder asks for."""
-        most = max((len(row) for row in rows), default=0)
-        if most == 0:
+        if not any(rows):
             return None
-        if self._look_with is not None:
-            self._look_at_new(self._look_with)
-        store = self._patches if self._look_with is None else self._features
-        out = np.zeros((len(rows), most, *store[0].shape), store[0].dtype)
-        for i, row in enumerate(rows):
-            for j, number in enumerate(row):
-                out[i, j] = store[number]
-        flat = out.reshape(len(rows), most * out.shape[2], out.shape[3])
-        return Pixels(flat) if self._look_with is None else Features(flat)
+        if self._look_with is None:
+            return self._pixels(rows)
+        self._look_at_new(self._look_with)
+        texts = [np.concatenate([self._features[n] for n in row]) if row else None for row in rows]
+        first = next(t for t in texts if t is not None)
+        out = np.zeros((len(rows), rounded(max(len(t) for t in texts if t is not None)), first.shape[1]), first.dtype)
+        for i, t in enumerate(texts):
+            if t is not None:
+                out[i, : len(t)] = t
+        return Features(out)
+
+    def _pixels(self, rows: Sequence[Sequence[int]]) -> Pixels:
+        views = [[(view, self._shapes[n].grid) for n in row for view in self._patches[n]] for row in rows]
+        return _padded(
+            views, most=max(len(row) for row in views), patches=self._room(p for row in views for p, _ in row)
+        )
+
+    def _room(self, patches: Iterable[UInt8[np.ndarray, "P X"]]) -> int:
+        """Patches to make room for: pictures of free shape are rounded up, so that few programs are compiled."""
+        most = max(len(p) for p in patches)
+        return -(-most // ROOM) * ROOM if isinstance(self._vision.views, Native) else most
+
+    @property
+    def _vision(self) -> VisionConfig:
+        assert self.config.vision is not None  # it holds an image
+        return self.config.vision
+
+    def _look_at_new(self, state: nnx.State) -> None:
+        """Encodes the views added since the last time, similar ones together, and forgets their pixels."""
+        waiting = sorted(
+            ((n, view) for n, views in self._patches.items() for view in views), key=lambda item: len(item[1])
+        )
+        seen: dict[int, list[Float[np.ndarray, "M W"]]] = {}
+        while waiting:
+            room = self._room([waiting[0][1]])
+            batch = max(1, PATCHES_AT_ONCE // room)
+            block = [item for item in waiting[:batch] if len(item[1]) <= room]
+            rows = [[(view, self._shapes[n].grid)] for n, view in block]
+            pixels = _padded(rows + [[]] * (batch - len(block)), most=1, patches=room)
+            looked = np.asarray(_look(self.config, state, pixels))
+            for (n, view), vectors in zip(block, looked, strict=False):
+                seen.setdefault(n, []).append(vectors[: len(view) // self._vision.merge**2])
+            del waiting[: len(block)]
+        self._features |= {n: np.concatenate(parts) for n, parts in seen.items()}
+        self._patches.clear()
+
+
+def _padded(
+    rows: Sequence[Sequence[tuple[UInt8[np.ndarray, "P X"], tuple[int, int]]]], *, most: int, patches: int
+) -> Pixels:
+    numbers = next(view.shape[1] for row in rows for view, _ in row)
+    pixels = Pixels(np.zeros((len(rows), most, patches, numbers), np.uint8), np.zeros((len(rows), most, 2), np.int32))
+    for i, row in enumerate(rows):
+        for j, (view, grid) in enumerate(row):
+            pixels.patches[i, j, : len(view)], pixels.grid[i, j] = view, grid
+    return pixels

@@ -3,33 +3,46 @@
 from __future__ import annotations
 
 import itertools
-import os
 import re
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, get_args
 
 import numpy as np
+from jaxtyping import Int
 
-from pe_rlhf_mm.data.images import Gallery
+from pe_rlhf_mm.data import expansion
+from pe_rlhf_mm.data.images import Gallery, ImageShape
 from pe_rlhf_mm.errors import PromptTooLong, UserError
 from pe_rlhf_mm.models.config import VLMConfig
 from pe_rlhf_mm.types import Completions, Image, Message, Prompts, Role, Text
 
-ROUND_TO = 8
-"""Lengths are rounded up to a multiple of this, so that few shapes are compiled."""
-
 
 class EncodedPrompt(NamedTuple):
-    """A prompt's token ids, and the numbers of its images in a gallery, in order of appearance."""
+    """A prompt's token ids, and the numbers of its images in a gallery, in order of appearance.
+
+    `positions` are there for models whose image tokens have a row and a column.
+    """
 
     tokens: list[int]
     images: tuple[int, ...]
+    positions: Int[np.ndarray, "L A"] | None = None
 
 
-def rounded(length: int) -> int:
-    """The length rounded up to the next multiple of ROUND_TO."""
-    return -(-length // ROUND_TO) * ROUND_TO
+class Placeholder(NamedTuple):
+    """What a family's template writes for an image, and what takes its place once the image's shape is known."""
+
+    text: str
+    expand: Callable[[tuple[int, int], tuple[int, int], int], str]
+
+
+PLACEHOLDERS = {
+    "gemma3": Placeholder("<start_of_image>", expansion.expand_gemma3),
+    "paligemma": Placeholder("<image>", expansion.expand_paligemma),
+    "smolvlm": Placeholder("<image>", expansion.expand_idefics3),
+    "qwen2_5_vl": Placeholder("<|image_pad|>", expansion.expand_qwen),
+    "qwen3_vl": Placeholder("<|image_pad|>", expansion.expand_qwen),
+}
+"""By family; of any other, a placeholder is as many image tokens as the image takes."""
 
 
 def _refuse_malformed(conversation: object, name: str) -> None:
@@ -59,38 +72,34 @@ class Processor:
     """
 
     def __init__(self, tokenizer: Any, config: VLMConfig):
+        if len(tokenizer) > max(config.vocabulary, config.image_id + 1):
+            raise UserError(
+                f"the tokenizer has {len(tokenizer)} tokens, and config.json says vocabulary {config.vocabulary}. "
+                "Are they of the same checkpoint?"
+            )
+        if config.vision is not None and tokenizer.convert_ids_to_tokens(config.image_id) is None:
+            raise UserError(
+                f"the tokenizer has {len(tokenizer)} tokens and none of id {config.image_id}, which config.json names "
+                "as image placeholder. Are they of the same checkpoint?"
+            )
         self.tokenizer = tokenizer
         self.config = config
-        self._placeholder = tokenizer.convert_ids_to_tokens(config.image_id)
+        self._placeholder = self._placeholder_of(config)
         special = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
-        self._special = re.compile(
-            "|".join(map(re.escape, sorted(special | {self._placeholder}, key=len, reverse=True)))
+        special |= {self._placeholder.text} if self._placeholder else set()
+        self._special = re.compile("|".join(map(re.escape, sorted(special, key=len, reverse=True))) or "(?!)")
+
+    def _placeholder_of(self, config: VLMConfig) -> Placeholder | None:
+        if config.vision is None:
+            return None
+        token = str(self.tokenizer.convert_ids_to_tokens(config.image_id))
+        return PLACEHOLDERS.get(
+            config.family,
+            Placeholder(token, lambda grid, tiles, merge: token * expansion.tokens_per_view(grid, merge)),
         )
-        self._expanded = self._placeholder * config.vision.image_tokens
-
-    @classmethod
-    def from_folder(cls, folder: Path, config: VLMConfig) -> Processor:
-        os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # it warns that torch is missing; we never want torch
-        from transformers import AutoTokenizer
-
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(folder)
-        except Exception as error:  # what a damaged file raises there has no common class
-            raise UserError(
-                f"the tokenizer in {folder} cannot be read: {error!r:.200}. Expected tokenizer.json and "
-                "tokenizer_config.json beside config.json; copy the checkpoint again."
-            ) from error
-        if not tokenizer.chat_template:
-            raise UserError(f"{folder / 'tokenizer_config.json'} has no chat_template; copy the checkpoint again.")
-        if len(tokenizer) > config.vocabulary or tokenizer.convert_ids_to_tokens(config.image_id) is None:
-            raise UserError(
-                f"{folder / 'tokenizer.json'} has {len(tokenizer)} tokens and does not fit config.json, which says "
-                f"vocabulary {config.vocabulary} and image_id {config.image_id}. Are they of the same checkpoint?"
-            )
-        return cls(tokenizer, config)
 
     def render(self, messages: Sequence[Message], *, add_generation_prompt: bool = True) -> str:
-        """The conversation as the model's template writes it, image placeholders expanded.
+        """The conversation as the model's template writes it, with one placeholder for each image.
 
         Special tokens typed into a text are taken apart: text can claim no image, and end no turn. Raises UserError for
         what is no conversation, or one that the template refuses.
@@ -98,7 +107,7 @@ class Processor:
         from jinja2 import TemplateError
 
         _refuse_malformed(messages, "a conversation")
-        chat = [{"role": message.role, "content": self._parts(message)} for message in messages]
+        chat = [{"role": message.role, "content": self._content(message)} for message in messages]
         try:
             text: str = self.tokenizer.apply_chat_template(
                 chat, tokenize=False, add_generation_prompt=add_generation_prompt
@@ -106,7 +115,28 @@ class Processor:
         except TemplateError as error:
             turns = ", ".join(message.role for message in messages)
             raise UserError(f"the chat template of {self.config.name} refuses the turns {turns}: {error}") from error
-        return text.replace(self._placeholder, self._expanded)
+        return text
+
+    def expand(self, text: str, shapes: Sequence[ImageShape]) -> str:
+        """A rendered conversation with every placeholder replaced by the tokens of its image.
+
+        Raises UserError if the template wrote more or fewer placeholders than there are images.
+        """
+        if self._placeholder is None or self.config.vision is None:
+            return text
+        pieces, merge = text.split(self._placeholder.text), self.config.vision.merge
+        if len(pieces) != len(shapes) + 1:
+            raise UserError(
+                f"the chat template of {self.config.name} wrote {len(pieces) - 1} image placeholders "
+                f"({self._placeholder.text}) for {len(shapes)} images. Is it the template of a text model?"
+            )
+        expanded = [self._placeholder.expand(shape.grid, shape.tiles, merge) for shape in shapes]
+        return "".join(a + b for a, b in zip(pieces, [*expanded, ""], strict=True))
+
+    def _content(self, message: Message) -> str | list[dict[str, str]]:
+        """What the template gets: templates of text models take a string, all others a list of parts."""
+        parts = self._parts(message)
+        return parts if self.config.vision is not None else "".join(part["text"] for part in parts)
 
     def _parts(self, message: Message) -> list[dict[str, str]]:
         """What the template gets. Neighbouring texts are joined first: two halves of a special token make a whole."""
@@ -124,16 +154,17 @@ class Processor:
         """The text with its special tokens taken apart by a space."""
         return self._special.sub(lambda found: found[0][:1] + " " + found[0][1:], text)
 
-    def _render_all(self, conversations: Sequence[Sequence[Message]]) -> list[str]:
+    def _render_all(
+        self, conversations: Sequence[Sequence[Message]], shapes: Sequence[Sequence[ImageShape]]
+    ) -> list[str]:
         """Renders each distinct wording once: data sets ask few questions about many images, and templates are slow."""
         known: dict[tuple, str] = {}
         texts = []
-        for i, messages in enumerate(conversations):
-            _refuse_malformed(messages, f"prompt {i}")
+        for messages, seen in zip(conversations, shapes, strict=True):
             key = tuple((m.role, *(p.text if isinstance(p, Text) else None for p in m.parts)) for m in messages)
             if key not in known:
                 known[key] = self.render(messages)
-            texts.append(known[key])
+            texts.append(self.expand(known[key], seen))
         return texts
 
     def encode(
@@ -144,23 +175,42 @@ class Processor:
         Raises PromptTooLong, naming the first conversation that does not fit: nothing is cut off silently, and an image
         can never be split.
         """
-        texts = self._render_all(conversations)
+        for i, messages in enumerate(conversations):
+            _refuse_malformed(messages, f"prompt {i}")
+        pictures = [[p for m in messages for p in m.parts if isinstance(p, Image)] for messages in conversations]
+        images = [tuple(gallery.add(picture) for picture in row) for row in pictures]
+        texts = self._render_all(conversations, [[gallery.shape(n) for n in row] for row in images])
         distinct = list(dict.fromkeys(texts))
         ids = self.tokenizer(distinct, add_special_tokens=False)["input_ids"] if distinct else []
         tokens_of = dict(zip(distinct, ids, strict=True))
-        encoded = []
         for i, (messages, text) in enumerate(zip(conversations, texts, strict=True)):
-            tokens = tokens_of[text]
-            if len(tokens) + room > self.config.context:
-                start = next((p.text for m in messages for p in m.parts if isinstance(p, Text)), "")
-                raise PromptTooLong(
-                    f"prompt {i} ({start[:60]!r}...) has {len(tokens)} tokens; with {room} for the completion that is "
-                    f"{len(tokens) + room}, and {self.config.name} reads {self.config.context}. "
-                    "Shorten the prompt, or use a model with a longer context."
-                )
-            images = tuple(gallery.add(p) for m in messages for p in m.parts if isinstance(p, Image))
-            encoded.append(EncodedPrompt(tokens, images))
-        return encoded
+            self._refuse_too_long(i, messages, len(tokens_of[text]), room)
+        return [
+            EncodedPrompt(tokens_of[text], numbers, self.positions(tokens_of[text], numbers, gallery))
+            for text, numbers in zip(texts, images, strict=True)
+        ]
+
+    def _refuse_too_long(self, i: int, messages: Sequence[Message], length: int, room: int) -> None:
+        if length + room > self.config.context:
+            start = next((p.text for m in messages for p in m.parts if isinstance(p, Text)), "")
+            raise PromptTooLong(
+                f"prompt {i} ({start[:60]!r}...) has {length} tokens; with {room} for the completion that is "
+                f"{length + room}, and {self.config.name} reads {self.config.context}. "
+                "Shorten the prompt, or use a model with a longer context."
+            )
+
+    def positions(
+        self, tokens: Sequence[int], images: Sequence[int], gallery: Gallery
+    ) -> Int[np.ndarray, "L A"] | None:
+        """Rows and columns of image tokens, where the model's rotary positions know of them."""
+        if self.config.vision is None or self.config.decoder.position_axes == 1:
+            return None
+        merge = self.config.vision.merge
+        grids = [(grid[0] // merge, grid[1] // merge) for grid in (gallery.shape(n).grid for n in images)]
+        try:
+            return expansion.mrope_positions(tokens, self.config.image_id, grids)
+        except ValueError as error:
+            raise UserError(f"tokens and images do not agree: {error}") from error
 
     def encode_replies(self, replies: Sequence[str]) -> list[list[int]]:
         """Replies as completions: their tokens and the stop token. Special tokens in them are text, as in prompts."""
@@ -173,7 +223,7 @@ class Processor:
 
     def decode(self, tokens: Sequence[int]) -> str:
         """The text of a completion, without its stop token."""
-        kept = [int(t) for t in tokens if t != self.config.stop_id]
+        kept = [int(t) for t in tokens if t not in self.config.stop_ids]
         text: str = self.tokenizer.decode(kept, skip_special_tokens=False)
         return text
 
@@ -181,10 +231,14 @@ class Processor:
         """A batch of prompts, padded on the left to `length`."""
         tokens = np.full((len(encoded), length), self.config.pad_id, np.int32)
         mask = np.zeros((len(encoded), length), bool)
+        axes = self.config.decoder.position_axes
+        positions = np.zeros((len(encoded), length, axes), np.int32) if axes > 1 else None
         for i, prompt in enumerate(encoded):
-            tokens[i, length - len(prompt.tokens) :] = prompt.tokens
-            mask[i, length - len(prompt.tokens) :] = True
-        return Prompts(tokens, mask, gallery.take([prompt.images for prompt in encoded]))
+            start = length - len(prompt.tokens)
+            tokens[i, start:], mask[i, start:] = prompt.tokens, True
+            if positions is not None and prompt.positions is not None:
+                positions[i, start:] = prompt.positions
+        return Prompts(tokens, mask, gallery.take([prompt.images for prompt in encoded]), positions)
 
     def completions(self, groups: Sequence[Sequence[Sequence[int]]], *, length: int) -> Completions:
         """A batch of groups of given completions, padded on the right to `length`."""

@@ -1,4 +1,4 @@
-"""The decoder: token vectors through a stack of blocks run by `jax.lax.scan`, and logits from tied embeddings."""
+"""The decoder: token vectors through a stack of blocks, and logits from the tied embeddings or a head of its own."""
 
 from __future__ import annotations
 
@@ -8,80 +8,91 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from pe_rlhf_mm.adapters.lora import Bank
-from pe_rlhf_mm.models.config import BlockConfig
-from pe_rlhf_mm.models.layers import Block, KeyValues, LayerAdapters, RMSNorm, stacked
-
-
-def _layer_keys(key: jax.Array | None, layers: int) -> jax.Array | None:
-    return None if key is None else jax.random.split(key, layers)
-
-
-def _cut(bank: Bank | None, matrices: dict, dropout: float, key: jax.Array | None) -> LayerAdapters | None:
-    return None if bank is None else LayerAdapters(matrices, bank.scale, bank.ids, dropout, key)
+from pe_rlhf_mm.models.config import VLMConfig
+from pe_rlhf_mm.models.layers import KeyValues, Norm, capped
+from pe_rlhf_mm.models.stack import Stack, kind_angles
 
 
 class Decoder(nnx.Module):
-    """A causal transformer over a vocabulary; its layers are one stacked module."""
+    """A causal transformer over a vocabulary; who sees whom is the caller's to say."""
 
-    def __init__(self, config: BlockConfig, vocabulary: int, *, rngs: nnx.Rngs):
-        self.config = config
-        table = jax.random.normal(rngs.params(), (vocabulary, config.width)) * config.width**-0.5
+    def __init__(self, config: VLMConfig, *, rngs: nnx.Rngs):
+        self.config, block = config, config.decoder
+        table = jax.random.normal(rngs.params(), (config.vocabulary, block.width)) * block.width**-0.5
         self.embedding = nnx.Param(table, axes=("vocabulary", "embed"))
-        self.layers = stacked(lambda r: Block(config, rngs=r), config.layers, rngs)
-        self.norm = RMSNorm(config.width, config.norm_epsilon)
+        self.layers = Stack(block, rngs=rngs)
+        self.norm = Norm(block.width, block.norm, block.norm_epsilon)
+        if not config.tied:
+            self.head = nnx.Param(jnp.array(table), axes=("vocabulary", "embed"))
 
     def embed(self, tokens: Int[Array, ...]) -> Float[Array, "... D"]:
-        # sqrt(width) brings the tied table, which is scaled for the logits, to unit variance for the layers.
-        return self.embedding[...][tokens] * self.config.width**0.5
+        """Token vectors. A tied table is scaled for the logits; some families scale it back to unit variance here."""
+        x = self.embedding[...][tokens]
+        # Gemma was trained with the factor rounded to the type of the weights.
+        return x * jnp.asarray(self.config.decoder.width**0.5, x.dtype) if self.config.scaled_embedding else x
 
     def logits(self, hidden: Float[Array, "... D"]) -> Float[Array, "... V"]:
-        return jnp.einsum("...d,vd->...v", hidden, self.embedding[...], preferred_element_type=jnp.float32)
+        table = self.embedding[...] if self.config.tied else self.head[...]
+        return capped(
+            jnp.einsum("...d,vd->...v", hidden, table, preferred_element_type=jnp.float32), self.config.logit_cap
+        )
 
     def __call__(
         self,
         x: Float[Array, "B S D"],
-        positions: Int[Array, "B S"],
+        positions: Int[Array, "B S A"],
         mask: Bool[Array, "B S S"],
         bank: Bank | None = None,
         *,
+        added: Float[Array, "levels B S D"] | None = None,
         dropout: float = 0.0,
         key: jax.Array | None = None,
         remat: bool = False,
     ) -> tuple[Float[Array, "B S D"], KeyValues]:
-        """Runs all layers; returns normed hidden states and every layer's keys and values (leading axis: layer).
-
-        `dropout` with a `key` applies to the adapters' inputs. `remat` keeps one layer's input instead of everything
-        it computed, for about a third more arithmetic in the backward pass.
-        """
-        graph, layers = nnx.split(self.layers)
-
-        def body(x: Array, layer: tuple) -> tuple[Array, KeyValues]:
-            state, matrices, layer_key = layer
-            return nnx.merge(graph, state)(x, positions, mask, _cut(bank, matrices, dropout, layer_key))
-
-        body = jax.checkpoint(body) if remat else body
-        matrices = {} if bank is None else bank.matrices
-        x, past = jax.lax.scan(body, x, (layers, matrices, _layer_keys(key, self.config.layers)))
-        return self.norm(x), past
+        """Runs all layers; returns normed hidden states and every layer's keys and values (leading axis: layer)."""
+        near = self._near(positions[:, :, None, 0], positions[:, None, :, 0])
+        if self.config.seen_at_once == "prompt":  # there, windows end the view of replies only (PaliGemma 2)
+            mutual = mask & mask.swapaxes(1, 2)
+            near = [n if n is None else n | mutual for n in near]
+        passed = self.layers(
+            x,
+            kind_angles(self.config.decoder, positions),
+            jnp.stack([mask if n is None else mask & n for n in near]),
+            bank,
+            added=added,
+            dropout=dropout,
+            key=key,
+            remat=remat,
+        )
+        return self.norm(passed.x), passed.past
 
     def decode(
         self,
         x: Float[Array, "B G D"],
-        positions: Int[Array, "B G"],
+        positions: Int[Array, "B A"],
         prompt: KeyValues,
+        prompt_positions: Int[Array, "B L A"],
         prompt_mask: Bool[Array, "B L"],
         own: KeyValues,
         step: Int[Array, ""],
         bank: Bank | None = None,
     ) -> tuple[Float[Array, "B G D"], KeyValues]:
-        """One decoding step for G completions of each prompt, against the prompt's keys and values kept once."""
-        graph, layers = nnx.split(self.layers)
+        """One decoding step for G completions of each prompt; `positions` are those of the new tokens."""
+        at = jnp.arange(own.keys.shape[-3])
+        to_prompt = self._near(positions[:, None, 0], prompt_positions[..., 0])
+        turned = jnp.broadcast_to(positions[:, None], (*x.shape[:2], positions.shape[-1]))
+        hidden, own = self.layers.decode(
+            x,
+            kind_angles(self.config.decoder, turned),
+            prompt,
+            jnp.stack([prompt_mask if n is None else prompt_mask & n for n in to_prompt]),
+            own,
+            jnp.stack([(at <= step) if n is None else (at <= step) & n for n in self._near(step, at)]),
+            step,
+            bank,
+        )
+        return self.norm(hidden), own
 
-        def body(x: Array, layer: tuple) -> tuple[Array, KeyValues]:
-            state, matrices, prompt_layer, own_layer = layer
-            block: Block = nnx.merge(graph, state)
-            return block.decode(x, positions, prompt_layer, prompt_mask, own_layer, step, _cut(bank, matrices, 0, None))
-
-        matrices = {} if bank is None else bank.matrices
-        x, own = jax.lax.scan(body, x, (layers, matrices, prompt, own))
-        return self.norm(x), own
+    def _near(self, query: Int[Array, "*q"], key: Int[Array, "*k"]) -> list[Bool[Array, "*qk"] | None]:
+        """For every kind of layer, whether a key is within the window of a query; None where all are."""
+        return [None if kind.window is None else query - key < kind.window for kind in self.config.decoder.kinds]

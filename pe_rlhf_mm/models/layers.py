@@ -1,10 +1,11 @@
-"""Norm, attention, MLP and rotary positions: the layers that the decoder and the vision tower share.
+"""Norm, attention and MLP: the layers that the decoder and the vision tower share, with the switches of all families.
 
 Every parameter names its *logical* axes; which of them is cut over which chips is decided in `sharding.py` alone.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple, TypeVar
 
@@ -14,7 +15,8 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from pe_rlhf_mm.adapters import lora
-from pe_rlhf_mm.models.config import BlockConfig
+from pe_rlhf_mm.models.config import Activation, BlockConfig, NormKind
+from pe_rlhf_mm.models.rope import rotate
 
 Built = TypeVar("Built", bound=nnx.Module)
 
@@ -49,40 +51,52 @@ def stacked(make: Callable[[nnx.Rngs], Built], layers: int, rngs: nnx.Rngs) -> B
 
 
 class Linear(nnx.Module):
-    """y = x W, plus the adapters' part where a bank adapts this matrix."""
+    """y = x W + b, plus the adapters' part where a bank adapts this matrix."""
 
-    def __init__(self, size_in: int, size_out: int, axes: tuple[str, str], *, rngs: nnx.Rngs):
+    def __init__(
+        self, size_in: int, size_out: int, axes: tuple[str, str], *, bias: bool = False, rngs: nnx.Rngs
+    ) -> None:
         kernel = jax.random.normal(rngs.params(), (size_in, size_out)) * size_in**-0.5
         self.kernel = nnx.Param(kernel, axes=axes)
+        if bias:
+            self.bias = nnx.Param(jnp.zeros(size_out), axes=axes[1:])
 
     def __call__(self, x: Array, adapters: LayerAdapters | None = None, target: str = "") -> Array:
         y = x @ self.kernel[...]
+        if hasattr(self, "bias"):
+            y = y + self.bias[...]
         if adapters is None or target not in adapters.matrices:
             return y
         return y + adapters.delta(target, x).astype(y.dtype)
 
 
-class RMSNorm(nnx.Module):
-    """x / sqrt(mean(x²) + ε) · w, computed in float32 (Zhang & Sennrich 2019)."""
+class Norm(nnx.Module):
+    """Root-mean-square norm x / sqrt(mean(x²) + ε) · w (Zhang & Sennrich 2019), or layer norm; in float32.
 
-    def __init__(self, width: int, epsilon: float):
-        self.scale = nnx.Param(jnp.ones(width), axes=("norm",))
-        self.epsilon = epsilon
+    `rms_plus_one` multiplies by 1 + w, as Gemma does.
+    """
+
+    def __init__(self, width: int, kind: NormKind, epsilon: float):
+        self.kind, self.epsilon = kind, epsilon
+        self.scale = nnx.Param(jnp.zeros(width) if kind == "rms_plus_one" else jnp.ones(width), axes=("norm",))
+        if kind == "layer":
+            self.bias = nnx.Param(jnp.zeros(width), axes=("norm",))
 
     def __call__(self, x: Array) -> Array:
-        x32 = x.astype(jnp.float32)
+        x32, scale = x.astype(jnp.float32), self.scale[...].astype(jnp.float32)
+        if self.kind == "layer":
+            x32 = x32 - jnp.mean(x32, axis=-1, keepdims=True)
         normed = x32 * jax.lax.rsqrt(jnp.mean(x32**2, axis=-1, keepdims=True) + self.epsilon)
-        return (normed * self.scale[...].astype(jnp.float32)).astype(x.dtype)
+        if self.kind == "layer":
+            return (normed * scale + self.bias[...].astype(jnp.float32)).astype(x.dtype)
+        return (normed * (1 + scale if self.kind == "rms_plus_one" else scale)).astype(x.dtype)
 
 
-def rotate(x: Float[Array, "*rows H C"], positions: Int[Array, "*rows"], theta: float) -> Float[Array, "*rows H C"]:
-    """Rotary position embedding, first half against second half (Su et al. 2021, in the layout of Llama)."""
-    half = x.shape[-1] // 2
-    frequencies = theta ** (-jnp.arange(half) / half)
-    angles = positions[..., None, None] * frequencies
-    cos, sin = jnp.cos(angles), jnp.sin(angles)
-    x1, x2 = x[..., :half].astype(jnp.float32), x[..., half:].astype(jnp.float32)
-    return jnp.concatenate([x1 * cos - x2 * sin, x2 * cos + x1 * sin], axis=-1).astype(x.dtype)
+ACTIVATIONS: dict[Activation, Callable[[Array], Array]] = {
+    "silu": jax.nn.silu,
+    "gelu": functools.partial(jax.nn.gelu, approximate=False),
+    "gelu_tanh": functools.partial(jax.nn.gelu, approximate=True),
+}
 
 
 class KeyValues(NamedTuple):
@@ -93,11 +107,25 @@ class KeyValues(NamedTuple):
 
 
 def attend(
-    query: Float[Array, "B S H C"], past: KeyValues, mask: Bool[Array, "B S S"] | None
+    query: Float[Array, "B S H C"], past: KeyValues, mask: Bool[Array, "B S S"] | None, config: BlockConfig
 ) -> Float[Array, "B S H C"]:
     """Scaled dot-product attention; key/value heads are shared by groups of query heads."""
     mask = None if mask is None else mask[:, None]
-    return jax.nn.dot_product_attention(query, past.keys, past.values, mask=mask)
+    if config.soft_cap is None:
+        return jax.nn.dot_product_attention(query, past.keys, past.values, mask=mask, scale=config.scale)
+    b, s, h, c = query.shape
+    grouped = query.reshape(b, s, config.kv_heads, -1, c)
+    scores = jnp.einsum("bqkhc,bskc->bkhqs", grouped, past.keys, preferred_element_type=jnp.float32)
+    scores = capped(scores * config.scale, config.soft_cap)
+    if mask is not None:
+        scores = jnp.where(mask[:, None], scores, jnp.finfo(jnp.float32).min)
+    weights = jax.nn.softmax(scores, axis=-1).astype(query.dtype)
+    return jnp.einsum("bkhqs,bskc->bqkhc", weights, past.values).reshape(b, s, h, c)
+
+
+def capped(x: Array, cap: float | None) -> Array:
+    """cap · tanh(x / cap), which stays within ±cap; x itself without a cap (Gemma 2)."""
+    return x if cap is None else cap * jnp.tanh(x / cap)
 
 
 def attend_shared_prompt(
@@ -106,6 +134,7 @@ def attend_shared_prompt(
     prompt_mask: Bool[Array, "B L"],
     own: KeyValues,
     own_mask: Bool[Array, " T"],
+    config: BlockConfig,
 ) -> Float[Array, "B G H C"]:
     """One decoding step of G completions a prompt: each attends to the prompt's keys, stored once, and to its own.
 
@@ -113,9 +142,9 @@ def attend_shared_prompt(
     """
     b, g, h, c = query.shape
     k = prompt.keys.shape[-2]
-    q = query.reshape(b, g, k, h // k, c).astype(jnp.float32) * c**-0.5
-    to_prompt = jnp.einsum("bgkhc,blkc->bgkhl", q, prompt.keys.astype(jnp.float32))
-    to_own = jnp.einsum("bgkhc,bgtkc->bgkht", q, own.keys.astype(jnp.float32))
+    q = query.reshape(b, g, k, h // k, c).astype(jnp.float32) * config.scale
+    to_prompt = capped(jnp.einsum("bgkhc,blkc->bgkhl", q, prompt.keys.astype(jnp.float32)), config.soft_cap)
+    to_own = capped(jnp.einsum("bgkhc,bgtkc->bgkht", q, own.keys.astype(jnp.float32)), config.soft_cap)
     to_prompt = jnp.where(prompt_mask[:, None, None, None], to_prompt, -jnp.inf)
     to_own = jnp.where(own_mask, to_own, -jnp.inf)
     weights = jax.nn.softmax(jnp.concatenate([to_prompt, to_own], axis=-1), axis=-1)
@@ -126,27 +155,36 @@ def attend_shared_prompt(
 
 
 class Block(nnx.Module):
-    """Pre-norm attention and a gated MLP: x + o(attend(q, k, v)), then x + down(silu(gate) · up)."""
+    """Pre-norm attention and an MLP: x + o(attend(q, k, v)), then x + down(act(gate) · up), or x + down(act(up)).
+
+    With `post_norms` the output of each half is normed once more before it is added (Gemma).
+    """
 
     def __init__(self, config: BlockConfig, *, rngs: nnx.Rngs):
         self.config = config
         width, mlp = config.width, config.mlp_width
         queries, keys = config.heads * config.head_width, config.kv_heads * config.head_width
-        self.attention_norm = RMSNorm(width, config.norm_epsilon)
-        self.q = Linear(width, queries, ("embed", "heads"), rngs=rngs)
-        self.k = Linear(width, keys, ("embed", "kv_heads"), rngs=rngs)
-        self.v = Linear(width, keys, ("embed", "kv_heads"), rngs=rngs)
-        self.o = Linear(queries, width, ("heads", "embed"), rngs=rngs)
-        self.mlp_norm = RMSNorm(width, config.norm_epsilon)
-        self.gate = Linear(width, mlp, ("embed", "mlp"), rngs=rngs)
-        self.up = Linear(width, mlp, ("embed", "mlp"), rngs=rngs)
-        self.down = Linear(mlp, width, ("mlp", "embed"), rngs=rngs)
+
+        def norm(size: int) -> Norm:
+            return Norm(size, config.norm, config.norm_epsilon)
+
+        self.attention_norm = norm(width)
+        self.q = Linear(width, queries, ("embed", "heads"), bias=config.qkv_bias, rngs=rngs)
+        self.k = Linear(width, keys, ("embed", "kv_heads"), bias=config.qkv_bias, rngs=rngs)
+        self.v = Linear(width, keys, ("embed", "kv_heads"), bias=config.qkv_bias, rngs=rngs)
+        self.o = Linear(queries, width, ("heads", "embed"), bias=config.out_bias, rngs=rngs)
+        self.mlp_norm = norm(width)
+        if config.gated:
+            self.gate = Linear(width, mlp, ("embed", "mlp"), bias=config.mlp_bias, rngs=rngs)
+        self.up = Linear(width, mlp, ("embed", "mlp"), bias=config.mlp_bias, rngs=rngs)
+        self.down = Linear(mlp, width, ("mlp", "embed"), bias=config.mlp_bias, rngs=rngs)
         if config.qk_norm:
-            self.q_norm = RMSNorm(config.head_width, config.norm_epsilon)
-            self.k_norm = RMSNorm(config.head_width, config.norm_epsilon)
+            self.q_norm, self.k_norm = norm(config.head_width), norm(config.head_width)
+        if config.post_norms:
+            self.post_attention_norm, self.post_mlp_norm = norm(width), norm(width)
 
     def project(
-        self, x: Array, positions: Array | None, adapters: LayerAdapters | None
+        self, x: Array, angles: Float[Array, "*rows F"] | None, adapters: LayerAdapters | None
     ) -> tuple[Float[Array, "*rows H C"], KeyValues]:
         """The normed input as queries, keys and values, split into heads and rotated."""
         config, normed = self.config, self.attention_norm(x)
@@ -155,39 +193,44 @@ class Block(nnx.Module):
         )
         if config.qk_norm:
             q, k = self.q_norm(q), self.k_norm(k)
-        if config.rope_theta is not None and positions is not None:
-            q, k = (rotate(y, positions, config.rope_theta) for y in (q, k))
+        if angles is not None:
+            q, k = rotate(q, angles), rotate(k, angles)
         return q, KeyValues(k, v)
 
     def finish(self, x: Array, attended: Array, adapters: LayerAdapters | None) -> Array:
         """Everything after attention: output projection, MLP, and both residual sums."""
-        x = x + self.o(attended.reshape(*x.shape[:-1], -1), adapters, "o")
+        config, act = self.config, ACTIVATIONS[self.config.activation]
+        out = self.o(attended.reshape(*x.shape[:-1], -1), adapters, "o")
+        x = x + (self.post_attention_norm(out) if config.post_norms else out)
         normed = self.mlp_norm(x)
-        gated = jax.nn.silu(self.gate(normed, adapters, "gate")) * self.up(normed, adapters, "up")
-        return x + self.down(gated, adapters, "down")
+        inner = self.up(normed, adapters, "up")
+        inner = act(self.gate(normed, adapters, "gate")) * inner if config.gated else act(inner)
+        out = self.down(inner, adapters, "down")
+        return x + (self.post_mlp_norm(out) if config.post_norms else out)
 
     def __call__(
         self,
         x: Float[Array, "B S D"],
-        positions: Int[Array, "B S"] | None = None,
+        angles: Float[Array, "B S F"] | None = None,
         mask: Bool[Array, "B S S"] | None = None,
         adapters: LayerAdapters | None = None,
     ) -> tuple[Float[Array, "B S D"], KeyValues]:
-        q, past = self.project(x, positions, adapters)
-        return self.finish(x, attend(q, past, mask), adapters), past
+        q, past = self.project(x, angles, adapters)
+        return self.finish(x, attend(q, past, mask, self.config), adapters), past
 
     def decode(
         self,
         x: Float[Array, "B G D"],
-        positions: Int[Array, "B G"],
+        angles: Float[Array, "B G F"] | None,
         prompt: KeyValues,
         prompt_mask: Bool[Array, "B L"],
         own: KeyValues,
+        own_mask: Bool[Array, " T"],
         step: Int[Array, ""],
         adapters: LayerAdapters | None,
     ) -> tuple[Float[Array, "B G D"], KeyValues]:
         """One token of each completion, at index `step` of its own cache; returns the cache with that token added."""
-        q, new = self.project(x, positions, adapters)
+        q, new = self.project(x, angles, adapters)
         own = KeyValues(*(cache.at[:, :, step].set(n) for cache, n in zip(own, new, strict=True)))
-        own_mask = jnp.arange(own.keys.shape[2]) <= step
-        return self.finish(x, attend_shared_prompt(q, prompt, prompt_mask, own, own_mask), adapters), own
+        attended = attend_shared_prompt(q, prompt, prompt_mask, own, own_mask, self.config)
+        return self.finish(x, attended, adapters), own

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,13 +15,14 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from pe_rlhf_mm.checkpoints import backbone
+from pe_rlhf_mm.checkpoints import backbone, huggingface
 from pe_rlhf_mm.data.images import Gallery
-from pe_rlhf_mm.data.processor import Processor
+from pe_rlhf_mm.data.processor import EncodedPrompt, Processor
+from pe_rlhf_mm.data.tokenizer import read_tokenizer, special_ids
 from pe_rlhf_mm.errors import UserError
 from pe_rlhf_mm.models import vlm
 from pe_rlhf_mm.models.config import VLMConfig
-from pe_rlhf_mm.types import Image, Pixels, Prompts
+from pe_rlhf_mm.types import Image, Prompts
 
 SHIPPED = {"tiny-vlm": Path(__file__).parent.parent / "assets" / "tiny-vlm"}
 """Checkpoints that come with the package."""
@@ -29,7 +31,7 @@ SHIPPED = {"tiny-vlm": Path(__file__).parent.parent / "assets" / "tiny-vlm"}
 @functools.partial(jax.jit, static_argnames="config")
 def _logits(config: VLMConfig, state: nnx.State, prompts: Prompts) -> Float[Array, "B S V"]:
     model = vlm.bind(config, state)
-    return model.logits(model.hidden(vlm.prompt_rows(prompts), prompts.images)[0]).astype(jnp.float32)
+    return model.logits(model.hidden(vlm.prompt_rows(config, prompts), prompts.images)[0]).astype(jnp.float32)
 
 
 @dataclass(frozen=True)
@@ -69,15 +71,17 @@ class Model:
         gallery = Gallery(self.config)
         numbers = [[gallery.add(i if isinstance(i, Image) else Image(i)) for i in row] for row in rows]
         asked = (ids == self.config.image_id).sum(axis=1)
-        given = np.array([len(row) for row in numbers]) * self.config.vision.image_tokens
+        given = np.array([sum(gallery.tokens(n) for n in row) for row in numbers])
         for row in np.nonzero(asked != given)[0][:1]:
             raise UserError(
                 f"row {row} has {asked[row]} image placeholders (id {self.config.image_id}) for {len(numbers[row])} "
-                f"images; {self.config.vision.image_tokens} are needed for each image"
+                f"images that need {given[row]}"
             )
-        pixels = gallery.take(numbers)
-        assert not isinstance(pixels, tuple) or isinstance(pixels, Pixels)  # the gallery has not looked
-        return _logits(self.config, self.state, Prompts(ids.astype(np.int32), np.ones(ids.shape, bool), pixels))
+        encoded = [
+            EncodedPrompt(row.tolist(), tuple(images), self.processor.positions(row.tolist(), images, gallery))
+            for row, images in zip(ids, numbers, strict=True)
+        ]
+        return _logits(self.config, self.state, self.processor.prompts(encoded, gallery, length=ids.shape[1]))
 
 
 def default_dtype() -> jnp.dtype:
@@ -86,14 +90,29 @@ def default_dtype() -> jnp.dtype:
 
 
 def load_model(name: str | Path, *, dtype: Any = None) -> Model:
-    """Loads a shipped model by name ("tiny-vlm") or a checkpoint folder.
+    """Loads a shipped model by name ("tiny-vlm"), a checkpoint folder, or a model of the Hugging Face hub ("org/name").
 
     `dtype` is that of the backbone: by default float32 on CPU and bfloat16 on accelerators. Raises UserError for a name
-    that is neither, and for a folder that does not hold a whole checkpoint; nothing is half loaded.
+    that is none of them, and for a folder that does not hold a whole checkpoint; nothing is half loaded.
     """
-    folder = SHIPPED.get(str(name), Path(name))
-    if not folder.is_dir():
-        raise UserError(f"no model {str(name)!r}: it is neither a folder nor one of {', '.join(SHIPPED)}")
-    config = backbone.read_config(folder)
-    state = backbone.load_state(folder, config, jnp.dtype(dtype) if dtype is not None else default_dtype())
-    return Model(str(name), config, state, Processor.from_folder(folder, config))
+    folder, dtype = _folder(str(name)), jnp.dtype(dtype) if dtype is not None else default_dtype()
+    if backbone.is_own(folder):
+        config = backbone.read_config(folder)
+        processor = Processor(read_tokenizer(folder), config)
+        return Model(str(name), config, backbone.load_state(folder, config, dtype), processor)
+    description, tokenizer = huggingface.read_description(folder), read_tokenizer(folder)
+    config = huggingface.config_from(folder, description, special_ids(folder, tokenizer))
+    processor = Processor(tokenizer, config)
+    return Model(str(name), config, huggingface.load_state(folder, config, dtype), processor)
+
+
+def _folder(name: str) -> Path:
+    folder = SHIPPED.get(name, Path(name))
+    if folder.is_dir():
+        return folder
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not Path(name).parent.is_dir():
+        return huggingface.fetched(name)
+    raise UserError(
+        f"no model {name!r}: it is neither a folder nor one of {', '.join(SHIPPED)}, nor the name of a model on the "
+        "Hugging Face hub (org/name)"
+    )

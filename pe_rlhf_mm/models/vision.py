@@ -1,36 +1,130 @@
-"""From patches to image tokens: a bidirectional tower, then neighbouring patches merged and projected."""
+"""From patches to image tokens: a bidirectional tower, then neighbouring patches merged and projected.
+
+Patches come in *block order*: the merge x merge patches of one image token stand together, so merging is a reshape
+whatever the shape of the picture. Where a patch stands in its picture follows from its number and the grid.
+"""
 
 from __future__ import annotations
 
-import jax
-from flax import nnx
-from jaxtyping import Array, Float, UInt8
+from typing import NamedTuple
 
-from pe_rlhf_mm.models.config import VisionConfig
-from pe_rlhf_mm.models.layers import Block, Linear, RMSNorm, stacked
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int
+
+from pe_rlhf_mm.models.config import Connector, Native, VisionConfig
+from pe_rlhf_mm.models.layers import Linear, Norm
+from pe_rlhf_mm.models.stack import Stack, kind_angles
+from pe_rlhf_mm.types import Pixels
+
+
+class Places(NamedTuple):
+    """Where each patch of I views stands, and whether it is there at all."""
+
+    row: Int[Array, "I P"]
+    column: Int[Array, "I P"]
+    real: Bool[Array, "I P"]
+
+
+def places(grid: Int[Array, "I 2"], patches: int, merge: int) -> Places:
+    """Block order undone: the row and column of the n-th of `patches` patches of each view."""
+    number, across = jnp.arange(patches), jnp.maximum(grid[:, 1:] // merge, 1)
+    block, inner = number // merge**2, number % merge**2
+    row = block // across * merge + inner // merge
+    column = block % across * merge + inner % merge
+    return Places(row, column, number < (grid[:, :1] * grid[:, 1:]))
+
+
+def stretched(table: Float[Array, "Q D"], side: int, at: Places, grid: Int[Array, "I 2"]) -> Float[Array, "I P D"]:
+    """Learned positions of a side x side table, interpolated bilinearly over each view, corners on corners."""
+
+    def taps(index: Int[Array, "I P"], size: Int[Array, "I 1"]) -> tuple[Array, Array]:
+        source = index * (side - 1) / jnp.maximum(size - 1, 1)
+        low = jnp.clip(jnp.floor(source).astype(int), 0, side - 1)
+        share = (source - low)[..., None]
+        return jnp.stack([low, jnp.minimum(low + 1, side - 1)]), jnp.stack([1 - share, share])
+
+    (rows, row_shares), (columns, column_shares) = taps(at.row, grid[:, :1]), taps(at.column, grid[:, 1:])
+    corners = [(r, c) for r in (0, 1) for c in (0, 1)]
+    parts = [row_shares[r] * column_shares[c] * table[rows[r] * side + columns[c]] for r, c in corners]
+    return jnp.sum(jnp.stack(parts), axis=0).astype(table.dtype)
+
+
+class Projector(nnx.Module):
+    """Merged patches to vectors of the decoder's width."""
+
+    def __init__(self, config: VisionConfig, kind: Connector, width_out: int, *, rngs: nnx.Rngs):
+        self.kind, width = kind, config.block.width * (1 if kind.pool else config.merge**2)
+        if kind.norm is not None:
+            self.norm = Norm(width, kind.norm, config.block.norm_epsilon)
+        if kind.hidden:
+            self.hidden = Linear(width, width, ("merged", "mlp"), bias=kind.bias, rngs=rngs)
+        self.project = Linear(width, width_out, ("merged", "embed"), bias=kind.bias, rngs=rngs)
+
+    def __call__(self, blocks: Float[Array, "I M Q D"]) -> Float[Array, "I M W"]:
+        x = blocks.mean(axis=2) if self.kind.pool else blocks.reshape(*blocks.shape[:2], -1)
+        x = self.norm(x) if self.kind.norm is not None else x
+        x = jax.nn.gelu(self.hidden(x), approximate=False) if self.kind.hidden else x
+        return self.project(x)
 
 
 class VisionTower(nnx.Module):
-    """Patches of square images to vectors of the decoder's width, `merge`² patches to an image token."""
+    """Patches to vectors of the decoder's width, `merge`² patches to an image token."""
 
     def __init__(self, config: VisionConfig, width_out: int, *, rngs: nnx.Rngs):
-        self.config = config
-        block = config.block
-        self.patches = Linear(config.patch_numbers, block.width, ("pixels", "embed"), rngs=rngs)
-        positions = jax.random.normal(rngs.params(), (config.patches, block.width)) * 0.02
-        self.positions = nnx.Param(positions, axes=("patches", "embed"))
-        self.layers = stacked(lambda r: Block(block, rngs=r), block.layers, rngs)
-        self.norm = RMSNorm(block.width, block.norm_epsilon)
-        self.project = Linear(block.width * config.merge**2, width_out, ("merged", "embed"), rngs=rngs)
+        self.config, block = config, config.block
+        numbers = config.patch_numbers * config.frames
+        self.patches = Linear(numbers, block.width, ("pixels", "embed"), bias=config.patch_bias, rngs=rngs)
+        if config.side:
+            positions = jax.random.normal(rngs.params(), (config.side**2, block.width)) * 0.02
+            self.positions = nnx.Param(positions, axes=("patches", "embed"))
+        self.layers = Stack(block, rngs=rngs)
+        self.norm = Norm(block.width, block.norm, block.norm_epsilon)
+        self.connector = Projector(config, config.connector, width_out, rngs=rngs)
+        deep = Connector(norm="layer", hidden=True, bias=True)
+        self.deepstack = nnx.List([Projector(config, deep, width_out, rngs=rngs) for _ in config.deepstack])
 
-    def __call__(self, patches: UInt8[Array, "B P X"]) -> Float[Array, "B M D"]:
-        """Looks at every image on its own; bytes become [-1, 1]. P and M count over all images of a row."""
-        config, (rows, _, numbers) = self.config, patches.shape
-        unit = patches.reshape(-1, config.patches, numbers).astype(self.patches.kernel.dtype) / 127.5 - 1
-        x = self.patches(unit) + self.positions[...]
-        graph, layers = nnx.split(self.layers)
-        x, _ = jax.lax.scan(lambda x, layer: (nnx.merge(graph, layer)(x)[0], None), x, layers)
-        side, merge = config.grid // config.merge, config.merge
-        x = self.norm(x).reshape(-1, side, merge, side, merge, config.block.width)
-        merged = x.transpose(0, 1, 3, 2, 4, 5).reshape(-1, side * side, merge * merge * config.block.width)
-        return self.project(merged).reshape(rows, -1, self.project.kernel.shape[-1])
+    def __call__(self, pixels: Pixels) -> Float[Array, "B N M W"]:
+        """Looks at every view on its own. W: vectors of the decoder's width side by side, one for each level.
+
+        Views are padded to one number of patches, P; image tokens beyond a view's own are meaningless.
+        """
+        config, (rows, views, count, _) = self.config, pixels.patches.shape
+        grid = pixels.grid.reshape(-1, 2)
+        at = places(grid, count, config.merge)
+        x = self._embed(pixels.patches.reshape(rows * views, count, -1))
+        if config.side and isinstance(config.views, Native):
+            x = x + stretched(self.positions[...], config.side, at, grid)
+        elif config.side:
+            x = x + self.positions[...][at.row * config.side + at.column]
+        angles = kind_angles(config.block, jnp.stack([at.row, at.column], axis=-1))
+        passed = self.layers(x, angles, self._sight(at), taps=config.deepstack)
+        levels = [self.connector(self._blocks(self.norm(passed.x)))]
+        levels += [project(self._blocks(x)) for project, x in zip(self.deepstack, passed.tapped, strict=True)]
+        return jnp.concatenate(levels, axis=-1).reshape(rows, views, count // config.merge**2, -1)
+
+    def _embed(self, patches: Array) -> Float[Array, "I P D"]:
+        """Bytes become numbers of the mean and spread that the tower was trained on."""
+        config, dtype = self.config, self.patches.kernel.dtype
+        colours = patches.reshape(*patches.shape[:-1], -1, 3).astype(jnp.float32) / 255
+        unit = (colours - jnp.array(config.mean)) / jnp.array(config.std)
+        flat = unit.reshape(patches.shape).astype(dtype)
+        return self.patches(jnp.tile(flat, config.frames))
+
+    def _blocks(self, x: Float[Array, "I P D"]) -> Float[Array, "I M Q D"]:
+        return x.reshape(len(x), -1, self.config.merge**2, x.shape[-1])
+
+    def _sight(self, at: Places) -> Bool[Array, "kinds I P P"] | None:
+        """Who sees whom: everybody in views of one fixed size; else real patches, in some layers of one window."""
+        if not isinstance(self.config.views, Native):
+            return None
+        masks = []
+        for kind in self.config.block.kinds:
+            mask = jnp.broadcast_to(at.real[:, None, :], (*at.real.shape, at.real.shape[1]))
+            if kind.window is not None:
+                window = at.row // kind.window * 2**15 + at.column // kind.window
+                mask &= window[:, :, None] == window[:, None, :]
+            # A padding patch may see nobody, and a softmax over nothing is not a number: it is let see itself.
+            masks.append(mask | jnp.eye(at.real.shape[1], dtype=bool))
+        return jnp.stack(masks)

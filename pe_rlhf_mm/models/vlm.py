@@ -31,30 +31,57 @@ class Rows(NamedTuple):
     """Tokens in the order they are computed, with what decides who sees whom."""
 
     tokens: Int[Array, "B S"]
-    positions: Int[Array, "B S"]
+    positions: Int[Array, "B S A"]
     enter: Int[Array, "B S"]
     leave: Int[Array, "B S"]
 
 
-def prompt_rows(prompts: Prompts) -> Rows:
+def prompt_positions(config: VLMConfig, prompts: Prompts) -> Int[Array, "B L A"]:
+    """The positions that came with the prompts, or their tokens counted."""
+    if prompts.positions is not None:
+        return jnp.asarray(prompts.positions)
+    counted = jnp.maximum(jnp.cumsum(prompts.mask, axis=1) - 1, 0)
+    return jnp.repeat(counted[..., None], config.decoder.position_axes, axis=-1)
+
+
+def next_positions(config: VLMConfig, prompts: Prompts) -> Int[Array, "B A"]:
+    """Where a completion's first token stands: one beyond the furthest of its prompt, on every axis."""
+    positions = prompt_positions(config, prompts)
+    furthest = jnp.where(prompts.mask[..., None], positions, -1).max(axis=(1, 2))
+    return jnp.repeat(furthest[:, None] + 1, positions.shape[-1], axis=1)
+
+
+def _enter(config: VLMConfig, tokens: Int[Array, "B L"]) -> Int[Array, "B L"]:
+    """Depth-first numbers of prompt tokens. Tokens that see each other both ways share the number of their first."""
+    index = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
+    if config.seen_at_once == "prompt":
+        return jnp.zeros_like(index)
+    if config.seen_at_once == "images":
+        is_image = tokens == config.image_id
+        starts = is_image & ~jnp.pad(is_image, ((0, 0), (1, 0)))[:, :-1]
+        first = jax.lax.cummax(jnp.where(starts, index, 0), axis=1)
+        return jnp.where(is_image, first, index)
+    return index
+
+
+def prompt_rows(config: VLMConfig, prompts: Prompts) -> Rows:
     """Left-padded prompts as rows; every prompt token is visible to all that comes after it."""
-    rows, length = prompts.tokens.shape
-    positions = jnp.maximum(jnp.cumsum(prompts.mask, axis=1) - 1, 0)
-    enter = jnp.broadcast_to(jnp.arange(length), (rows, length))
     leave = jnp.where(prompts.mask, jnp.iinfo(jnp.int32).max, NOBODY)
-    return Rows(prompts.tokens, positions, enter, leave)
+    return Rows(prompts.tokens, prompt_positions(config, prompts), _enter(config, prompts.tokens), leave)
 
 
-def join(prompts: Prompts, completions: Completions) -> Rows:
+def join(config: VLMConfig, prompts: Prompts, completions: Completions) -> Rows:
     """[prompt | c1 | .. | cG], S = L + G·T. Positions of every completion go on from the end of its prompt."""
-    left = prompt_rows(prompts)
+    left = prompt_rows(config, prompts)
     (rows, group, steps), length = completions.tokens.shape, prompts.tokens.shape[1]
-    start = prompts.mask.sum(axis=1)[:, None, None]
-    positions = jnp.broadcast_to(start + jnp.arange(steps), (rows, group, steps))
+    start = next_positions(config, prompts)[:, None, None]
+    positions = start + jnp.arange(steps)[None, None, :, None]
+    positions = jnp.broadcast_to(positions, (rows, group, steps, start.shape[-1]))
     enter = length + jnp.arange(group * steps).reshape(group, steps)
     leave = jnp.where(completions.mask, length + steps * jnp.arange(1, group + 1)[:, None], NOBODY)
-    right = (completions.tokens, positions, jnp.broadcast_to(enter, leave.shape), leave)
-    return Rows(*(jnp.concatenate([a, b.reshape(rows, -1)], axis=1) for a, b in zip(left, right, strict=True)))
+    right = Rows(completions.tokens, positions, jnp.broadcast_to(enter, leave.shape), leave)
+    flat = (x.reshape(rows, group * steps, *x.shape[3:]) for x in right)
+    return Rows(*(jnp.concatenate([a, b], axis=1) for a, b in zip(left, flat, strict=True)))
 
 
 def sight(rows: Rows) -> Bool[Array, "B S S"]:
@@ -67,27 +94,47 @@ def sight(rows: Rows) -> Bool[Array, "B S S"]:
     return ((k <= q) & (q < rows.leave[:, None, :])) | jnp.eye(rows.tokens.shape[1], dtype=bool)
 
 
+class Embedded(NamedTuple):
+    """Token vectors, and what is added to the outputs of the first layers where an image stands (deepstack)."""
+
+    x: Float[Array, "B S D"]
+    added: Float[Array, "levels B S D"] | None
+
+
 class VLM(nnx.Module):
-    """A decoder that reads text and the image tokens of a vision tower."""
+    """A decoder that reads text and, if it has a vision tower, image tokens."""
 
     def __init__(self, config: VLMConfig, *, rngs: nnx.Rngs):
         self.config = config
-        self.vision = VisionTower(config.vision, config.decoder.width, rngs=rngs)
-        self.decoder = Decoder(config.decoder, config.vocabulary, rngs=rngs)
+        if config.vision is not None:
+            self.vision = VisionTower(config.vision, config.decoder.width, rngs=rngs)
+        self.decoder = Decoder(config, rngs=rngs)
 
     def look(self, images: Pixels | Features | None) -> Features | None:
-        """Image features; what has been looked at already is returned as it is."""
-        return Features(self.vision(images.patches)) if isinstance(images, Pixels) else images
+        """Image features, each row's real image tokens first; what has been looked at already is returned as it is."""
+        if not isinstance(images, Pixels):
+            return images
+        assert self.config.vision is not None  # or there would be no pixels
+        seen = self.vision(images)
+        rows, views, most, width = seen.shape
+        counts = images.grid.prod(axis=-1) // self.config.vision.merge**2
+        real = (jnp.arange(most) < counts[..., None]).reshape(rows, views * most)
+        order = jnp.argsort(~real, axis=1, stable=True)
+        return Features(jnp.take_along_axis(seen.reshape(rows, views * most, width), order[..., None], axis=1))
 
-    def embed(self, tokens: Int[Array, "B S"], images: Pixels | Features | None) -> Float[Array, "B S D"]:
+    def embed(self, tokens: Int[Array, "B S"], images: Pixels | Features | None) -> Embedded:
         """Token vectors, with the n-th image placeholder of a row replaced by its n-th image vector."""
-        x = self.decoder.embed(tokens)
-        features = self.look(images)
-        if features is None:
-            return x
         is_image = tokens == self.config.image_id
+        # The placeholder's own vector is never used, and its id may lie beyond the table.
+        x = self.decoder.embed(jnp.where(is_image, 0, tokens))
+        features = self.look(images)
+        if features is None or self.config.vision is None:
+            return Embedded(x, None)
         nth = jnp.clip(jnp.cumsum(is_image, axis=1) - 1, 0, features.vectors.shape[1] - 1)
-        return jnp.where(is_image[..., None], jnp.take_along_axis(features.vectors, nth[..., None], axis=1), x)
+        vectors = jnp.take_along_axis(features.vectors, nth[..., None], axis=1)
+        base, *deep = jnp.split(vectors, self.config.vision.levels, axis=-1)
+        added = jnp.stack([jnp.where(is_image[..., None], level, 0) for level in deep]) if deep else None
+        return Embedded(jnp.where(is_image[..., None], base.astype(x.dtype), x), added)
 
     def hidden(
         self,
@@ -100,8 +147,9 @@ class VLM(nnx.Module):
         remat: bool = False,
     ) -> tuple[Float[Array, "B S D"], KeyValues]:
         """Final hidden states of every token, and the keys and values of every layer."""
-        x = self.embed(rows.tokens, images)
-        return self.decoder(x, rows.positions, sight(rows), bank, dropout=dropout, key=key, remat=remat)
+        x, added = self.embed(rows.tokens, images)
+        mask = sight(rows)
+        return self.decoder(x, rows.positions, mask, bank, added=added, dropout=dropout, key=key, remat=remat)
 
     def logits(self, hidden: Float[Array, "... D"]) -> Float[Array, "... V"]:
         return self.decoder.logits(hidden)
@@ -138,7 +186,7 @@ def adapter_shapes(config: VLMConfig, targets: tuple[str, ...]) -> dict[str, tup
         "k": (block.width, keys),
         "v": (block.width, keys),
         "o": (queries, block.width),
-        "gate": (block.width, block.mlp_width),
+        **({"gate": (block.width, block.mlp_width)} if block.gated else {}),
         "up": (block.width, block.mlp_width),
         "down": (block.mlp_width, block.width),
     }

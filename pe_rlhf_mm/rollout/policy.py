@@ -10,7 +10,8 @@ import numpy as np
 
 from pe_rlhf_mm.adapters.roles import Weights
 from pe_rlhf_mm.data.images import Gallery
-from pe_rlhf_mm.data.processor import EncodedPrompt, Processor, rounded
+from pe_rlhf_mm.data.padding import rounded
+from pe_rlhf_mm.data.processor import EncodedPrompt, Processor
 from pe_rlhf_mm.errors import OutOfRange
 from pe_rlhf_mm.rollout.sampler import sample
 from pe_rlhf_mm.rollout.sampling import Sampling

@@ -54,14 +54,15 @@ def sample(
 ) -> Sampled:
     """Draws `group` completions of each prompt with the given weights.
 
-    A completion that reaches `max_tokens` without its stop token is cut there, and `finished` is false for it.
+    A completion that reaches `max_tokens` without a stop token is cut there, and `finished` is false for it.
     """
     model = vlm.bind(config, state)
     rows = len(prompts.tokens)
     steps, block = sampling.max_tokens, config.decoder
-    read, prompt = model.hidden(vlm.prompt_rows(prompts), prompts.images, bank)
+    read, prompt = model.hidden(vlm.prompt_rows(config, prompts), prompts.images, bank)
     cache = jnp.zeros((block.layers, rows, group, steps, block.kv_heads, block.head_width), read.dtype)
-    starts = prompts.mask.sum(axis=1)[:, None]
+    prompt_positions, starts = vlm.prompt_positions(config, prompts), vlm.next_positions(config, prompts)
+    stops = jnp.array(config.stop_ids)
 
     def one_more(now: _Decoding) -> _Decoding:
         full = tempered(model.logits(now.hidden), sampling, config.forbidden_ids)
@@ -70,15 +71,16 @@ def sample(
         token = jnp.where(now.stopped, config.pad_id, token)
         # At temperature 0 nothing is left to chance; what is reported then is the untruncated log-probability.
         chosen = logprobs.of_tokens(shaped if sampling.temperature else full, token).logprobs
-        positions = jnp.broadcast_to(starts + now.step, (rows, group))
-        x = model.decoder.embed(token)
-        hidden, own = model.decoder.decode(x, positions, prompt, prompts.mask, now.own, now.step, bank)
+        x, positions = model.decoder.embed(token), starts + now.step
+        hidden, own = model.decoder.decode(
+            x, positions, prompt, prompt_positions, prompts.mask, now.own, now.step, bank
+        )
         return _Decoding(
             now.step + 1,
             now.tokens.at[:, :, now.step].set(token),
             now.mask.at[:, :, now.step].set(~now.stopped),
             now.logprobs.at[:, :, now.step].set(jnp.where(now.stopped, 0, chosen)),
-            now.stopped | (token == config.stop_id),
+            now.stopped | jnp.isin(token, stops),
             hidden,
             own,
         )

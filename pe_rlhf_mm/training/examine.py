@@ -9,8 +9,9 @@ import numpy as np
 
 from pe_rlhf_mm.adapters.roles import Roles
 from pe_rlhf_mm.data.images import encode_png, open_image
+from pe_rlhf_mm.data.padding import rounded
 from pe_rlhf_mm.data.pipeline import pick
-from pe_rlhf_mm.data.processor import Processor, rounded
+from pe_rlhf_mm.data.processor import Processor
 from pe_rlhf_mm.evaluation.evaluate import Evaluation, collect_samples, summarize
 from pe_rlhf_mm.evaluation.intervals import clustered_mean
 from pe_rlhf_mm.models.model import Model

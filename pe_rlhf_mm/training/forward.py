@@ -33,7 +33,7 @@ def hidden(
 ) -> Float[Array, "B S D"]:
     """Final hidden states of every token of the rows."""
     model = vlm.bind(config, weights.state)
-    rows = vlm.join(prompts, completions)
+    rows = vlm.join(config, prompts, completions)
     return model.hidden(rows, prompts.images, weights.bank, dropout=how.dropout, key=how.key, remat=how.remat)[0]
 
 

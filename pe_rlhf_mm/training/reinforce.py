@@ -22,8 +22,9 @@ from jaxtyping import Array, Bool, Float
 from pe_rlhf_mm.adapters.roles import Roles, Trainable
 from pe_rlhf_mm.algorithms import advantages, kl, losses, masked
 from pe_rlhf_mm.data.images import Gallery
+from pe_rlhf_mm.data.padding import rounded
 from pe_rlhf_mm.data.pipeline import batches
-from pe_rlhf_mm.data.processor import EncodedPrompt, Processor, rounded
+from pe_rlhf_mm.data.processor import EncodedPrompt, Processor
 from pe_rlhf_mm.models.config import VLMConfig
 from pe_rlhf_mm.rollout.sampler import Sampled, sample
 from pe_rlhf_mm.rollout.sampling import Sampling

@@ -16,8 +16,9 @@ import numpy as np
 from pe_rlhf_mm.adapters.roles import Roles, Trainable
 from pe_rlhf_mm.algorithms import losses
 from pe_rlhf_mm.data.images import Gallery
+from pe_rlhf_mm.data.padding import rounded
 from pe_rlhf_mm.data.pipeline import batches
-from pe_rlhf_mm.data.processor import EncodedPrompt, Processor, rounded
+from pe_rlhf_mm.data.processor import EncodedPrompt, Processor
 from pe_rlhf_mm.errors import UserError
 from pe_rlhf_mm.models.config import VLMConfig
 from pe_rlhf_mm.training import forward

@@ -1,0 +1,194 @@
+"""Checkpoints in the Hugging Face layout: config.json, safetensors in one file or in shards, tokenizer, template.
+
+No torch. Weights stream from disk into stacked arrays one at a time, so that host memory holds little more than the
+model. Nothing is executed: pickled weights and remote code are refused.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from safetensors import SafetensorError, safe_open
+
+from pe_rlhf_mm.checkpoints.backbone import read_json
+from pe_rlhf_mm.checkpoints.names import IGNORED, canonical, is_stacked, stored
+from pe_rlhf_mm.errors import UserError
+from pe_rlhf_mm.models import vlm
+from pe_rlhf_mm.models.config import VLMConfig
+from pe_rlhf_mm.models.families import SUPPORTED, Ids, config_of
+
+FLOATS = ("F64", "F32", "F16", "BF16")
+
+
+class Tensor(NamedTuple):
+    """Where a tensor is on disk."""
+
+    path: Path
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+
+    def read(self) -> np.ndarray:
+        with safe_open(self.path, "numpy") as file:  # opened anew each time: a mapped file counts as memory in use
+            tensor: np.ndarray = file.get_tensor(self.name)
+        return tensor
+
+
+def read_description(folder: Path) -> Any:
+    """Reads `config.json` as transformers understands it. Raises UserError for what is damaged or not supported."""
+    from transformers import AutoConfig
+
+    path = folder / "config.json"
+    family, supported = read_json(path).get("model_type"), ", ".join(SUPPORTED)
+    if family not in SUPPORTED:
+        code = " and asks for code of its own (auto_map), which is never executed" * ("auto_map" in read_json(path))
+        raise UserError(f"{path} says model_type {family!r}{code}; supported: {supported}.")
+    try:
+        return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # what it raises for a wrong field has no common class
+        raise UserError(f"{path} does not describe a model: {error!s:.300}. Copy the checkpoint again.") from error
+
+
+def config_from(folder: Path, description: Any, ids: Ids) -> VLMConfig:
+    """The model that a folder describes. Raises UserError for fields that are missing or not supported."""
+    images = folder / "preprocessor_config.json"
+    if description.get_text_config() is not description and not images.is_file():
+        raise UserError(f"{folder} has no preprocessor_config.json, which says how images are resized.")
+    try:
+        return config_of(description, read_json(images) if images.is_file() else {}, ids, folder.name)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{folder / 'config.json'} does not describe a model: {error}. Copy the checkpoint again."
+        ) from error
+
+
+def load_state(folder: Path, config: VLMConfig, dtype: jnp.dtype) -> nnx.State:
+    """Reads the weights. Raises UserError that lists every missing, unknown and mis-shaped tensor at once."""
+    tensors, state = tensors_of(folder), vlm.abstract_state(config)
+    wanted = {path: (dotted(path), leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(state)}
+    _refuse_misfits(folder, config, tensors, dict(wanted.values()))
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: jnp.asarray(_gather(config, tensors, dotted(path), leaf.shape, dtype)), state
+    )
+
+
+def dotted(path: tuple) -> str:
+    """A weight's name, for instance `decoder.layers.blocks.q.kernel`."""
+    return ".".join(str(entry.key) for entry in path if isinstance(entry, jax.tree_util.DictKey))
+
+
+def _gather(
+    config: VLMConfig, tensors: Mapping[str, Tensor], ours: str, shape: tuple[int, ...], dtype: jnp.dtype
+) -> np.ndarray:
+    """One weight of ours, its layers stacked."""
+    out, parts = np.empty(shape, dtype), stored(config, ours)
+    layers = out if is_stacked(ours) else out[None]
+    for layer, part in zip(layers, parts, strict=True):
+        layer[...] = part.view(tensors[part.name].read()).reshape(layer.shape)
+    return out
+
+
+def tensors_of(folder: Path) -> dict[str, Tensor]:
+    """Every tensor of a folder by its canonical name, from the headers of its files.
+
+    Raises UserError for damaged files, missing shards, pickled weights, and two tensors of one canonical name.
+    """
+    found: dict[str, Tensor] = {}
+    for path in _files(folder):
+        for tensor in _header(path):
+            name = canonical(tensor.name)
+            if name in found:
+                raise UserError(
+                    f"{path} has {tensor.name} and {found[name].path} has {found[name].name}: one too many."
+                )
+            found[name] = tensor
+    return found
+
+
+def _files(folder: Path) -> list[Path]:
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        shards = sorted({str(name) for name in dict(read_json(index).get("weight_map") or {}).values()})
+        missing = [name for name in shards if not (folder / name).is_file()]
+        if missing or not shards:
+            raise UserError(f"{index} lists shards that are not there: {', '.join(missing) or 'none at all'}.")
+        return [folder / name for name in shards]
+    if (folder / "model.safetensors").is_file():
+        return [folder / "model.safetensors"]
+    pickled = sorted(p.name for suffix in ("bin", "pt", "pth") for p in folder.glob(f"*.{suffix}"))
+    if pickled:
+        raise UserError(
+            f"{folder} has its weights as pickles ({', '.join(pickled[:3])}), which can run code and are never opened. "
+            "Use the safetensors version of the checkpoint."
+        )
+    raise UserError(f"{folder} has no model.safetensors. Copy the checkpoint again.")
+
+
+def _header(path: Path) -> Iterator[Tensor]:
+    try:
+        with safe_open(path, "numpy") as file:
+            for name in file.keys():  # noqa: SIM118  it is no dictionary
+                part = file.get_slice(name)
+                yield Tensor(path, name, tuple(part.get_shape()), part.get_dtype())
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path} is damaged or not a safetensors file: {error}. Copy the checkpoint again.") from error
+
+
+def _refuse_misfits(
+    folder: Path, config: VLMConfig, tensors: Mapping[str, Tensor], wanted: Mapping[str, jax.ShapeDtypeStruct]
+) -> None:
+    wrong, used = [], set()
+    for ours, leaf in wanted.items():
+        shape = leaf.shape[1:] if is_stacked(ours) else leaf.shape
+        for name, view in stored(config, ours):
+            used.add(name)
+            if name not in tensors:
+                wrong.append(f"missing: {name}")
+                continue
+            tensor = tensors[name]
+            if tensor.dtype not in FLOATS:
+                wrong.append(f"{tensor.name} is stored as {tensor.dtype}; expected one of {', '.join(FLOATS)}")
+            elif not _fits(tensor.shape, shape, view):
+                wrong.append(f"{tensor.name} has shape {tensor.shape}, which does not make {shape}")
+    ignored = {"lm_head.weight"} if config.tied else set()
+    spare = [t.name for n, t in tensors.items() if n not in used | ignored and not IGNORED.search(n)]
+    wrong += [f"not part of the model: {name}" for name in spare]
+    if wrong:
+        listed = "\n  ".join(sorted(set(wrong)))
+        raise UserError(
+            f"the weights in {folder} do not fit its config.json:\n  {listed}\nAre both of the same checkpoint?"
+        )
+
+
+def _fits(theirs: tuple[int, ...], ours: tuple[int, ...], view: Any) -> bool:
+    """Whether the view of a tensor of that shape is ours; a flattened convolution kernel may differ by a reshape."""
+    try:
+        seen = view(np.broadcast_to(np.int8(0), theirs)).shape
+    except (ValueError, IndexError):
+        return False
+    return seen == ours or (len(seen) > 2 and seen[-1] == ours[-1] and math.prod(seen) == math.prod(ours))
+
+
+def fetched(name: str) -> Path:
+    """The folder of a model on the Hugging Face hub, downloaded unless it is in the cache already.
+
+    Raises UserError if it does not exist or cannot be reached.
+    """
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.jinja", "tokenizer.model"]))
+    except Exception as error:  # network, permission and naming errors have no common class
+        raise UserError(
+            f"no model {name!r}: it is no folder here, and the hub did not give it: "
+            f"{type(error).__name__}: {error!s:.200}"
+        ) from error

@@ -1,0 +1,121 @@
+"""A stack of blocks, run by one `jax.lax.scan` over their stacked weights: the body of the decoder and of the tower.
+
+Layers may be of several kinds (near-sighted or not, two sets of rotary positions). What differs is computed once for
+each kind, outside the scan, with a leading axis of kinds; every layer picks its own.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int
+
+from pe_rlhf_mm.adapters.lora import Bank
+from pe_rlhf_mm.models.config import BlockConfig
+from pe_rlhf_mm.models.layers import Block, KeyValues, LayerAdapters, stacked
+from pe_rlhf_mm.models.rope import angles
+
+
+class Passed(NamedTuple):
+    """What a stack gives back: its output, all layers' keys and values, and the outputs of the layers asked for."""
+
+    x: Float[Array, "B S D"]
+    past: KeyValues
+    tapped: Float[Array, "taps B S D"]
+
+
+def kind_angles(config: BlockConfig, positions: Int[Array, "*rows A"]) -> Float[Array, "kinds *rows F"] | None:
+    """Rotary angles for every kind of layer; None where the stack does not rotate."""
+    ropes = [kind.rope for kind in config.kinds]
+    if None in ropes:
+        return None
+    return jnp.stack([angles(rope, config.head_width // 2, positions) for rope in ropes if rope is not None])
+
+
+def _of(kind: Int[Array, ""], table: Any) -> Any:
+    """The row of a layer's kind, of a table or None. With one kind nothing is copied."""
+    if table is None:
+        return None
+    return table[0] if len(table) == 1 else jax.lax.dynamic_index_in_dim(table, kind, keepdims=False)
+
+
+def _cut(bank: Bank | None, matrices: dict, dropout: float, key: jax.Array | None) -> LayerAdapters | None:
+    return None if bank is None else LayerAdapters(matrices, bank.scale, bank.ids, dropout, key)
+
+
+class Stack(nnx.Module):
+    """Blocks of one config, stacked along a leading layer axis."""
+
+    def __init__(self, config: BlockConfig, *, rngs: nnx.Rngs):
+        self.config = config
+        self.blocks = stacked(lambda r: Block(config, rngs=r), config.layers, rngs)
+
+    def _layers(self) -> tuple[Int[Array, " layers"], Int[Array, " layers"]]:
+        layers = self.config.layers
+        return jnp.arange(layers), jnp.array(self.config.pattern or (0,) * layers)
+
+    def __call__(
+        self,
+        x: Float[Array, "B S D"],
+        angles: Float[Array, "kinds B S F"] | None = None,
+        masks: Bool[Array, "kinds B S S"] | None = None,
+        bank: Bank | None = None,
+        *,
+        added: Float[Array, "levels B S D"] | None = None,
+        taps: tuple[int, ...] = (),
+        dropout: float = 0.0,
+        key: jax.Array | None = None,
+        remat: bool = False,
+    ) -> Passed:
+        """Runs all layers.
+
+        `added`: level n is added to the output of layer n. `taps`: layers whose output is given back. `dropout` with a
+        `key` applies to the adapters' inputs. `remat` keeps one layer's input instead of everything it computed, for
+        about a third more arithmetic in the backward pass.
+        """
+        graph, blocks = nnx.split(self.blocks)
+
+        def body(carry: tuple[Array, Array], layer: tuple) -> tuple[tuple[Array, Array], KeyValues]:
+            (x, tapped), (state, matrices, layer_key, index, kind) = carry, layer
+            adapters = _cut(bank, matrices, dropout, layer_key)
+            x, past = nnx.merge(graph, state)(x, _of(kind, angles), _of(kind, masks), adapters)
+            if added is not None:
+                x = x + jnp.where(index < len(added), added[jnp.minimum(index, len(added) - 1)], 0).astype(x.dtype)
+            for n, tap in enumerate(taps):
+                tapped = tapped.at[n].set(jnp.where(index == tap, x, tapped[n]))
+            return (x, tapped), past
+
+        body = jax.checkpoint(body) if remat else body
+        keys = None if key is None else jax.random.split(key, self.config.layers)
+        matrices = {} if bank is None else bank.matrices
+        start = (x, jnp.zeros((len(taps), *x.shape), x.dtype))
+        (x, tapped), past = jax.lax.scan(body, start, (blocks, matrices, keys, *self._layers()))
+        return Passed(x, past, tapped)
+
+    def decode(
+        self,
+        x: Float[Array, "B G D"],
+        angles: Float[Array, "kinds B G F"] | None,
+        prompt: KeyValues,
+        prompt_masks: Bool[Array, "kinds B L"],
+        own: KeyValues,
+        own_masks: Bool[Array, "kinds T"],
+        step: Int[Array, ""],
+        bank: Bank | None = None,
+    ) -> tuple[Float[Array, "B G D"], KeyValues]:
+        """One decoding step for G completions of each prompt, against the prompt's keys and values kept once."""
+        graph, blocks = nnx.split(self.blocks)
+
+        def body(x: Array, layer: tuple) -> tuple[Array, KeyValues]:
+            state, matrices, prompt_layer, own_layer, kind = layer
+            block: Block = nnx.merge(graph, state)
+            masks = _of(kind, prompt_masks), _of(kind, own_masks)
+            adapters = _cut(bank, matrices, 0, None)
+            return block.decode(x, _of(kind, angles), prompt_layer, masks[0], own_layer, masks[1], step, adapters)
+
+        matrices = {} if bank is None else bank.matrices
+        x, own = jax.lax.scan(body, x, (blocks, matrices, prompt, own, self._layers()[1]))
+        return x, own
