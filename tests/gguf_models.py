@@ -10,7 +10,7 @@ from gguf import GGUFWriter
 
 HIDDEN, HEADS, KV_HEADS, HEAD, WIDE = 32, 4, 2, 8, 64
 FILES = {"config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
-NORMAL, UNKNOWN, CONTROL, USER, BYTE = 1, 2, 3, 4, 6
+NORMAL, CONTROL, USER, BYTE = 1, 3, 4, 6
 
 Tensors = dict[str, Any]  # float32 arrays, or pairs of bytes and their quantisation
 Fields = dict[str, Any]
