@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -218,6 +219,7 @@ def test_byte_level_tokenizer_merges_words_and_no_digits(llama: Path) -> None:
         ("a a", ["a", "\u2581a"]),
         ("a  b", ["a", "\u2581\u2581", "b"]),
         ("a   b", ["a", "\u2581\u2581\u2581", "b"]),
+        ("b  a", ["b", "\u2581\u2581", "a"]),  # what users define comes before all pieces
         ("a     b", ["a", "\u2581\u2581\u2581", "\u2581\u2581", "b"]),
         ("\n\n\n", ["\n\n", "\n"]),
         ("é", ["<0xC3>", "<0xA9>"]),
@@ -287,8 +289,8 @@ def test_a_tensor_that_is_not_known_is_refused(name: str, value: np.ndarray, sai
 
 def test_a_file_cut_short_is_refused_wherever_it_is_cut(llama: Path) -> None:
     whole = llama.read_bytes()
-    for part in range(20):
-        llama.write_bytes(whole[: len(whole) * part // 20])
+    for length in [*range(64), *range(64, len(whole), len(whole) // 50)]:
+        llama.write_bytes(whole[:length])
         refused(llama, r"llama\.gguf is damaged or not a GGUF file: .*\. Copy it again\.")
 
 
@@ -325,6 +327,18 @@ def test_an_interrupted_conversion_leaves_what_was_there(
         converted(llama, dtype="float32", overwrite=True)
     assert contents(llama.parent) == before
     assert not [path for path in llama.parent.iterdir() if path.name.startswith(".")]
+
+
+def test_a_full_disk_leaves_nothing(llama: Path) -> None:
+    """No file may grow beyond 20 kB, as the settings and the tokenizer do not, but the weights do."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
+    try:
+        refused(llama, r"the weights of .*model cannot be written: .*File too large.*Is the disk full\?")
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
+        refused(llama, r"model cannot be written: File too large\. Give another folder\.")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_a_killed_conversion_leaves_nothing_of_that_name(llama: Path) -> None:

@@ -14,6 +14,7 @@ from typing import Any, Literal, NamedTuple
 
 import ml_dtypes
 import numpy as np
+from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from pe_rlhf_mm.checkpoints import gguf_tokenizer
@@ -76,12 +77,13 @@ def convert(
             (partial / name).write_text(json.dumps(values, indent=1) + "\n")
         gguf_tokenizer.build(fields).save(str(partial / "tokenizer.json"))
         weights = {
-            published: np.ascontiguousarray(
-                family.published(published, dequantised(tensors[name]), fields).astype(KINDS[dtype])
-            )
+            published: family.published(published, dequantised(tensors[name]), fields).astype(KINDS[dtype], order="C")
             for name, published in names.items()
         }
-        save_file(weights, partial / "model.safetensors", metadata={"format": "pt"})
+        try:
+            save_file(weights, partial / "model.safetensors", metadata={"format": "pt"})
+        except SafetensorError as error:
+            raise UserError(f"the weights of {folder} cannot be written: {error}. Is the disk full?") from error
         for path in beside:
             shutil.copyfile(path, partial / path.name)
 
