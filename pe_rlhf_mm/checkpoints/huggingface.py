@@ -42,17 +42,23 @@ class Tensor(NamedTuple):
         return tensor
 
 
+def transformers() -> Any:
+    """The library of that name. It is slow to import, and would warn that torch is missing, which we never want."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    import transformers
+
+    return transformers
+
+
 def read_description(folder: Path) -> Any:
     """Reads `config.json` as transformers understands it. Raises UserError for what is damaged or not supported."""
-    from transformers import AutoConfig
-
     path = folder / "config.json"
     family, supported = read_json(path).get("model_type"), ", ".join(SUPPORTED)
     if family not in SUPPORTED:
         code = " and asks for code of its own (auto_map), which is never executed" * ("auto_map" in read_json(path))
         raise UserError(f"{path} says model_type {family!r}{code}; supported: {supported}.")
     try:
-        return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        return transformers().AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # what it raises for a wrong field has no common class
         raise UserError(f"{path} does not describe a model: {error!s:.300}. Copy the checkpoint again.") from error
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
 from pe_rlhf_mm.checkpoints.backbone import read_json
+from pe_rlhf_mm.checkpoints.huggingface import transformers
 from pe_rlhf_mm.errors import UserError
 from pe_rlhf_mm.models.families import Ids
 
@@ -22,11 +22,8 @@ PALIGEMMA = (
 
 def read_tokenizer(folder: Path) -> Any:
     """Reads a tokenizer and its chat template. Raises UserError if one is missing or damaged."""
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # it warns that torch is missing; we never want torch
-    from transformers import AutoTokenizer
-
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        tokenizer = transformers().AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # what a damaged file raises there has no common class
         raise UserError(
             f"the tokenizer in {folder} cannot be read: {error!r:.200}. Expected tokenizer.json and "
