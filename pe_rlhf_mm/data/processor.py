@@ -184,15 +184,24 @@ class Processor:
         ids = self.tokenizer(distinct, add_special_tokens=False)["input_ids"] if distinct else []
         tokens_of = dict(zip(distinct, ids, strict=True))
         for i, (messages, text) in enumerate(zip(conversations, texts, strict=True)):
-            self._refuse_too_long(i, messages, len(tokens_of[text]), room)
+            start = next((p.text for m in messages for p in m.parts if isinstance(p, Text)), "")
+            self._refuse_too_long(i, start, len(tokens_of[text]), room)
         return [
             EncodedPrompt(tokens_of[text], numbers, self.positions(tokens_of[text], numbers, gallery))
             for text, numbers in zip(texts, images, strict=True)
         ]
 
-    def _refuse_too_long(self, i: int, messages: Sequence[Message], length: int, room: int) -> None:
+    def encode_texts(self, texts: Sequence[str], *, room: int = 0) -> list[EncodedPrompt]:
+        """Bare texts as the tokenizer writes them, with the beginning it was trained on and without a template."""
+        ids = self.tokenizer(list(texts))["input_ids"] if texts else []
+        for i, (text, tokens) in enumerate(zip(texts, ids, strict=True)):
+            self._refuse_too_long(i, text, len(tokens), room)
+        axes = self.config.decoder.position_axes
+        counted = [np.repeat(np.arange(len(t))[:, None], axes, axis=1) if axes > 1 else None for t in ids]
+        return [EncodedPrompt(tokens, (), positions) for tokens, positions in zip(ids, counted, strict=True)]
+
+    def _refuse_too_long(self, i: int, start: str, length: int, room: int) -> None:
         if length + room > self.config.context:
-            start = next((p.text for m in messages for p in m.parts if isinstance(p, Text)), "")
             raise PromptTooLong(
                 f"prompt {i} ({start[:60]!r}...) has {length} tokens; with {room} for the completion that is "
                 f"{length + room}, and {self.config.name} reads {self.config.context}. "

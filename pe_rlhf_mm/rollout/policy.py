@@ -72,6 +72,22 @@ class Policy:
         sampling = Sampling(temperature, top_k, top_p, max_tokens)
         gallery = Gallery(self.processor.config, look_with=self.weights.state)
         prompts = self.processor.encode(conversations, gallery, room=max_tokens)
+        return self._answers(prompts, gallery, sampling, samples, seed)
+
+    def complete(
+        self, texts: Sequence[str], *, max_tokens: int = 64, temperature: float = 0.0, seed: int = 0
+    ) -> list[str]:
+        """What the model writes after each text, without a chat template: how base models are asked.
+
+        Raises PromptTooLong, and OutOfRange for sampling values out of range.
+        """
+        sampling, gallery = Sampling(temperature, max_tokens=max_tokens), Gallery(self.processor.config)
+        prompts = self.processor.encode_texts(texts, room=max_tokens)
+        return [group[0] for group in self._answers(prompts, gallery, sampling, 1, seed)]
+
+    def _answers(
+        self, prompts: Sequence[EncodedPrompt], gallery: Gallery, sampling: Sampling, samples: int, seed: int
+    ) -> list[list[str]]:
         drawn = reply(self.processor, self.weights, gallery, prompts, sampling, samples=samples, seed=seed)
         return [[self.processor.decode(tokens) for tokens in group] for group in drawn]
 
