@@ -140,12 +140,15 @@ def test_a_cmyk_jpeg_is_seen_in_rgb() -> None:
     np.testing.assert_allclose(opened.getpixel((8, 8)), (0, 255, 255), atol=3)
 
 
-def test_a_palette_with_a_transparent_colour_is_seen_in_its_colours() -> None:
+def test_what_is_transparent_is_seen_on_white() -> None:
+    """A palette's transparent colour is white; of black with alpha 51 / 255 = 1/5, 4/5 of the white remain: 204."""
     drawn = Pillow.new("P", (2, 1))
     drawn.putpalette([200, 10, 20, 30, 40, 250])
     drawn.putdata([0, 1])
     opened = open_image(Image(file_of(drawn, "PNG", transparency=0)))
-    assert (opened.mode, [opened.getpixel((x, 0)) for x in (0, 1)]) == ("RGB", [(200, 10, 20), (30, 40, 250)])
+    assert (opened.mode, [opened.getpixel((x, 0)) for x in (0, 1)]) == ("RGB", [(255, 255, 255), (30, 40, 250)])
+    veil = open_image(Image(Pillow.new("RGBA", (2, 2), (0, 0, 0, 51))))
+    assert veil.getcolors() == [(4, (204, 204, 204))]
 
 
 @pytest.mark.parametrize(("mode", "color"), [("L", 77), ("LA", (77, 255)), ("1", 1), ("RGBA", (77, 77, 77, 255))])

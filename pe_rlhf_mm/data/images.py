@@ -37,7 +37,7 @@ FORMATS = ("PNG", "JPEG", "GIF", "WEBP")
 
 
 def open_image(image: Image) -> Pillow.Image:
-    """Opens a message's image as RGB, the right way up (EXIF); of an animation the first frame.
+    """Opens a message's image as RGB, the right way up (EXIF), on white; of an animation the first frame.
 
     Raises ImageError, naming the source, if it cannot be read or is too large.
     """
@@ -70,7 +70,11 @@ def _upright_rgb(picture: Pillow.Image, name: str) -> Pillow.Image:
         )
     if picture.mode.startswith("I;16"):  # Pillow would cut 16 bits off at 255 instead of scaling them
         picture = Pillow.fromarray((np.asarray(picture).astype(np.uint32) // 257).astype(np.uint8))
-    return ImageOps.exif_transpose(picture).convert("RGB")
+    upright = ImageOps.exif_transpose(picture)
+    if upright.has_transparency_data:  # what lies under a transparent pixel was never meant to be seen
+        opaque = upright.convert("RGBA")
+        upright = Pillow.alpha_composite(Pillow.new("RGBA", opaque.size, "white"), opaque)
+    return upright.convert("RGB")
 
 
 def _empty_file(source: object) -> bool:
