@@ -88,11 +88,18 @@ easy_vqa.EasyVQA.tuning = pe.TuneConfig(
     assert "95 % interval" in done.stdout
 
 
+def test_the_python_of_the_page_on_models_prints_what_it_says(tmp_path: Path) -> None:
+    (code,) = [code for _, code in blocks("docs/models.md", "python")]
+    (tmp_path / "models.py").write_text(code)
+    done = run(["models.py"], tmp_path)
+    assert (done.stdout.split(), done.stderr) == (code.rpartition("# ")[2].split(), "")
+
+
 def test_every_command_of_the_documentation_exists() -> None:
     from pe_rlhf_mm.cli.main import VERBS, find
 
-    for page in ("README.md", "docs/register-a-task.md"):
-        text = (ROOT / page).read_text()
+    for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
+        text = page.read_text()
         for line in re.findall(r"^pe-rlhf ([^#\n]+)", text, re.M):
             assert find(line.split())[0] in VERBS
 
