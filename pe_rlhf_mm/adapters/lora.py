@@ -81,6 +81,6 @@ def delta(
     return jnp.einsum("b...r,bro,b->b...o", inner, low.b[chosen], weight)
 
 
-def merged(slot: Slot, scale: float) -> dict[str, Float[Array, L in out]]:
+def merged(slot: Slot, scale: float | Float[Array, ""]) -> dict[str, Float[Array, L in out]]:
     """The dense update `scale · a b` of every target, to be added to the backbone's kernels."""
     return {target: scale * jnp.einsum("lir,lro->lio", low.a, low.b) for target, low in slot.items()}

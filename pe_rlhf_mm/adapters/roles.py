@@ -16,6 +16,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from pe_rlhf_mm.adapters import lora
+from pe_rlhf_mm.models import quantize
 from pe_rlhf_mm.models.config import VLMConfig
 from pe_rlhf_mm.models.vlm import adapter_shapes
 
@@ -85,8 +86,12 @@ class Roles(NamedTuple):
         )
 
     def start(self, role: str, source: str) -> Roles:
-        """`role` begins as `source` is now: the policy as the SFT policy, for instance."""
+        """`role` begins as `source` is now: the policy as the SFT policy, for instance.
+
+        Raises UserError if that is to be a copy of a quantised backbone.
+        """
         if source in self.copies or source == BACKBONE:
+            quantize.refuse(self.weights(source).state, "whole numbers cannot be trained, as mode full would")
             # Copies are trained: in float32, since a bfloat16 weight swallows most updates.
             copy = jax.tree.map(lambda x: x.astype(jnp.float32), self.weights(source).state)
             return self._replace(copies={**self.copies, role: copy})
@@ -113,9 +118,26 @@ def new_slot_role(
     return roles._replace(slots={**roles.slots, role: slot}, scales={**roles.scales, role: scale})
 
 
+def merged(weights: Weights) -> nnx.State:
+    """The backbone with adapters added to its kernels, W + scale · a b: one role as a model of its own.
+
+    Raises UserError if the backbone is quantised: the sum would have to be rounded again, to steps wider than most
+    updates, and would be another model than the one that was trained.
+    """
+    quantize.refuse(weights.state, "adapters added to its rounded kernels would be lost or rounded again")
+    if weights.bank is None:
+        return weights.state
+    only = {target: lora.LowRank(low.a[:, 0], low.b[:, 0]) for target, low in weights.bank.matrices.items()}
+    state = jax.tree.map(lambda leaf: leaf, weights.state)  # the same arrays in a tree of its own
+    for target, update in lora.merged(only, weights.bank.scale[0]).items():
+        kernel = state["decoder"]["layers"]["blocks"][target]["kernel"]
+        kernel.set_value(kernel.get_value() + update.astype(kernel.dtype))
+    return state
+
+
 def count(tree: object) -> int:
-    """Numbers in a pytree of arrays."""
-    return sum(x.size for x in jax.tree.leaves(tree))
+    """Numbers in a pytree of arrays; a quantised kernel counts as the weights it stands for."""
+    return sum(x.size for x in jax.tree.leaves(tree, is_leaf=lambda x: isinstance(x, quantize.Quantized)))
 
 
 def fingerprint(tree: object) -> str:

@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.flax import load_file, save_file
 
 from pe_rlhf_mm.errors import UserError
-from pe_rlhf_mm.models import vlm
+from pe_rlhf_mm.models import quantize, vlm
 from pe_rlhf_mm.models.config import VLMConfig
 
 MODEL_TYPE = "pe_rlhf_tiny_vlm"
@@ -104,7 +104,11 @@ def _dotted(path: tuple) -> str:
 
 
 def save_state(folder: Path, state: nnx.State, dtype: jnp.dtype) -> None:
-    """Writes the weights, replacing an older file only once the new one is complete."""
+    """Writes the weights, replacing an older file only once the new one is complete.
+
+    Raises UserError for weights that are quantised.
+    """
+    quantize.refuse(state, "a checkpoint holds weights in full")
     folder.mkdir(parents=True, exist_ok=True)
     partial = folder / "model.safetensors.partial"
     save_file({name: value.astype(dtype) for name, value in names(state).items()}, partial)

@@ -22,8 +22,9 @@ from pe_rlhf_mm.checkpoints.backbone import read_json
 from pe_rlhf_mm.checkpoints.names import IGNORED, canonical, is_stacked, stored
 from pe_rlhf_mm.errors import UserError
 from pe_rlhf_mm.models import vlm
-from pe_rlhf_mm.models.config import VLMConfig
+from pe_rlhf_mm.models.config import Quantization, VLMConfig
 from pe_rlhf_mm.models.families import SUPPORTED, Ids, config_of
+from pe_rlhf_mm.models.quantize import Quantized, covers, stacked_kernel
 
 FLOATS = ("F64", "F32", "F16", "BF16")
 
@@ -76,13 +77,16 @@ def config_from(folder: Path, description: Any, ids: Ids) -> VLMConfig:
         ) from error
 
 
-def load_state(folder: Path, config: VLMConfig, dtype: jnp.dtype) -> nnx.State:
-    """Reads the weights. Raises UserError that lists every missing, unknown and mis-shaped tensor at once."""
+def load_state(folder: Path, config: VLMConfig, dtype: jnp.dtype, quantize: Quantization | None = None) -> nnx.State:
+    """Reads the weights, and quantises kernels as they come.
+
+    Raises UserError that lists every missing, unknown and mis-shaped tensor at once.
+    """
     tensors, state = tensors_of(folder), vlm.abstract_state(config)
     wanted = {path: (dotted(path), leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(state)}
     _refuse_misfits(folder, config, tensors, dict(wanted.values()))
     return jax.tree_util.tree_map_with_path(
-        lambda path, leaf: jnp.asarray(_gather(config, tensors, dotted(path), leaf.shape, dtype)), state
+        lambda path, leaf: _gather(config, tensors, dotted(path), leaf.shape, dtype, quantize), state
     )
 
 
@@ -92,14 +96,22 @@ def dotted(path: tuple) -> str:
 
 
 def _gather(
-    config: VLMConfig, tensors: Mapping[str, Tensor], ours: str, shape: tuple[int, ...], dtype: jnp.dtype
-) -> np.ndarray:
+    config: VLMConfig,
+    tensors: Mapping[str, Tensor],
+    ours: str,
+    shape: tuple[int, ...],
+    dtype: jnp.dtype,
+    quantize: Quantization | None,
+) -> jax.Array | Quantized:
     """One weight of ours, its layers stacked."""
-    out, parts = np.empty(shape, dtype), stored(config, ours)
-    layers = out if is_stacked(ours) else out[None]
-    for layer, part in zip(layers, parts, strict=True):
-        layer[...] = part.view(tensors[part.name].read()).reshape(layer.shape)
-    return out
+    parts = stored(config, ours)
+    read = (part.view(tensors[part.name].read()) for part in parts)
+    if quantize is not None and covers(ours):
+        return stacked_kernel(map(jnp.asarray, read), quantize)
+    out = np.empty(shape, dtype)
+    for layer, tensor in zip(out if is_stacked(ours) else out[None], read, strict=True):
+        layer[...] = tensor.reshape(layer.shape)
+    return jnp.asarray(out)
 
 
 def tensors_of(folder: Path) -> dict[str, Tensor]:

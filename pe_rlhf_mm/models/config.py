@@ -7,6 +7,7 @@ from typing import Literal
 
 NormKind = Literal["rms", "rms_plus_one", "layer"]
 Activation = Literal["silu", "gelu", "gelu_tanh"]
+Quantization = Literal["int8", "nf4"]
 
 
 def _refuse_other_than_counts(owner: object, *names: str) -> None:

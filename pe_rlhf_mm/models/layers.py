@@ -16,6 +16,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from pe_rlhf_mm.adapters import lora
 from pe_rlhf_mm.models.config import Activation, BlockConfig, NormKind
+from pe_rlhf_mm.models.quantize import matmul
 from pe_rlhf_mm.models.rope import rotate
 
 Built = TypeVar("Built", bound=nnx.Module)
@@ -51,7 +52,7 @@ def stacked(make: Callable[[nnx.Rngs], Built], layers: int, rngs: nnx.Rngs) -> B
 
 
 class Linear(nnx.Module):
-    """y = x W + b, plus the adapters' part where a bank adapts this matrix."""
+    """y = x W + b, plus the adapters' part where a bank adapts this matrix. W may be quantised."""
 
     def __init__(
         self, size_in: int, size_out: int, axes: tuple[str, str], *, bias: bool = False, rngs: nnx.Rngs
@@ -62,7 +63,7 @@ class Linear(nnx.Module):
             self.bias = nnx.Param(jnp.zeros(size_out), axes=axes[1:])
 
     def __call__(self, x: Array, adapters: LayerAdapters | None = None, target: str = "") -> Array:
-        y = x @ self.kernel[...]
+        y = matmul(x, self.kernel.get_value())
         if hasattr(self, "bias"):
             y = y + self.bias[...]
         if adapters is None or target not in adapters.matrices:

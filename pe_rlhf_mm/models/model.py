@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +20,7 @@ from pe_rlhf_mm.data.images import Gallery
 from pe_rlhf_mm.data.processor import EncodedPrompt, Processor
 from pe_rlhf_mm.data.tokenizer import read_tokenizer, special_ids
 from pe_rlhf_mm.errors import UserError
+from pe_rlhf_mm.models import quantize as quantization
 from pe_rlhf_mm.models import vlm
 from pe_rlhf_mm.models.config import VLMConfig
 from pe_rlhf_mm.types import Image, Prompts
@@ -89,21 +90,25 @@ def default_dtype() -> jnp.dtype:
     return jnp.dtype(jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16)
 
 
-def load_model(name: str | Path, *, dtype: Any = None) -> Model:
+def load_model(name: str | Path, *, dtype: Any = None, quantize: Literal["int8", "nf4"] | None = None) -> Model:
     """Loads a shipped model by name ("tiny-vlm"), a checkpoint folder, or a model of the Hugging Face hub ("org/name").
 
-    `dtype` is that of the backbone: by default float32 on CPU and bfloat16 on accelerators. Raises UserError for a name
-    that is none of them, and for a folder that does not hold a whole checkpoint; nothing is half loaded.
+    `dtype` is that of the backbone: by default float32 on CPU and bfloat16 on accelerators. `quantize` holds the
+    matrices of its layers in 8 or 4 bits (`models/quantize.py`): for a backbone that stays frozen. Raises UserError for
+    a name that is none of them, and for a folder that does not hold a whole checkpoint; nothing is half loaded.
     """
-    folder, dtype = _folder(str(name)), jnp.dtype(dtype) if dtype is not None else default_dtype()
+    folder, kind = _folder(str(name)), quantization.checked(quantize)
+    dtype = jnp.dtype(dtype) if dtype is not None else default_dtype()
     if backbone.is_own(folder):
         config = backbone.read_config(folder)
         processor = Processor(read_tokenizer(folder), config)
-        return Model(str(name), config, backbone.load_state(folder, config, dtype), processor)
+        state = backbone.load_state(folder, config, dtype)
+        state = state if kind is None else quantization.quantized_state(state, kind)
+        return Model(str(name), config, state, processor)
     description, tokenizer = huggingface.read_description(folder), read_tokenizer(folder)
     config = huggingface.config_from(folder, description, special_ids(folder, tokenizer))
     processor = Processor(tokenizer, config)
-    return Model(str(name), config, huggingface.load_state(folder, config, dtype), processor)
+    return Model(str(name), config, huggingface.load_state(folder, config, dtype, kind), processor)
 
 
 def _folder(name: str) -> Path:

@@ -32,7 +32,8 @@ def load_policy(folder: str | Path, *, role: str | None = None) -> Policy:
     wanted = role or next((r for r in ("policy", "sft") if r in saved), "policy")
     if wanted not in saved:
         raise UserError(f"{folder} has no role {wanted!r}; saved so far: {', '.join(saved) or 'none'}")
-    model = load_model(run["model"])
+    # Adapters were trained on the backbone as it was rounded then.
+    model = load_model(run["model"], quantize=run.get("settings", {}).get("quantize"))
     roles = load_role(folder / "adapters" / wanted, only_backbone(model.state), wanted, model.config)
     return Policy(model.processor, roles.weights(wanted), f"{folder}:{wanted}")
 

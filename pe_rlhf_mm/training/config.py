@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from pe_rlhf_mm.errors import OutOfRange
+from pe_rlhf_mm.models.config import Quantization
 
 
 def _positive(owner: object, *names: str) -> None:
@@ -111,6 +112,8 @@ class TuneConfig:
 
     mode: Literal["lora", "full"] = "lora"
     """`lora`: adapters on one frozen backbone. `full`: every role trains its own copy of all weights."""
+    quantize: Quantization | None = None
+    """Hold the frozen backbone's kernels in 8 or 4 bits; in mode `lora` only."""
     seed: int = 0
     lora: LoraConfig = field(default_factory=LoraConfig)
     sft: SFTConfig = field(default_factory=SFTConfig)
@@ -120,3 +123,10 @@ class TuneConfig:
     """Evaluate on so many test samples; 0 means all."""
     remat: bool = False
     """Recompute layers in the backward pass: less memory, about a third more arithmetic."""
+
+    def __post_init__(self) -> None:
+        if self.mode == "full" and self.quantize is not None:
+            raise OutOfRange(
+                f"mode full trains all weights, and a backbone quantised to {self.quantize} cannot be trained: use "
+                "mode lora, or leave quantize out."
+            )

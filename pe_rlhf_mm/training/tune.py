@@ -56,7 +56,7 @@ def tune(
     if not isinstance(instance, PreferenceTask):
         raise UserError(f"{id} has no preferences(split, seed), so no reward model can be trained for it")
     config = settings_of(instance) if config is None else config
-    loaded = load_model(model)
+    loaded = load_model(model, quantize=config.quantize)
     values = {"task": id, "model": str(model), "settings": dataclasses.asdict(config)}
     run = Run.create(Path(out), values, overwrite=overwrite)
     with ExitStack() as stack:
