@@ -6,6 +6,7 @@ model. Nothing is executed: pickled weights and remote code are refused.
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 from collections.abc import Iterator, Mapping
@@ -16,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
 
 from pe_rlhf_mm.checkpoints.backbone import read_json
@@ -108,10 +110,20 @@ def _gather(
     read = (part.view(tensors[part.name].read()) for part in parts)
     if quantize is not None and covers(ours):
         return stacked_kernel(map(jnp.asarray, read), quantize)
-    out = np.empty(shape, dtype)
-    for layer, tensor in zip(out if is_stacked(ours) else out[None], read, strict=True):
-        layer[...] = tensor.reshape(layer.shape)
-    return jnp.asarray(out)
+    if not is_stacked(ours):
+        return jnp.asarray(next(read).reshape(shape), dtype)
+    stack = jnp.empty(shape, dtype)
+    for index, tensor in enumerate(read):
+        stack = _with_layer(stack, tensor.reshape(shape[1:]), index)
+    return stack
+
+
+@functools.partial(jax.jit, donate_argnums=0)
+def _with_layer(
+    stack: Float[jax.Array, L * shape], layer: Float[jax.Array, "*shape"], index: int
+) -> Float[jax.Array, L * shape]:
+    """One layer put into its place where the stack lies: on the host there is never more than one layer."""
+    return jax.lax.dynamic_update_index_in_dim(stack, layer.astype(stack.dtype), index, 0)
 
 
 def tensors_of(folder: Path) -> dict[str, Tensor]:
