@@ -25,7 +25,7 @@ BACKBONE = -1
 class LowRank(NamedTuple):
     """The two factors for one matrix: of one slot (a [L, in, R]), of a bank (a [L, E, in, R]), or of one layer."""
 
-    a: Float[Array, ... in R]
+    a: Float[Array, "... in R"]
     b: Float[Array, "... R out"]
 
 
@@ -81,6 +81,6 @@ def delta(
     return jnp.einsum("b...r,bro,b->b...o", inner, low.b[chosen], weight)
 
 
-def merged(slot: Slot, scale: float | Float[Array, ""]) -> dict[str, Float[Array, L in out]]:
+def merged(slot: Slot, scale: float | Float[Array, ""]) -> dict[str, Float[Array, "L in out"]]:
     """The dense update `scale · a b` of every target, to be added to the backbone's kernels."""
     return {target: scale * jnp.einsum("lir,lro->lio", low.a, low.b) for target, low in slot.items()}

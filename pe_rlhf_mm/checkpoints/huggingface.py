@@ -120,8 +120,8 @@ def _gather(
 
 @functools.partial(jax.jit, donate_argnums=0)
 def _with_layer(
-    stack: Float[jax.Array, L * shape], layer: Float[jax.Array, "*shape"], index: int
-) -> Float[jax.Array, L * shape]:
+    stack: Float[jax.Array, "L *shape"], layer: Float[jax.Array, "*shape"], index: int
+) -> Float[jax.Array, "L *shape"]:
     """One layer put into its place where the stack lies: on the host there is never more than one layer."""
     return jax.lax.dynamic_update_index_in_dim(stack, layer.astype(stack.dtype), index, 0)
 
