@@ -9,8 +9,8 @@ from pe_rlhf_mm.types import Outcome, Score
 
 
 def extract_answer(reply: str) -> str:
-    """What counts of a reply. Reward and metric share this function, so they can never disagree about it."""
-    return reply.strip().removesuffix(".").casefold()
+    """What counts of a reply."""
+    return reply.strip().removesuffix(".").rstrip().casefold()
 
 
 @register_evaluator("pe/exact-match@1")

@@ -167,7 +167,9 @@ def _import_module(name: str, what: str) -> ModuleType:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
         if error.name is not None and (name == error.name or name.startswith(error.name + ".")):
-            raise BrokenEntry(f"{what}: there is no module {name!r}. Is its package installed?") from error
+            raise BrokenEntry(
+                f"{what}: there is no module {name!r}. Is its package installed? A file is named by path.py:name."
+            ) from error
         raise  # something that the module itself imports is missing: that is the author's error, shown as it is
 
 

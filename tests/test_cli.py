@@ -36,6 +36,10 @@ class NoBrowser(ToyTask):
     def __init__(self):
         raise BrokenPipeError("no browser")
 
+class Failing(ToyTask):
+    def samples(self, split, *, seed=0):
+        raise OSError("no disk")
+
 def red(messages):
     return "red"
 
@@ -242,15 +246,30 @@ def test_a_run_that_exists_is_left_as_it_is(here: Path) -> None:
         ("missing.py:Task", 'missing.py", line 1', "ModuleNotFoundError: No module named 'numpyy'"),
         ("syntax.py:Task", 'syntax.py", line 1', "SyntaxError: invalid syntax"),
         ("mine.py:NoDisplay", 'mine.py", line 16', "RuntimeError: no display"),
-        ("mine.py:NoBrowser", 'mine.py", line 20', "BrokenPipeError: no browser"),
+        ("mine.py:Failing", 'mine.py", line 24', "(in samples('test') of Failing)"),
     ],
 )
-def test_an_error_in_the_code_of_a_user_is_shown_with_its_line(name: str, place: str, said: str, here: Path) -> None:
-    done = run(here, "tasks", "check", name)
+def test_an_error_in_the_code_of_a_user_is_shown_with_its_line_and_without_our_frames(
+    name: str, place: str, said: str, here: Path
+) -> None:
+    done = run(here, "eval", "run", name, "--policy", "mine.py:red")
     assert done.returncode == 1
-    assert "Traceback" in done.stderr
     assert place in done.stderr
     assert done.stderr.splitlines()[-1] == said
+    assert str(ROOT / "pe_rlhf_mm") not in done.stderr
+
+
+def test_a_broken_pipe_in_the_code_of_a_user_is_no_reader_who_left(here: Path) -> None:
+    done = run(here, "tasks", "check", "mine.py:NoBrowser")
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == "BrokenPipeError: no browser"
+
+
+@pytest.mark.parametrize("flag", ["--help", "-h"])
+def test_help_on_a_group_of_verbs_lists_them(flag: str, tmp_path: Path) -> None:
+    done = run(tmp_path, "tasks", flag)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert re.findall(r"^  (\w+ \w+)", done.stdout, re.M) == ["tasks list", "tasks show", "tasks check"]
 
 
 def test_a_reader_may_leave_early(tmp_path: Path) -> None:
@@ -267,15 +286,16 @@ def test_a_reader_may_leave_early(tmp_path: Path) -> None:
         os.close(written)
 
 
-def test_ctrl_c_ends_a_command_with_a_line(here: Path) -> None:
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_ctrl_c_and_a_request_to_end_leave_a_line(number: signal.Signals, status: int, here: Path) -> None:
     asked = command("eval", "run", "mine.py:Colors", "--policy", "mine.py:slow", "--json")
     with subprocess.Popen(
         asked, cwd=here, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as running:
         assert running.stdout is not None
         assert running.stdout.readline() == "asked\n"
-        running.send_signal(signal.SIGINT)
+        running.send_signal(number)
         _, stderr = running.communicate(timeout=20)
-    assert running.returncode == 130
+    assert running.returncode == status
     assert stderr.startswith("interrupted")
     assert stderr.count("\n") == 1

@@ -255,7 +255,9 @@ def test_an_entry_point_that_leads_nowhere_is_no_trouble_until_it_is_asked_for(t
     install(tmp_path, "acme", "[pe_rlhf_mm.tasks]\nacme/kiwi@1 = acme:Kiwi\n")
     assert ask(tmp_path, "print(list(registry.tasks))") == "['acme/kiwi@1', 'pe/easy-vqa@1']"
     said = ask(tmp_path, "try: registry.tasks.make('acme/kiwi')\nexcept registry.BrokenEntry as error: print(error)")
-    assert said == "task 'acme/kiwi@1': there is no module 'acme'. Is its package installed?"
+    assert said == (
+        "task 'acme/kiwi@1': there is no module 'acme'. Is its package installed? A file is named by path.py:name."
+    )
 
 
 def test_a_file_that_registers_its_class_can_be_named_both_ways(tmp_path: Path) -> None:

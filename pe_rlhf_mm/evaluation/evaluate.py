@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pe_rlhf_mm import registry
-from pe_rlhf_mm.errors import UserError
+from pe_rlhf_mm.errors import OutOfRange, UserError
 from pe_rlhf_mm.evaluation.intervals import Interval, clustered_mean
 from pe_rlhf_mm.types import Evaluator, Message, Outcome, Sample, Score, Task
 
@@ -61,7 +61,11 @@ def collect_samples(task: Task, split: str, *, limit: int | None, seed: int = 0)
     """The first `limit` samples of a split. Raises UserError if there is none."""
     if limit is not None and limit < 1:
         raise UserError(f"limit must be at least 1, not {limit}")
-    samples = list(itertools.islice(task.samples(split, seed=seed), limit))
+    try:
+        samples = list(itertools.islice(task.samples(split, seed=seed), limit))
+    except Exception as error:
+        error.add_note(f"(in samples({split!r}) of {type(task).__name__})")
+        raise
     if not samples:
         raise UserError(
             f"the split {split!r} of {type(task).__name__} is empty; samples({split!r}) must yield one at least"
@@ -161,6 +165,8 @@ def evaluate(
     """
     from pe_rlhf_mm.rollout.load import policy_from
 
+    if max_tokens < 1:
+        raise OutOfRange(f"max_tokens must be at least 1, not {max_tokens}")
     id = registry.tasks.resolve(task)
     instance = registry.tasks.make(task)
     check_evaluators(instance)

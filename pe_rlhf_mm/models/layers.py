@@ -1,6 +1,6 @@
 """Norm, attention and MLP: the layers that the decoder and the vision tower share, with the switches of all families.
 
-Every parameter names its *logical* axes; which of them is cut over which chips is decided in `sharding.py` alone.
+Every parameter names its *logical* axes; which of them would be cut over which chips is nothing a layer knows.
 """
 
 from __future__ import annotations

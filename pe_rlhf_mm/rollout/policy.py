@@ -67,8 +67,8 @@ class Policy:
 
         Raises PromptTooLong, ImageError, and OutOfRange for sampling values out of range.
         """
-        if samples < 1:
-            raise OutOfRange(f"samples must be at least 1, not {samples}")
+        if type(samples) is not int or samples < 1:
+            raise OutOfRange(f"samples must be a whole number above 0, not {samples!r}")
         sampling = Sampling(temperature, top_k, top_p, max_tokens)
         gallery = Gallery(self.processor.config, look_with=self.weights.state)
         prompts = self.processor.encode(conversations, gallery, room=max_tokens)

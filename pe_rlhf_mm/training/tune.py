@@ -22,7 +22,7 @@ from pe_rlhf_mm import registry
 from pe_rlhf_mm.adapters import roles as role_table
 from pe_rlhf_mm.adapters.roles import BACKBONE, Roles
 from pe_rlhf_mm.errors import UserError
-from pe_rlhf_mm.models.model import Model, load_model
+from pe_rlhf_mm.models.model import SHIPPED, Model, load_model
 from pe_rlhf_mm.reports.page import write_report
 from pe_rlhf_mm.training.config import TuneConfig
 from pe_rlhf_mm.training.examine import answer, examine
@@ -57,12 +57,17 @@ def tune(
         raise UserError(f"{id} has no preferences(split, seed), so no reward model can be trained for it")
     config = settings_of(instance) if config is None else config
     loaded = load_model(model, quantize=config.quantize)
-    values = {"task": id, "model": str(model), "settings": dataclasses.asdict(config)}
+    values = {"task": id, "model": lasting_name(model), "settings": dataclasses.asdict(config)}
     run = Run.create(Path(out), values, overwrite=overwrite)
     with ExitStack() as stack:
         stack.enter_context(_ending(run))
         observer: Observer = run if quiet else Observers([run, stack.enter_context(ProgressBar())])
         return _stages(id, instance, loaded, config, run, observer)
+
+
+def lasting_name(model: str | Path) -> str:
+    """What names a model from any folder: a path in full, or the name of a shipped or published one."""
+    return str(Path(model).resolve()) if Path(model).is_dir() and str(model) not in SHIPPED else str(model)
 
 
 @contextmanager

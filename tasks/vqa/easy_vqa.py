@@ -44,9 +44,10 @@ def held_out(image: int) -> bool:
 def wrong_reply(question: str, answer: str, rng: random.Random) -> str:
     """What a reward model must learn to reject, by rule; never the published answer.
 
-    Six times in ten another answer of the same kind, twice any other answer, twice no answer at all: words out of the
-    question, or an answer broken off. Without the last two a policy soon finds out that the reward model was never told
-    about "triangle" as the reply to a yes/no question, or about " not", and says nothing else.
+    Six times in ten another answer of the same kind, twice any other answer (now and then of the same kind again: 63 in
+    100 are in all), twice no answer at all: words out of the question, or an answer broken off. Without the last two a
+    policy soon finds out that the reward model was never told about "triangle" as the reply to a yes/no question, or
+    about " not", and says nothing else.
     """
     kind = next(kind for kind in KINDS if answer in kind)
     sort = rng.choices(("same kind", "any answer", "no answer"), WRONG)[0]
