@@ -26,7 +26,6 @@ from pe_rlhf_mm.data.pipeline import batches
 from pe_rlhf_mm.data.processor import rounded
 from pe_rlhf_mm.models.model import Model, load_model
 from pe_rlhf_mm.registry import tasks
-from pe_rlhf_mm.rollout.sampling import Sampling
 from pe_rlhf_mm.training import reinforce, reward
 from pe_rlhf_mm.training.config import TuneConfig
 from pe_rlhf_mm.training.prepare import prepare
@@ -69,7 +68,7 @@ def rl_step(model: Model, config: TuneConfig, data: Any) -> tuple[Timed, float]:
     settings, processor = config.rl, model.processor
     roles = attach(model, config).start("policy", "sft").start("anchor", "sft").start("value", "sft")
     roles = roles.with_head("value", jax.numpy.zeros(model.config.decoder.width))
-    sampling = Sampling(settings.temperature, settings.top_k, settings.top_p, settings.max_tokens)
+    sampling = settings.sampling
     length = rounded(max(len(p.tokens) for p in data.prompts))
     collate = functools.partial(processor.prompts, gallery=data.gallery, length=length)
     stream = batches(data.prompts, collate, batch_size=settings.prompts, seed=0)

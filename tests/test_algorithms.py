@@ -12,7 +12,8 @@ import pytest
 import reference
 
 from pe_rlhf_mm.algorithms import advantages, kl, logprobs, losses, masked
-from pe_rlhf_mm.rollout.sampling import Sampling, tempered, truncated
+from pe_rlhf_mm.rollout.sampling import tempered, truncated
+from pe_rlhf_mm.rollout.settings import Sampling
 
 MASK = jnp.array([[1, 1, 1, 0], [1, 0, 0, 0], [0, 0, 0, 0], [1, 1, 0, 0]], bool)
 """Completions of 3, 1, 0 and 2 tokens: 6 tokens, 3 completions that are not empty."""

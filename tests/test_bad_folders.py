@@ -251,7 +251,7 @@ class EvaluatorsAsAString(Echo):
         (NoTrainingPairs, "NoTrainingPairs has no preferences in the split 'train'"),
         (NoValidationPairs, "NoValidationPairs has no preferences in the split 'validation'"),
         (NoTestPairs, "NoTestPairs has no preferences in the split 'test'"),
-        (Unsolved, "there are no demonstrations to train on"),
+        (Unsolved, "Unsolved.solve gave no reply for any of 3 training samples"),
         (SolvedByAString, "SolvedByAString.solve gave the string 'red'; expected a list"),
         (PairsOfNumbers, "reply 0 is 1; expected a string"),
         (UnknownEvaluator, "Did you mean pe/exact-match"),

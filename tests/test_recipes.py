@@ -113,15 +113,15 @@ def test_scores_are_standardised_on_validation_replies_and_no_ranking_changes(wo
     roles = random_roles("reward")
     before = scores(words, roles)
     after = scores(words, reward.standardised(roles, words, Gallery(CONFIG), PAIRS))
-    np.testing.assert_allclose(np.concatenate(after).mean(), 0, atol=1e-5)
-    np.testing.assert_allclose(np.concatenate(after).std(), 1, atol=1e-5)
-    np.testing.assert_array_equal(np.argsort(np.concatenate(after)), np.argsort(np.concatenate(before)))
+    np.testing.assert_allclose(np.concatenate(after[:2]).mean(), 0, atol=1e-5)
+    np.testing.assert_allclose(np.concatenate(after[:2]).std(), 1, atol=1e-5)
+    np.testing.assert_array_equal(np.argsort(np.concatenate(after[:2])), np.argsort(np.concatenate(before[:2])))
 
 
 def test_a_reward_model_that_says_the_same_of_everything_stays_finite(words: Processor) -> None:
     roles = random_roles("reward").with_head("reward", jnp.zeros(CONFIG.decoder.width))
     standard = reward.standardised(roles, words, Gallery(CONFIG), PAIRS)
-    assert np.isfinite(np.concatenate(scores(words, standard))).all()
+    assert np.isfinite(np.concatenate(scores(words, standard)[:2])).all()
     assert scores(words, standard).right.mean() == 0.5
 
 

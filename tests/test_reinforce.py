@@ -17,7 +17,7 @@ from pe_rlhf_mm.adapters.roles import BACKBONE, Roles, fingerprint
 from pe_rlhf_mm.data.images import Gallery
 from pe_rlhf_mm.data.processor import EncodedPrompt, Processor
 from pe_rlhf_mm.errors import TrainingDiverged
-from pe_rlhf_mm.rollout.sampling import Sampling
+from pe_rlhf_mm.rollout.settings import Sampling
 from pe_rlhf_mm.training import forward, reinforce
 from pe_rlhf_mm.training.config import RLConfig
 from pe_rlhf_mm.training.reinforce import Rollout
@@ -158,7 +158,7 @@ def some_rollout() -> Rollout:
 
 
 def objective(settings: RLConfig, roles: Roles, rollout: Rollout) -> Callable:
-    sampling = Sampling(settings.temperature, settings.top_k, settings.top_p, settings.max_tokens)
+    sampling = settings.sampling
     loss = functools.partial(reinforce.loss, CONFIG, settings, sampling, False)
     return lambda trainable: loss(trainable, roles, rollout, jax.random.key(0))
 

@@ -12,7 +12,8 @@ from models import CONFIG, Batch, random_batch, random_roles
 
 from pe_rlhf_mm.models import vlm
 from pe_rlhf_mm.rollout.sampler import Sampled, sample
-from pe_rlhf_mm.rollout.sampling import Sampling, draw, tempered, truncated
+from pe_rlhf_mm.rollout.sampling import draw, tempered, truncated
+from pe_rlhf_mm.rollout.settings import Sampling
 from pe_rlhf_mm.training import forward
 from pe_rlhf_mm.types import Prompts
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from pe_rlhf_mm.adapters.lora import LowRank, Slot
 from pe_rlhf_mm.adapters.roles import Head, Roles
 from pe_rlhf_mm.checkpoints import backbone
 from pe_rlhf_mm.errors import UserError
+from pe_rlhf_mm.json_files import read_json, write_json
 from pe_rlhf_mm.models.config import VLMConfig
 from pe_rlhf_mm.models.vlm import adapter_shapes
 
@@ -88,7 +88,7 @@ def _load_slot(folder: Path, config: VLMConfig) -> tuple[Slot, float]:
     path = folder / "adapter_config.json"
     if not path.is_file():
         raise UserError(f"{folder} holds no adapter: there is no adapter_config.json")
-    settings = backbone.read_json(path)
+    settings = read_json(path)
     if not {"r", "lora_alpha", "target_modules"} <= settings.keys():
         raise UserError(f"{path} describes no adapter: expected r, lora_alpha and target_modules")
     rank, layers = settings["r"], config.decoder.layers
@@ -130,11 +130,4 @@ def _read(path: Path) -> dict[str, np.ndarray]:
 def _replace(path: Path, tensors: dict[str, np.ndarray]) -> None:
     partial = path.with_suffix(".partial")
     save_file(jax.tree.map(np.asarray, tensors), partial, metadata={"format": "pt"})
-    os.replace(partial, path)
-
-
-def write_json(path: Path, values: object) -> None:
-    """Writes JSON so that the file is always either the old one or the new one, whole."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(values, indent=1) + "\n")
     os.replace(partial, path)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
@@ -15,6 +14,7 @@ from safetensors import SafetensorError
 from safetensors.flax import load_file, save_file
 
 from pe_rlhf_mm.errors import UserError
+from pe_rlhf_mm.json_files import read_json
 from pe_rlhf_mm.models import quantize, vlm
 from pe_rlhf_mm.models.config import VLMConfig
 
@@ -24,19 +24,6 @@ MODEL_TYPE = "pe_rlhf_tiny_vlm"
 def names(state: nnx.State) -> dict[str, jax.Array]:
     """Every weight under its dotted path, for instance `decoder.layers.q.kernel` [L, in, out]."""
     return {".".join(map(str, path)): variable.get_value() for path, variable in nnx.to_flat_state(state)}
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Reads a JSON object. Raises UserError for a file that is missing or holds something else."""
-    try:
-        values = json.loads(path.read_text())
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}.") from error
-    except ValueError as error:
-        raise UserError(f"{path} is not valid JSON: {error}. The file is damaged; copy or make it again.") from error
-    if not isinstance(values, dict):
-        raise UserError(f"{path} holds a {type(values).__name__}; expected a JSON object.")
-    return values
 
 
 def built(kind: Any, value: Any) -> Any:

@@ -20,9 +20,9 @@ from flax import nnx
 from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
 
-from pe_rlhf_mm.checkpoints.backbone import read_json
 from pe_rlhf_mm.checkpoints.names import IGNORED, canonical, is_stacked, stored
 from pe_rlhf_mm.errors import UserError
+from pe_rlhf_mm.json_files import read_json
 from pe_rlhf_mm.models import vlm
 from pe_rlhf_mm.models.config import Quantization, VLMConfig
 from pe_rlhf_mm.models.families import SUPPORTED, Ids, config_of

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
@@ -10,6 +9,7 @@ from typing import Annotated
 import tyro
 
 from pe_rlhf_mm.cli.arguments import parse
+from pe_rlhf_mm.json_files import to_json
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,6 @@ def run(arguments: Sequence[str]) -> None:
         )
     if options.json:
         rows = [m.__dict__ | {"interval": list(m.interval)} for m in found.metrics]
-        print(json.dumps({"task": found.task, "metrics": rows}, indent=1))
+        print(to_json({"task": found.task, "metrics": rows}))
     else:
         print(found.table())

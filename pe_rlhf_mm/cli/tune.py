@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Annotated
 import tyro
 
 from pe_rlhf_mm.cli.arguments import parse
+from pe_rlhf_mm.json_files import to_json
 from pe_rlhf_mm.training.config import TuneConfig
 
 PROG = "pe-rlhf tune"
@@ -59,19 +59,18 @@ def tune(arguments: Sequence[str]) -> None:
         overwrite=options.overwrite,
         quiet=options.json,
     )
-    print(json.dumps(summary, indent=1) if options.json else _table(summary, out))
+    print(to_json(summary) if options.json else _table(summary, out))
 
 
 def _table(summary: dict, out: Path) -> str:
     lines = [f"{'':<14}{'accuracy':>9}   {'95 % interval':<18}{'n':>6}"]
     for name, key in (("SFT", "sft"), ("reward model", "reward_model"), ("RL", "rl")):
         row = summary[key]
-        low, high = row["interval"]
-        lines.append(f"{name:<14}{row['accuracy']:>9.1%}   [{low:.1%}, {high:.1%}]{'':<2}{row['n']:>6}")
-    low, high = summary["gain"]["interval"]
-    lines.append(f"{'gain by RL':<14}{summary['gain']['accuracy']:>+9.1%}   [{low:+.1%}, {high:+.1%}]")
+        lines.append(f"{name:<14}{row['accuracy']:>9.1%}   {row['interval'].text('.1%'):<16}{row['n']:>6}")
+    lines.append(f"{'gain by RL':<14}{summary['gain']['accuracy']:>+9.1%}   {summary['gain']['interval'].text('+.1%')}")
+    kl = round(summary["rl"]["kl"], 2) + 0.0  # an estimate may fall below 0; -0.00 would look like a fault
     lines.append(
-        f"KL to the SFT policy {summary['rl']['kl']:.2f} nats a reply; {summary['trainable_fraction']:.1%} of the "
+        f"KL to the SFT policy {kl:.2f} nats a reply; {summary['trainable_fraction']:.1%} of the "
         f"weights trained; {summary['seconds']:.0f} s; peak memory {summary['peak_rss_gib']:.2f} GiB"
     )
     return "\n".join([*lines, f"report: {out / 'report.html'}"])

@@ -64,6 +64,20 @@ def _refuse_malformed(conversation: object, name: str) -> None:
                 raise UserError(f"{name} has the part {part!r:.80}; expected Image(..), or Text(..) of a string.")
 
 
+def refuse_misfit(tokenizer: Any, config: VLMConfig) -> None:
+    """Raises UserError unless the tokenizer's ids are those of the model."""
+    if len(tokenizer) > max(config.vocabulary, config.image_id + 1):
+        raise UserError(
+            f"the tokenizer has {len(tokenizer)} tokens, and config.json says vocabulary {config.vocabulary}. "
+            "Are they of the same checkpoint?"
+        )
+    if config.vision is not None and tokenizer.convert_ids_to_tokens(config.image_id) is None:
+        raise UserError(
+            f"the tokenizer has {len(tokenizer)} tokens and none of id {config.image_id}, which config.json names "
+            "as image placeholder. Are they of the same checkpoint?"
+        )
+
+
 class Processor:
     """The chat template, tokenizer and image rules of one checkpoint.
 
@@ -72,16 +86,6 @@ class Processor:
     """
 
     def __init__(self, tokenizer: Any, config: VLMConfig):
-        if len(tokenizer) > max(config.vocabulary, config.image_id + 1):
-            raise UserError(
-                f"the tokenizer has {len(tokenizer)} tokens, and config.json says vocabulary {config.vocabulary}. "
-                "Are they of the same checkpoint?"
-            )
-        if config.vision is not None and tokenizer.convert_ids_to_tokens(config.image_id) is None:
-            raise UserError(
-                f"the tokenizer has {len(tokenizer)} tokens and none of id {config.image_id}, which config.json names "
-                "as image placeholder. Are they of the same checkpoint?"
-            )
         self.tokenizer = tokenizer
         self.config = config
         self._placeholder = self._placeholder_of(config)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pe_rlhf_mm.checkpoints.backbone import read_json
 from pe_rlhf_mm.checkpoints.huggingface import transformers
 from pe_rlhf_mm.errors import UserError
+from pe_rlhf_mm.json_files import read_json
 from pe_rlhf_mm.models.families import Ids
 
 PLAIN = "{{ bos_token }}{% for m in messages %}{{ m['content'] }}{% endfor %}"

@@ -52,8 +52,7 @@ class Evaluation:
         lines = [f"{'task':<20} {'evaluator':<20} {'n':>14} {'value':>8}   95 % interval"]
         for m in self.metrics:
             n = f"{m.n} ({m.unscored} unscored)" if m.unscored else str(m.n)
-            low, high = m.interval
-            lines.append(f"{self.task:<20} {m.evaluator:<20} {n:>14} {m.value:>8.3f}   [{low:.3f}, {high:.3f}]")
+            lines.append(f"{self.task:<20} {m.evaluator:<20} {n:>14} {m.value:>8.3f}   {m.interval.text('.3f')}")
         return "\n".join(lines)
 
 
@@ -167,6 +166,8 @@ def evaluate(
 
     if max_tokens < 1:
         raise OutOfRange(f"max_tokens must be at least 1, not {max_tokens}")
+    if seed < 0:
+        raise OutOfRange(f"seed must be 0 or more, not {seed}")
     id = registry.tasks.resolve(task)
     instance = registry.tasks.make(task)
     check_evaluators(instance)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -13,8 +14,14 @@ DRAWS = 2000
 
 
 class Interval(NamedTuple):
+    """From low to high; NaN where nothing can be said."""
+
     low: float
     high: float
+
+    def text(self, form: str) -> str:
+        """Both ends in a number format, or a dash."""
+        return "–" if math.isnan(self.low) else f"[{self.low:{form}}, {self.high:{form}}]"
 
 
 def clustered_mean(values: Sequence[float], clusters: Sequence[str], *, seed: int = 0) -> tuple[float, Interval]:

@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Int
 
 from pe_rlhf_mm.checkpoints import backbone, huggingface
 from pe_rlhf_mm.data.images import Gallery
-from pe_rlhf_mm.data.processor import EncodedPrompt, Processor
+from pe_rlhf_mm.data.processor import EncodedPrompt, Processor, refuse_misfit
 from pe_rlhf_mm.data.tokenizer import read_tokenizer, special_ids
 from pe_rlhf_mm.errors import UserError
 from pe_rlhf_mm.models import quantize as quantization
@@ -101,12 +101,15 @@ def load_model(name: str | Path, *, dtype: Any = None, quantize: Literal["int8",
     dtype = jnp.dtype(dtype) if dtype is not None else default_dtype()
     if backbone.is_own(folder):
         config = backbone.read_config(folder)
-        processor = Processor(read_tokenizer(folder), config)
+        tokenizer = read_tokenizer(folder)
+        refuse_misfit(tokenizer, config)
+        processor = Processor(tokenizer, config)
         state = backbone.load_state(folder, config, dtype)
         state = state if kind is None else quantization.quantized_state(state, kind)
         return Model(str(name), config, state, processor)
     description, tokenizer = huggingface.read_description(folder), read_tokenizer(folder)
     config = huggingface.config_from(folder, description, special_ids(folder, tokenizer))
+    refuse_misfit(tokenizer, config)
     processor = Processor(tokenizer, config)
     return Model(str(name), config, huggingface.load_state(folder, config, dtype, kind), processor)
 

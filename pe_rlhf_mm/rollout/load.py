@@ -7,8 +7,8 @@ from pathlib import Path
 
 from pe_rlhf_mm.adapters.files import load_role
 from pe_rlhf_mm.adapters.roles import BACKBONE, only_backbone
-from pe_rlhf_mm.checkpoints.backbone import read_json
 from pe_rlhf_mm.errors import UserError
+from pe_rlhf_mm.json_files import read_json
 from pe_rlhf_mm.models.model import SHIPPED, load_model
 from pe_rlhf_mm.registry import import_attribute
 from pe_rlhf_mm.rollout.policy import Policy

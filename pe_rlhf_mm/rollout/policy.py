@@ -14,7 +14,7 @@ from pe_rlhf_mm.data.padding import rounded
 from pe_rlhf_mm.data.processor import EncodedPrompt, Processor
 from pe_rlhf_mm.errors import OutOfRange
 from pe_rlhf_mm.rollout.sampler import sample
-from pe_rlhf_mm.rollout.sampling import Sampling
+from pe_rlhf_mm.rollout.settings import Sampling
 from pe_rlhf_mm.types import Message
 
 

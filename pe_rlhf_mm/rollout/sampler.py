@@ -19,7 +19,8 @@ from pe_rlhf_mm.algorithms import logprobs
 from pe_rlhf_mm.models import vlm
 from pe_rlhf_mm.models.config import VLMConfig
 from pe_rlhf_mm.models.layers import KeyValues
-from pe_rlhf_mm.rollout.sampling import Sampling, draw, tempered, truncated
+from pe_rlhf_mm.rollout.sampling import draw, tempered, truncated
+from pe_rlhf_mm.rollout.settings import Sampling
 from pe_rlhf_mm.types import Completions, Prompts
 
 

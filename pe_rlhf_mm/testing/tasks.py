@@ -117,7 +117,7 @@ def _check_sample(sample: Sample, split: str, problems: Problems) -> None:
 
 
 def _check_preferences(preferences: Callable[..., Iterable[Preference]], problems: Problems, n: int) -> None:
-    for split in ("train", "validation"):
+    for split in SPLITS:
         with problems.during(f"preferences({split!r})"):
             pairs, again = (list(itertools.islice(preferences(split, seed=0), n)) for _ in range(2))
             problems.expect(bool(pairs), f"preferences({split!r}) yields nothing; it must yield one at least")

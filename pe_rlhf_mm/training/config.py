@@ -8,11 +8,27 @@ Nothing here imports jax: the command line reads these.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args, get_origin, get_type_hints
 
 from pe_rlhf_mm.errors import OutOfRange
 from pe_rlhf_mm.models.config import Quantization
+from pe_rlhf_mm.rollout.settings import Sampling
+
+TARGETS = ("q", "k", "v", "o", "gate", "up", "down")
+
+
+def _refuse_other_types(settings: object) -> None:
+    """Python does not hold a setting to its declared type: whole numbers, numbers, and one of several words."""
+    for name, declared in get_type_hints(type(settings)).items():
+        value, where = getattr(settings, name), f"{type(settings).__name__}.{name}"
+        if get_origin(declared) is Literal and value not in get_args(declared):
+            raise OutOfRange(f"{where} must be one of {', '.join(get_args(declared))}, not {value!r}")
+        if declared is int and type(value) is not int:
+            raise OutOfRange(f"{where} must be a whole number, not {value!r}")
+        if declared is float and not (type(value) in (int, float) and math.isfinite(value)):
+            raise OutOfRange(f"{where} must be a finite number, not {value!r}")
 
 
 def _positive(owner: object, *names: str) -> None:
@@ -20,6 +36,13 @@ def _positive(owner: object, *names: str) -> None:
         value = getattr(owner, name)
         if not value > 0:
             raise OutOfRange(f"{type(owner).__name__}.{name} must be above 0, not {value}")
+
+
+def _not_negative(owner: object, *names: str) -> None:
+    for name in names:
+        value = getattr(owner, name)
+        if value < 0:
+            raise OutOfRange(f"{type(owner).__name__}.{name} must be 0 or more, not {value}")
 
 
 @dataclass(frozen=True)
@@ -38,7 +61,10 @@ class LoraConfig:
     """Dropout on the adapters' input while the SFT policy is trained (ours)."""
 
     def __post_init__(self) -> None:
+        _refuse_other_types(self)
         _positive(self, "rank", "reward_rank", "alpha")
+        if isinstance(self.targets, str) or not self.targets or not set(self.targets) <= set(TARGETS):
+            raise OutOfRange(f"LoraConfig.targets must name some of {', '.join(TARGETS)}, not {self.targets!r}")
         if not 0 <= self.dropout < 1:
             raise OutOfRange(f"LoraConfig.dropout must be in [0, 1), not {self.dropout}")
 
@@ -54,7 +80,9 @@ class SFTConfig:
     """Use only so many demonstrations of the training split; 0 means all."""
 
     def __post_init__(self) -> None:
+        _refuse_other_types(self)
         _positive(self, "steps", "batch_size", "learning_rate")
+        _not_negative(self, "demonstrations")
 
 
 @dataclass(frozen=True)
@@ -72,7 +100,9 @@ class RewardConfig:
     validation_pairs: int = 512
 
     def __post_init__(self) -> None:
+        _refuse_other_types(self)
         _positive(self, "steps", "batch_size", "learning_rate", "validate_every", "validation_pairs")
+        _not_negative(self, "pairs")
         if not 0 <= self.dropout < 1:
             raise OutOfRange(f"RewardConfig.dropout must be in [0, 1), not {self.dropout}")
 
@@ -100,10 +130,17 @@ class RLConfig:
     evaluation_samples: int = 256
 
     def __post_init__(self) -> None:
+        _refuse_other_types(self)
         _positive(self, "steps", "prompts", "group", "learning_rate", "value_learning_rate", "temperature")
-        _positive(self, "max_tokens", "evaluate_every", "evaluation_samples")
+        _positive(self, "evaluate_every", "evaluation_samples")
+        assert self.sampling  # it refuses what is out of range
         if not 0 <= self.beta <= 1:
             raise OutOfRange(f"RLConfig.beta must be in [0, 1], not {self.beta}")
+
+    @property
+    def sampling(self) -> Sampling:
+        """How completions are drawn, by the sampler and by the trainer."""
+        return Sampling(self.temperature, self.top_k, self.top_p, self.max_tokens)
 
 
 @dataclass(frozen=True)
@@ -125,6 +162,8 @@ class TuneConfig:
     """Recompute layers in the backward pass: less memory, about a third more arithmetic."""
 
     def __post_init__(self) -> None:
+        _refuse_other_types(self)
+        _not_negative(self, "seed", "test_samples")
         if self.mode == "full" and self.quantize is not None:
             raise OutOfRange(
                 f"mode full trains all weights, and a backbone quantised to {self.quantize} cannot be trained: use "

@@ -16,7 +16,7 @@ from pe_rlhf_mm.evaluation.evaluate import Evaluation, collect_samples, summariz
 from pe_rlhf_mm.evaluation.intervals import clustered_mean
 from pe_rlhf_mm.models.model import Model
 from pe_rlhf_mm.rollout.policy import reply
-from pe_rlhf_mm.rollout.sampling import Sampling
+from pe_rlhf_mm.rollout.settings import Sampling
 from pe_rlhf_mm.training import forward
 from pe_rlhf_mm.training.config import TuneConfig
 from pe_rlhf_mm.training.observer import Observer
@@ -78,12 +78,12 @@ def examine(
 
     rewards = _rewards(roles, processor, questions, found["sft"].tokens, found["policy"].tokens)
     divergence = mean_divergence(roles, processor, gallery, questions.prompts, config.rl, seed=config.seed)
-    observer.step("evaluation", PARTS, {"kl": divergence})
+    observer.step("evaluation", PARTS, {"kl": divergence.nats})
     run.write_samples(_lines(samples, found["sft"], found["policy"], rewards, run))
     return {
         "sft": _numbers(found["sft"].evaluation),
         "reward_model": {"accuracy": reward_accuracy, "n": len(pairs), "interval": reward_interval},
-        "rl": {**_numbers(found["policy"].evaluation), "kl": divergence},
+        "rl": {**_numbers(found["policy"].evaluation), "kl": divergence.nats, "kl_n": divergence.prompts},
         "gain": _gain(found["sft"].evaluation, found["policy"].evaluation),
     }
 

@@ -13,7 +13,8 @@ from pe_rlhf_mm.adapters.roles import Head, Weights
 from pe_rlhf_mm.algorithms import logprobs
 from pe_rlhf_mm.models import vlm
 from pe_rlhf_mm.models.config import VLMConfig
-from pe_rlhf_mm.rollout.sampling import Sampling, tempered, truncated
+from pe_rlhf_mm.rollout.sampling import tempered, truncated
+from pe_rlhf_mm.rollout.settings import Sampling
 from pe_rlhf_mm.types import Completions, Prompts
 
 

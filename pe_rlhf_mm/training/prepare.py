@@ -8,7 +8,7 @@ from typing import NamedTuple
 from pe_rlhf_mm.data.images import Gallery
 from pe_rlhf_mm.data.pipeline import pick
 from pe_rlhf_mm.data.processor import EncodedPrompt, Processor
-from pe_rlhf_mm.errors import UserError
+from pe_rlhf_mm.errors import PromptTooLong, UserError
 from pe_rlhf_mm.evaluation.evaluate import check_evaluators, collect_samples
 from pe_rlhf_mm.models.model import Model
 from pe_rlhf_mm.training.config import TuneConfig
@@ -46,11 +46,26 @@ def ask(samples: Sequence[Sample], processor: Processor, gallery: Gallery, *, ro
     return Questions(gallery, samples, processor.encode([s.messages for s in samples], gallery, room=room))
 
 
+def _refuse_long_replies(
+    prompts: Sequence[EncodedPrompt], replies: Sequence[Sequence[int]], processor: Processor
+) -> None:
+    """Raises PromptTooLong, naming the first reply that runs past the model's context."""
+    context = processor.config.context
+    for i, (prompt, reply) in enumerate(zip(prompts, replies, strict=True)):
+        if len(prompt.tokens) + len(reply) > context:
+            raise PromptTooLong(
+                f"reply {i} ({processor.decode(reply)[:60]!r}...) has {len(reply)} tokens behind a prompt of "
+                f"{len(prompt.tokens)}, and {processor.config.name} reads {context}. Shorten it, or leave it out."
+            )
+
+
 def compare(pairs: Sequence[Preference], processor: Processor, gallery: Gallery, *, room: int) -> list[Comparison]:
     """Encodes preference pairs."""
     prompts = processor.encode([p.messages for p in pairs], gallery, room=room)
     chosen = processor.encode_replies([p.chosen for p in pairs])
     rejected = processor.encode_replies([p.rejected for p in pairs])
+    for replies in (chosen, rejected):
+        _refuse_long_replies(prompts, replies, processor)
     probabilities = [p.probability for p in pairs]
     return [Comparison(*row) for row in zip(prompts, chosen, rejected, probabilities, strict=True)]
 
@@ -68,8 +83,14 @@ def _demonstrations(
             )
         if solution:
             solved.append((sample.messages, solution[0]))
+    if not solved:
+        raise UserError(
+            f"{type(task).__name__}.solve gave no reply for any of {len(samples)} training samples, so there is "
+            "nothing to imitate; expected a list of replies for some of them"
+        )
     prompts = processor.encode([messages for messages, _ in solved], gallery, room=room)
     replies = processor.encode_replies([reply for _, reply in solved])
+    _refuse_long_replies(prompts, replies, processor)
     return [Demonstration(*row) for row in zip(prompts, replies, strict=True)]
 
 

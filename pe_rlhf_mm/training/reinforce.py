@@ -23,11 +23,11 @@ from pe_rlhf_mm.adapters.roles import Roles, Trainable
 from pe_rlhf_mm.algorithms import advantages, kl, losses, masked
 from pe_rlhf_mm.data.images import Gallery
 from pe_rlhf_mm.data.padding import rounded
-from pe_rlhf_mm.data.pipeline import batches
+from pe_rlhf_mm.data.pipeline import batches, pick
 from pe_rlhf_mm.data.processor import EncodedPrompt, Processor
 from pe_rlhf_mm.models.config import VLMConfig
 from pe_rlhf_mm.rollout.sampler import Sampled, sample
-from pe_rlhf_mm.rollout.sampling import Sampling
+from pe_rlhf_mm.rollout.settings import Sampling
 from pe_rlhf_mm.training import forward
 from pe_rlhf_mm.training.config import RLConfig
 from pe_rlhf_mm.training.observer import Observer, Silent, refuse_non_finite
@@ -62,9 +62,6 @@ def kl_in_loss(
     return advantages.returns_to_go(advantages.on_last_token((1 - beta) * rewards, mask))
 
 
-RETURNS = {"return": kl_in_return, "loss": kl_in_loss}
-
-
 def no_penalty(logprobs: Array, anchor: Array, mask: Array) -> Array:
     """The penalty is in the return already."""
     return jnp.zeros(())
@@ -81,7 +78,14 @@ def kl_penalty(
     return masked.sequence_sum_mean(0.5 * (logprobs - anchor) ** 2, mask)
 
 
-PENALTIES = {"return": no_penalty, "loss": kl_penalty}
+class Placement(NamedTuple):
+    """Where the KL term acts: what it does to the returns, and what it adds to the loss."""
+
+    returns: Callable[..., Float[Array, "B G T"]]
+    penalty: Callable[..., Float[Array, ""]]
+
+
+PLACEMENTS = {"return": Placement(kl_in_return, no_penalty), "loss": Placement(kl_in_loss, kl_penalty)}
 
 
 def loss(
@@ -102,7 +106,7 @@ def loss(
 
     policy_loss = losses.reinforce(statistics.logprobs, rollout.returns - values, mask)
     value_loss = losses.value(values, rollout.returns, mask)
-    penalty = PENALTIES[settings.kl](statistics.full_logprobs, rollout.anchor_logprobs, mask)
+    penalty = PLACEMENTS[settings.kl].penalty(statistics.full_logprobs, rollout.anchor_logprobs, mask)
     unexplained = masked.token_variance(rollout.returns - values, mask)
     metrics = {
         "policy_loss": policy_loss,
@@ -134,7 +138,7 @@ def _assess(
         "finished": sampled.finished.mean(),
         "sampler_gap": gap.max(),
     }
-    return RETURNS[placement](rewards, divergence, mask, beta), metrics
+    return PLACEMENTS[placement].returns(rewards, divergence, mask, beta), metrics
 
 
 def learned_reward(config: VLMConfig) -> Scorer:
@@ -196,7 +200,7 @@ def reinforce(
     is not finite.
     """
     config = processor.config
-    sampling = Sampling(settings.temperature, settings.top_k, settings.top_p, settings.max_tokens)
+    sampling = settings.sampling
     scorer = learned_reward(config) if scorer is None else scorer
     roles = roles.start("policy", "sft").start("anchor", "sft").start("value", "sft")
     roles = roles.with_head("value", jnp.zeros(config.decoder.width))
@@ -229,6 +233,13 @@ def reinforce(
     return roles.put(state.trainable)
 
 
+class Divergence(NamedTuple):
+    """KL(policy || anchor) in nats a completion, and over how many prompts it was estimated."""
+
+    nats: float
+    prompts: int
+
+
 def mean_divergence(
     roles: Roles,
     processor: Processor,
@@ -237,18 +248,21 @@ def mean_divergence(
     settings: RLConfig,
     *,
     seed: int,
-    batches: int = 8,
-) -> float:
-    """KL(policy || anchor) per completion in nats, estimated on completions drawn as in training."""
-    sampling = Sampling(settings.temperature, settings.top_k, settings.top_p, settings.max_tokens)
-    config, length = processor.config, rounded(max(len(p.tokens) for p in prompts))
-    scorer, key, found = learned_reward(config), jax.random.key(seed), []
-    for number in range(min(batches, -(-len(prompts) // settings.prompts))):
-        start = number * settings.prompts
-        rows = [min(i, len(prompts) - 1) for i in range(start, start + settings.prompts)]
-        batch = processor.prompts([prompts[i] for i in rows], gallery, length=length)
-        draw_key = jax.random.fold_in(key, number)
-        trainable = roles.pick("policy")
-        _, metrics = collect(config, roles, trainable, batch, settings, sampling, scorer, draw_key)
-        found.append(float(metrics["kl"]))
-    return float(np.mean(found))
+    at_most: int = 512,
+) -> Divergence:
+    """KL(policy || anchor), estimated on completions drawn as in training for prompts drawn from the seed."""
+    config, key, sampling = processor.config, jax.random.key(seed), settings.sampling
+    chosen, found = pick(prompts, at_most, seed=seed), []
+    length, size = rounded(max(len(p.tokens) for p in chosen)), min(settings.prompts, len(chosen))
+    for start in range(0, len(chosen), size):
+        block = chosen[start : start + size]
+        batch = processor.prompts(block + block[:1] * (size - len(block)), gallery, length=length)
+        draw_key = jax.random.fold_in(key, start)
+        drawn = sample(config, *roles.weights("policy"), batch, draw_key, group=settings.group, sampling=sampling)
+        policy_now, anchor = (
+            forward.score_policy(config, roles.weights(role), batch, drawn.completions, sampling)
+            for role in ("policy", "anchor")
+        )
+        terms = kl.k1(policy_now.full_logprobs, anchor.full_logprobs) * drawn.completions.mask
+        found.append(np.asarray(terms.sum(axis=-1))[: len(block)])
+    return Divergence(float(np.concatenate(found).mean()), len(chosen))

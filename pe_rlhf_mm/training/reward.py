@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float
 
 from pe_rlhf_mm.adapters.roles import Roles, Trainable
 from pe_rlhf_mm.algorithms import losses
@@ -53,9 +54,12 @@ def _scores(config: VLMConfig, roles: Roles, batch: PairBatch, how: forward.Pass
     return both[:, 0], both[:, 1]
 
 
-def _accuracy(better: jax.Array, worse: jax.Array) -> jax.Array:
-    """Share of pairs ranked right; a tie counts one half."""
-    return jnp.mean((better > worse) + 0.5 * (better == worse))
+def ranked_right(
+    chosen: Float[Any, " N"], rejected: Float[Any, " N"], probability: Float[Any, " N"]
+) -> Float[Array, " N"]:
+    """1 for a pair ranked right, 0 for wrong, 0.5 for a tie, and where neither reply is the better one."""
+    first = (chosen > rejected) + 0.5 * (chosen == rejected)
+    return jnp.where(probability > 0.5, first, jnp.where(probability < 0.5, 1 - first, 0.5))
 
 
 def pairwise(
@@ -63,7 +67,10 @@ def pairwise(
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Bradley-Terry on the two scores of each row."""
     chosen, rejected = _scores(config, roles.put(trainable), batch, forward.Pass(dropout, key, remat))
-    metrics = {"accuracy": _accuracy(chosen, rejected), "margin": jnp.mean(chosen - rejected)}
+    metrics = {
+        "accuracy": ranked_right(chosen, rejected, batch.probability).mean(),
+        "margin": jnp.mean(chosen - rejected),
+    }
     return losses.pairwise(chosen, rejected, batch.probability), metrics
 
 
@@ -82,15 +89,16 @@ LOSSES = {"pairwise": pairwise, "pointwise": pointwise}
 
 
 class PairScores(NamedTuple):
-    """Raw scores of both replies of every pair."""
+    """Raw scores of both replies of every pair, and the probability that the first is the better one."""
 
     chosen: np.ndarray
     rejected: np.ndarray
+    probability: np.ndarray
 
     @property
     def right(self) -> np.ndarray:
         """1 for a pair ranked right, 0.5 for a tie, 0 for wrong."""
-        return (self.chosen > self.rejected) + 0.5 * (self.chosen == self.rejected)
+        return np.asarray(ranked_right(self.chosen, self.rejected, self.probability))
 
 
 def collator(processor: Processor, gallery: Gallery, pairs: Sequence[Comparison]) -> functools.partial[PairBatch]:
@@ -117,7 +125,8 @@ def score_pairs(
         batch = collate(block + block[:1] * (batch_size - len(block)))
         scores = forward.score_rewards(processor.config, weights, head, batch.prompts, batch.completions)
         found.append(np.asarray(scores)[: len(block)])
-    return PairScores(*np.concatenate(found).T)
+    chosen, rejected = np.concatenate(found).T
+    return PairScores(chosen, rejected, np.array([p.probability for p in pairs], np.float32))
 
 
 def train_reward_model(
@@ -171,7 +180,8 @@ def train_reward_model(
 
 def standardised(roles: Roles, processor: Processor, gallery: Gallery, pairs: Sequence[Comparison]) -> Roles:
     """The reward head rescaled to mean 0 and standard deviation 1 on the replies of these pairs; no ranking changes."""
-    scores = np.concatenate(score_pairs(roles, processor, gallery, pairs))
+    found = score_pairs(roles, processor, gallery, pairs)
+    scores = np.concatenate([found.chosen, found.rejected])
     mean, deviation = float(scores.mean()), max(float(scores.std()), 1e-6)
     head = roles.heads["reward"]
     rescaled = head._replace(weight=head.weight / deviation, bias=(head.bias - mean) / deviation)

@@ -19,9 +19,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pe_rlhf_mm.adapters.files import save_role, write_json
+from pe_rlhf_mm.adapters.files import save_role
 from pe_rlhf_mm.adapters.roles import Roles
 from pe_rlhf_mm.errors import UserError
+from pe_rlhf_mm.json_files import write_json
 
 PACKAGES = ("pe-rlhf-mm", "jax", "jaxlib", "flax", "optax", "transformers", "numpy", "grain")
 Status = Literal["running", "finished", "interrupted", "failed"]

@@ -1,0 +1,45 @@
+"""JSON on disk: read with an error that says what is wrong, written whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pe_rlhf_mm.errors import UserError
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Reads a JSON object. Raises UserError for a file that is missing or holds something else."""
+    try:
+        values = json.loads(path.read_text())
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}.") from error
+    except ValueError as error:
+        raise UserError(f"{path} is not valid JSON: {error}. The file is damaged; copy or make it again.") from error
+    if not isinstance(values, dict):
+        raise UserError(f"{path} holds a {type(values).__name__}; expected a JSON object.")
+    return values
+
+
+def to_json(values: object) -> str:
+    """JSON that every reader accepts: a number that is not known is null."""
+    return json.dumps(_without_nan(values), indent=1, allow_nan=False)
+
+
+def _without_nan(values: Any) -> Any:
+    if isinstance(values, Mapping):
+        return {key: _without_nan(value) for key, value in values.items()}
+    if isinstance(values, list | tuple):
+        return [_without_nan(value) for value in values]
+    return None if isinstance(values, float) and math.isnan(values) else values
+
+
+def write_json(path: Path, values: object) -> None:
+    """Writes JSON so that the file is always either the old one or the new one, whole."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(to_json(values) + "\n")
+    os.replace(partial, path)
