@@ -100,14 +100,11 @@ def test_a_slot_padded_to_a_wider_bank_is_the_same_slot_for_ever(batch: Batch) -
 
 @pytest.mark.parametrize("targets", [("q", "k", "v", "o"), EVERY])
 def test_adapters_added_to_the_kernels_give_what_they_give_beside_them(batch: Batch, targets: tuple[str, ...]) -> None:
-    slot, scale = random_slot(4, targets=targets), 0.5
-    updates = {
-        f"['decoder']['layers']['blocks']['{t}']['kernel'].value": u for t, u in lora.merged(slot, scale).items()
-    }
-    kernels = jax.tree_util.tree_map_with_path(lambda p, x: x + updates.pop(jax.tree_util.keystr(p), 0), BACKBONE)
-    assert not updates
-    alone = jax.jit(lambda state: forward.hidden(CONFIG, roles.Weights(state, None), *batch))(kernels)
-    np.testing.assert_allclose(alone, hidden(lora.only(slot, scale), batch), rtol=1e-3, atol=1e-4)
+    bank, before = lora.only(random_slot(4, targets=targets), 0.5), roles.fingerprint(BACKBONE)
+    whole = roles.merged(roles.Weights(BACKBONE, bank))
+    assert roles.fingerprint(BACKBONE) == before
+    alone = jax.jit(lambda state: forward.hidden(CONFIG, roles.Weights(state, None), *batch))(whole)
+    np.testing.assert_allclose(alone, hidden(bank, batch), rtol=1e-3, atol=1e-4)
 
 
 def test_targets_can_be_chosen_and_unknown_ones_are_named(batch: Batch) -> None:
