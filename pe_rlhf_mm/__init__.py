@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from pe_rlhf_mm.models.model import load_model as load_model
     from pe_rlhf_mm.registry import register_evaluator as register_evaluator
     from pe_rlhf_mm.registry import register_task as register_task
+    from pe_rlhf_mm.rollout.export import load_adapter as load_adapter
+    from pe_rlhf_mm.rollout.export import save_adapter as save_adapter
     from pe_rlhf_mm.rollout.load import load_policy as load_policy
     from pe_rlhf_mm.rollout.policy import Policy as Policy
     from pe_rlhf_mm.training.config import LoraConfig as LoraConfig
@@ -38,6 +40,7 @@ _HOMES = {
     "evaluation.evaluate": ("Evaluation", "evaluate"),
     "models.model": ("Model", "load_model"),
     "registry": ("register_evaluator", "register_task"),
+    "rollout.export": ("load_adapter", "save_adapter"),
     "rollout.load": ("load_policy",),
     "rollout.policy": ("Policy",),
     "training.config": ("LoraConfig", "RewardConfig", "RLConfig", "SFTConfig", "TuneConfig"),

@@ -121,8 +121,9 @@ def test_a_name_that_is_no_model_is_named() -> None:
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What `load_policy` reads of a run, before any step of training."""
     folder = tmp_path_factory.mktemp("runs") / "run"
-    roles = attach(pe.load_model("tiny-vlm"), pe.TuneConfig()).start("policy", "sft")
-    save_role(folder / "adapters/policy", roles, "policy", "tiny-vlm")
+    model = pe.load_model("tiny-vlm")
+    roles = attach(model, pe.TuneConfig()).start("policy", "sft")
+    save_role(folder / "adapters/policy", roles, "policy", model.config, "tiny-vlm")
     (folder / "config.json").write_text(json.dumps({"task": "pe/easy-vqa@1", "model": "tiny-vlm"}))
     return folder
 
@@ -144,7 +145,9 @@ MATRICES = "adapters/policy/adapter_model.safetensors"
         (cut(ADAPTER, 30), "adapter_config.json is not valid JSON"),
         (holding(ADAPTER, "{}"), "adapter_config.json describes no adapter"),
         (saying(ADAPTER, "r", value=8), r"shape \(16, 128\), expected \(8, 128\)"),
-        (saying(ADAPTER, "target_modules", value=["lm_head"]), r"\['lm_head'\] are not matrices of this decoder"),
+        (saying(ADAPTER, "use_dora", value=True), "not supported and would change the adapter: use_dora is True"),
+        (saying(ADAPTER, "bias", value="all"), "would change the adapter: bias is 'all'"),
+        (saying(ADAPTER, "rank_pattern", value={"q_proj": 2}), "rank_pattern is {'q_proj': 2}"),
         (without(MATRICES), "adapter_model.safetensors does not exist"),
         (cut(MATRICES, 1_000), "adapter_model.safetensors is damaged"),
     ],

@@ -40,13 +40,13 @@ else:
 WRITE_FOR_EVER = """
 import sys
 from pathlib import Path
-from models import random_roles, random_slot
+from models import CONFIG, random_roles, random_slot
 from pe_rlhf_mm.adapters import files
 
 made = random_roles("policy")
 made = made._replace(slots={"policy": random_slot(1, rank=2000)})  # 4 MB, which take a while
 while True:
-    files.save_role(Path(sys.argv[1]), made, "policy", "tiny")
+    files.save_role(Path(sys.argv[1]), made, "policy", CONFIG, "tiny")
 """
 
 
@@ -69,13 +69,13 @@ def test_another_process_reads_the_same_bits_of_a_backbone(tmp_path: Path) -> No
 
 def test_another_process_reads_the_same_bits_of_adapters_and_head(tmp_path: Path) -> None:
     made = random_roles("policy")
-    files.save_role(tmp_path, made, "policy", "tiny")
+    files.save_role(tmp_path, made, "policy", CONFIG, "tiny")
     assert read_elsewhere("role", tmp_path) == [roles.fingerprint(made.pick("policy")), "1.5"]
 
 
 def test_another_process_reads_the_same_bits_of_a_full_copy(tmp_path: Path) -> None:
     made = roles.only_backbone(state()).start("policy", roles.BACKBONE)
-    files.save_role(tmp_path, made, "policy", "tiny")
+    files.save_role(tmp_path, made, "policy", CONFIG, "tiny")
     assert read_elsewhere("role", tmp_path) == [roles.fingerprint(made.pick("policy")), "0.0"]
 
 
@@ -83,7 +83,7 @@ def test_adapters_lie_on_disk_as_peft_writes_them(tmp_path: Path) -> None:
     """PEFT: y = W x + alpha/r · B A x with lora_A [r, in] and lora_B [out, r]; ours is x a b, so A = aᵀ and B = bᵀ."""
     slot = random_slot(1, rank=3, targets=("q", "down"))
     made = roles.only_backbone(state())._replace(slots={"sft": slot}, scales={"sft": jnp.float32(4.0)})
-    files.save_role(tmp_path, made, "sft", "org/base")
+    files.save_role(tmp_path, made, "sft", CONFIG, "org/base")
     stored = load_file(tmp_path / "adapter_model.safetensors")
     layers = [f"base_model.model.model.layers.{n}." for n in range(CONFIG.decoder.layers)]
     names = ["self_attn.q_proj", "mlp.down_proj"]
@@ -121,16 +121,16 @@ def test_writing_over_a_role_leaves_the_old_one_until_the_new_one_is_whole(
 ) -> None:
     """The disk is full in the middle of a write."""
     made = random_roles("policy")
-    files.save_role(tmp_path, made, "policy", "tiny")
+    files.save_role(tmp_path, made, "policy", CONFIG, "tiny")
     before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
 
     def half(tensors: object, path: Path, **settings: object) -> None:
         Path(path).write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(files, "save_file", half)
+    monkeypatch.setattr("pe_rlhf_mm.adapters.tensors.save_file", half)
     with pytest.raises(OSError, match="No space left"):
-        files.save_role(tmp_path, made, "policy", "tiny")
+        files.save_role(tmp_path, made, "policy", CONFIG, "tiny")
     assert {name: (tmp_path / name).read_bytes() for name in before} == before
 
 
@@ -151,13 +151,13 @@ def test_every_tensor_that_does_not_fit_is_listed_at_once(tmp_path: Path) -> Non
 
 
 def test_an_adapter_of_another_model_is_refused(tmp_path: Path) -> None:
-    files.save_role(tmp_path, random_roles("policy"), "policy", "tiny")
+    files.save_role(tmp_path, random_roles("policy"), "policy", CONFIG, "tiny")
     shallow = replace(CONFIG, decoder=replace(CONFIG.decoder, layers=1))
     with pytest.raises(UserError, match=r"does not fit the model(.|\n)*not part of the model: .*layers\.1\."):
         files.load_role(tmp_path, roles.only_backbone(state()), "policy", shallow)
 
 
 def test_a_head_of_another_width_is_refused(tmp_path: Path) -> None:
-    files.save_role(tmp_path, random_roles("policy").with_head("policy", jnp.zeros(5)), "policy", "tiny")
+    files.save_role(tmp_path, random_roles("policy").with_head("policy", jnp.zeros(5)), "policy", CONFIG, "tiny")
     with pytest.raises(UserError, match="is not a head of a model of width 32"):
         files.load_role(tmp_path, roles.only_backbone(state()), "policy", CONFIG)

@@ -217,7 +217,7 @@ def test_the_sampler_and_the_trainer_agree(batch: Batch) -> None:
 
 def test_a_tuned_policy_is_read_back_over_the_backbone_that_it_was_tuned_on(tmp_path: Path) -> None:
     model, config = pe.load_model("tiny-vlm", quantize="nf4"), TuneConfig(quantize="nf4")
-    files.save_role(tmp_path / "adapters/sft", attach(model, config), "sft", "tiny-vlm")
+    files.save_role(tmp_path / "adapters/sft", attach(model, config), "sft", model.config, "tiny-vlm")
     for settings, expected in (({"quantize": "nf4"}, model), ({}, pe.load_model("tiny-vlm"))):
         asked = {"task": "pe/easy-vqa@1", "model": "tiny-vlm", "settings": settings}
         (tmp_path / "config.json").write_text(json.dumps(asked))

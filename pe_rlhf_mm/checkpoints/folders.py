@@ -39,5 +39,5 @@ def _refuse(folder: Path, overwrite: bool) -> None:
         return
     if not overwrite:
         raise UserError(f"{folder} exists and is not empty. Give another folder, or --overwrite to make it anew.")
-    if not (folder / "config.json").is_file():
-        raise UserError(f"{folder} is no checkpoint (it has no config.json), so it is not overwritten.")
+    if not any((folder / name).is_file() for name in ("config.json", "adapter_config.json")):
+        raise UserError(f"{folder} is no checkpoint and no adapter (it has no config.json), so it is not overwritten.")

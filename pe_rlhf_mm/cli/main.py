@@ -14,6 +14,7 @@ from pe_rlhf_mm.errors import UserError
 
 VERBS = {
     "tune": ("tune", "tune", "SFT, reward model, RL and evaluation of a model on a task"),
+    "export": ("export", "export", "a role of a run as PEFT adapter, or merged into its checkpoint"),
     "eval run": ("evaluation", "run", "evaluate a policy on a task"),
     "report": ("tune", "report", "write the page of a run folder again"),
     "tasks list": ("registries", "list_tasks", "all registered tasks"),

@@ -97,7 +97,7 @@ def load_model(name: str | Path, *, dtype: Any = None, quantize: Literal["int8",
     matrices of its layers in 8 or 4 bits (`models/quantize.py`): for a backbone that stays frozen. Raises UserError for
     a name that is none of them, and for a folder that does not hold a whole checkpoint; nothing is half loaded.
     """
-    folder, kind = _folder(str(name)), quantization.checked(quantize)
+    folder, kind = folder_of(str(name)), quantization.checked(quantize)
     dtype = jnp.dtype(dtype) if dtype is not None else default_dtype()
     if backbone.is_own(folder):
         config = backbone.read_config(folder)
@@ -114,7 +114,8 @@ def load_model(name: str | Path, *, dtype: Any = None, quantize: Literal["int8",
     return Model(str(name), config, huggingface.load_state(folder, config, dtype, kind), processor)
 
 
-def _folder(name: str) -> Path:
+def folder_of(name: str) -> Path:
+    """Where the files of a model are; one of the hub is downloaded. Raises UserError for a name that is no model."""
     folder = SHIPPED.get(name, Path(name))
     if folder.is_dir():
         return folder

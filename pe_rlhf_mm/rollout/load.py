@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from pe_rlhf_mm.adapters.files import load_role
-from pe_rlhf_mm.adapters.roles import BACKBONE, only_backbone
+from pe_rlhf_mm.adapters.roles import BACKBONE, Roles, only_backbone
 from pe_rlhf_mm.errors import UserError
 from pe_rlhf_mm.json_files import read_json
-from pe_rlhf_mm.models.model import SHIPPED, load_model
+from pe_rlhf_mm.models.model import SHIPPED, Model, load_model
 from pe_rlhf_mm.registry import import_attribute
 from pe_rlhf_mm.rollout.policy import Policy
 from pe_rlhf_mm.types import Message
@@ -20,7 +21,20 @@ def load_policy(folder: str | Path, *, role: str | None = None) -> Policy:
 
     Raises UserError if the folder is no run, or has no such role.
     """
-    folder = Path(folder)
+    loaded = load_run_role(Path(folder), role)
+    return Policy(loaded.model.processor, loaded.roles.weights(loaded.role), f"{folder}:{loaded.role}")
+
+
+class RunRole(NamedTuple):
+    """One role of a run, with the model it is over."""
+
+    model: Model
+    roles: Roles
+    role: str
+
+
+def load_run_role(folder: Path, role: str | None = None) -> RunRole:
+    """Reads a role of a run folder; the policy, or the SFT policy, unless told otherwise. Raises UserError as above."""
     if not (folder / "config.json").is_file():
         raise UserError(f"{folder} is no run folder: it has no config.json")
     run = read_json(folder / "config.json")
@@ -34,8 +48,9 @@ def load_policy(folder: str | Path, *, role: str | None = None) -> Policy:
         raise UserError(f"{folder} has no role {wanted!r}; saved so far: {', '.join(saved) or 'none'}")
     # Adapters were trained on the backbone as it was rounded then.
     model = load_model(run["model"], quantize=run.get("settings", {}).get("quantize"))
-    roles = load_role(folder / "adapters" / wanted, only_backbone(model.state), wanted, model.config)
-    return Policy(model.processor, roles.weights(wanted), f"{folder}:{wanted}")
+    return RunRole(
+        model, load_role(folder / "adapters" / wanted, only_backbone(model.state), wanted, model.config), wanted
+    )
 
 
 def policy_from(reference: Policy | Callable[[Sequence[Message]], str] | str | Path) -> Policy | Callable[..., str]:

@@ -23,6 +23,7 @@ from pe_rlhf_mm.adapters.files import save_role
 from pe_rlhf_mm.adapters.roles import Roles
 from pe_rlhf_mm.errors import UserError
 from pe_rlhf_mm.json_files import write_json
+from pe_rlhf_mm.models.config import VLMConfig
 
 PACKAGES = ("pe-rlhf-mm", "jax", "jaxlib", "flax", "optax", "transformers", "numpy", "grain")
 Status = Literal["running", "finished", "interrupted", "failed"]
@@ -81,10 +82,10 @@ class Run:
 
     note = step
 
-    def save(self, roles: Roles, *names: str) -> None:
+    def save(self, roles: Roles, config: VLMConfig, *names: str) -> None:
         """Writes the named roles."""
         for name in names:
-            save_role(self.folder / "adapters" / name, roles, name, self._config["model"])
+            save_role(self.folder / "adapters" / name, roles, name, config, self._config["model"])
 
     def save_image(self, png: bytes) -> str:
         """Keeps an image once, under the hash of its content; returns its path inside the folder."""

@@ -109,17 +109,17 @@ def _stages(
         roles = sft(
             roles, processor, gallery, shown, config.sft, dropout=dropout, remat=remat, seed=seed, observer=observer
         )
-        run.save(roles, "sft")
+        run.save(roles, model.config, "sft")
 
     with watch.of("reward_model"):
         pairs = (data.pairs, data.validation_pairs)
         roles = train_reward_model(
             roles, processor, gallery, *pairs, config.reward, remat=remat, seed=seed, observer=observer
         )
-        run.save(roles, "reward")
+        run.save(roles, model.config, "reward")
 
     def monitor(now: Roles) -> float:
-        run.save(now, "policy", "value")
+        run.save(now, model.config, "policy", "value")
         answers = answer(id, task, now, "policy", processor, data.validation, config.rl.max_tokens)
         return answers.evaluation.headline.value
 
@@ -128,7 +128,7 @@ def _stages(
         roles = reinforce(
             roles, processor, gallery, prompts, config.rl, monitor=monitor, remat=remat, seed=seed, observer=observer
         )
-        run.save(roles, "policy", "value")
+        run.save(roles, model.config, "policy", "value")
 
     with watch.of("evaluation"):
         results = examine(id, task, model, roles, config, run, observer)

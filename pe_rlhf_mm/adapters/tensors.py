@@ -1,0 +1,31 @@
+"""Safetensors files of a few small arrays."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from pe_rlhf_mm.errors import UserError
+
+
+def read_tensors(path: Path) -> dict[str, np.ndarray]:
+    """Reads a file. Raises UserError if it is missing or damaged."""
+    try:
+        tensors: dict[str, np.ndarray] = load_file(path)
+    except FileNotFoundError as error:
+        raise UserError(f"{path} does not exist") from error
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path} is damaged or not a safetensors file: {error}") from error
+    return tensors
+
+
+def write_tensors(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
+    """Writes a file, replacing an older one only when the new one is complete."""
+    partial = path.with_suffix(".partial")
+    save_file({name: np.asarray(tensor) for name, tensor in tensors.items()}, partial, metadata={"format": "pt"})
+    os.replace(partial, path)

@@ -1,0 +1,96 @@
+"""A checkpoint written again with other weights: same files, same names, same types, adapters added to the matrices.
+
+What is not adapted is copied bit for bit. A weight of ours is a view of the tensor on disk (`names.py`), so writing
+through the view puts it back where it came from, out of whichever shard, fused with others or not.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes  # noqa: F401  teaches NumPy bfloat16, in which most checkpoints are stored
+import numpy as np
+from flax import nnx
+from safetensors import safe_open
+from safetensors.numpy import save_file
+
+from pe_rlhf_mm.adapters import lora
+from pe_rlhf_mm.adapters.lora import Slot
+from pe_rlhf_mm.checkpoints import backbone, huggingface
+from pe_rlhf_mm.checkpoints.folders import written_whole
+from pe_rlhf_mm.checkpoints.names import canonical, stored
+from pe_rlhf_mm.models.config import VLMConfig
+
+WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.pth", "*.gguf")
+
+
+def export_merged(
+    source: Path, out: Path, config: VLMConfig, slot: Slot, scale: float, *, overwrite: bool = False
+) -> None:
+    """Writes the checkpoint `source` to `out` with an adapter added: W + scale · a b, summed in float32.
+
+    Raises UserError if `out` cannot be written or holds something; it appears whole or not at all.
+    """
+    changes = {
+        f"decoder.layers.blocks.{target}.kernel": np.asarray(update)
+        for target, update in lora.merged(slot, scale).items()
+    }
+    with written_whole(out, overwrite=overwrite) as folder:
+        _copy_all_but_weights(source, folder)
+        if backbone.is_own(source):
+            _rewrite_own(source, folder, changes)
+        else:
+            _rewrite(source, folder, _placed(config, changes), add=True)
+
+
+def export_weights(source: Path, out: Path, config: VLMConfig, state: nnx.State, *, overwrite: bool = False) -> None:
+    """Writes the checkpoint `source` to `out` with all its weights replaced: a role of mode `full`. Raises as above."""
+    with written_whole(out, overwrite=overwrite) as folder:
+        _copy_all_but_weights(source, folder)
+        if backbone.is_own(source):
+            backbone.save_state(folder, state, jnp.dtype(jnp.float32))
+        else:
+            values = {name: np.asarray(value) for name, value in backbone.names(state).items()}
+            _rewrite(source, folder, _placed(config, values), add=False)
+
+
+def _copy_all_but_weights(source: Path, folder: Path) -> None:
+    kept = [p for p in source.iterdir() if p.is_file() and not any(p.match(pattern) for pattern in WEIGHTS)]
+    for path in kept:
+        shutil.copyfile(path, folder / path.name)
+
+
+def _rewrite_own(source: Path, folder: Path, changes: Mapping[str, np.ndarray]) -> None:
+    state = backbone.load_state(source, backbone.read_config(source), jnp.dtype(jnp.float32))
+    added = jax.tree_util.tree_map_with_path(lambda p, x: x + changes.get(huggingface.dotted(p), 0), state)
+    backbone.save_state(folder, added, jnp.dtype(jnp.float32))
+
+
+Placed = dict[str, list[tuple]]
+"""By canonical name of a tensor: which parts of it get which values, as pairs of a view and an array."""
+
+
+def _placed(config: VLMConfig, values: Mapping[str, np.ndarray]) -> Placed:
+    placed: Placed = {}
+    for ours, value in values.items():
+        parts = stored(config, ours)
+        for part, layer in zip(parts, value if len(parts) > 1 or value.ndim > 2 else [value], strict=True):
+            placed.setdefault(part.name, []).append((part.view, layer))
+    return placed
+
+
+def _rewrite(source: Path, folder: Path, placed: Placed, *, add: bool) -> None:
+    """Writes every file of weights again, one in memory at a time."""
+    for path in sorted({tensor.path for tensor in huggingface.tensors_of(source).values()}):
+        with safe_open(path, "numpy") as file:
+            metadata, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        for name, tensor in tensors.items():
+            for view, value in placed.get(canonical(name), ()):
+                target = view(tensor)
+                new = value.reshape(target.shape).astype(np.float32)
+                target[...] = (target.astype(np.float32) + new if add else new).astype(tensor.dtype)
+        save_file(tensors, folder / path.name, metadata=metadata or {"format": "pt"})

@@ -1,0 +1,78 @@
+"""Roles of a run, and adapters of a policy, for other programs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import jax.numpy as jnp
+
+from pe_rlhf_mm.adapters import lora
+from pe_rlhf_mm.adapters.files import save_role
+from pe_rlhf_mm.adapters.peft import Serving, read_adapter, write_adapter
+from pe_rlhf_mm.adapters.roles import Weights
+from pe_rlhf_mm.checkpoints.export import export_merged, export_weights
+from pe_rlhf_mm.checkpoints.folders import written_whole
+from pe_rlhf_mm.errors import UserError
+from pe_rlhf_mm.models import quantize
+from pe_rlhf_mm.models.model import Model, folder_of
+from pe_rlhf_mm.rollout.load import load_run_role
+from pe_rlhf_mm.rollout.policy import Policy
+
+
+def save_adapter(folder: str | Path, policy: Policy, *, serving: Serving | None = None) -> None:
+    """Writes a policy's adapter in the layout of PEFT.
+
+    `serving`: the class that will serve it, "text" or "vlm"; by default the one that sees, if the model does. Raises
+    UserError for a policy without an adapter.
+    """
+    bank = policy.weights.bank
+    if bank is None:
+        raise UserError(f"{policy.name} has no adapter: it is a model by itself. Export it merged.")
+    slot = {target: lora.LowRank(low.a[:, 0], low.b[:, 0]) for target, low in bank.matrices.items()}
+    config = policy.processor.config
+    write_adapter(Path(folder), slot, float(bank.scale[0]), config, config.name, serving=serving)
+
+
+def load_adapter(model: Model, folder: str | Path) -> Policy:
+    """A policy of a model and an adapter that was written here or by PEFT. Raises UserError if they do not fit."""
+    slot, scale = read_adapter(Path(folder), model.config)
+    return Policy(model.processor, Weights(model.state, lora.only(slot, jnp.float32(scale))), f"{model.name}+{folder}")
+
+
+def export_role(
+    run: Path,
+    out: Path,
+    role: str,
+    format: Literal["peft", "merged"],
+    *,
+    serving: Serving | None = None,
+    overwrite: bool = False,
+) -> None:
+    """Writes a role of a run folder as PEFT adapter (with its head in a file of its own), or merged into a checkpoint.
+
+    Raises UserError for a role that is not there, or that the format cannot hold; `out` appears whole or not at all.
+    """
+    model, roles, role = load_run_role(run, role)
+    source, config = folder_of(model.name), model.config
+    if format == "peft":
+        if role in roles.copies:
+            raise UserError(
+                f"{run} is a run of mode full: its roles are whole models, no adapters. Use --format merged."
+            )
+        with written_whole(out, overwrite=overwrite) as folder:
+            save_role(folder, roles, role, config, model.name, serving=serving)
+        return
+    if role in roles.heads:
+        raise UserError(
+            f"the role {role} reads a number off a head, which no merged checkpoint holds. Use --format peft."
+        )
+    if serving is not None:
+        raise UserError("--as is about the names in a PEFT adapter; a merged checkpoint keeps those of its source.")
+    quantize.refuse(
+        model.state, "what was trained on it would be merged into other weights than those it was trained on"
+    )
+    if role in roles.copies:
+        export_weights(source, out, config, roles.copies[role], overwrite=overwrite)
+    else:
+        export_merged(source, out, config, roles.slots[role], float(roles.scales[role]), overwrite=overwrite)
