@@ -172,5 +172,5 @@ def test_sampling_values_out_of_range_are_named(policy: pe.Policy, name: str, va
 def test_settings_out_of_range_are_named() -> None:
     with pytest.raises(UserError, match=r"RLConfig\.steps must be above 0, not -1"):
         pe.RLConfig(steps=-1)
-    with pytest.raises(UserError, match=r"SFTConfig\.learning_rate must be above 0, not nan"):
+    with pytest.raises(UserError, match=r"SFTConfig\.learning_rate must be a finite number, not nan"):
         pe.SFTConfig(learning_rate=float("nan"))

@@ -124,7 +124,8 @@ def test_a_completion_behind_a_shared_prompt_is_worth_its_own_row(family: str) -
     said = np.stack([ids[0, -answer:], ids[0, -answer:][::-1], ids[0, -answer:]])[None].astype(np.int32)
     completions = Completions(said, np.ones(said.shape, bool))
     weights = Weights(model(family).state, None)
-    before = vlm.before_each(forward.hidden(config, weights, prompts, completions), 3, answer)
+    states = jax.jit(forward.hidden, static_argnums=0)(config, weights, prompts, completions)
+    before = vlm.before_each(states, 3, answer)
     scores = np.asarray(vlm.bind(config, weights.state).logits(before))[0]
     expected = found.logits[0, -answer - 1 : -1]
     for sibling in (0, 2):

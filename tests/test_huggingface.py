@@ -1,0 +1,197 @@
+"""Checkpoints that cannot be used: one clear error each that lists all that is wrong; nothing is run or half loaded."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes  # noqa: F401  teaches NumPy bfloat16
+import numpy as np
+import pytest
+from PIL import Image as Pillow
+from safetensors.numpy import load_file, save_file
+
+import pe_rlhf_mm as pe
+from pe_rlhf_mm.checkpoints import huggingface
+from pe_rlhf_mm.data.images import Gallery
+from pe_rlhf_mm.data.processor import Processor
+from pe_rlhf_mm.errors import PromptTooLong, UserError
+from pe_rlhf_mm.types import Image, Message, Text
+
+FIXTURES = Path(__file__).parent / "fixtures"
+WEIGHTS, CONFIG = "model.safetensors", "config.json"
+Damage = Callable[[Path], object]
+PICTURE = Image(Pillow.new("RGB", (40, 40), "teal"))
+ASKED = [Message("user", [PICTURE, Text("what is it?")])]
+
+
+def saying(name: str, *path: str, value: Any) -> Damage:
+    def change(folder: Path) -> None:
+        values = json.loads((folder / name).read_text())
+        inner = values
+        for key in path[:-1]:
+            inner = inner[key]
+        inner[path[-1]] = value
+        (folder / name).write_text(json.dumps(values))
+
+    return change
+
+
+def tensors(change: Callable[[dict[str, np.ndarray]], object]) -> Damage:
+    def changed(folder: Path) -> None:
+        found = load_file(folder / WEIGHTS)
+        change(found)
+        save_file(found, folder / WEIGHTS)
+
+    return changed
+
+
+def cut(name: str, length: int) -> Damage:
+    return lambda folder: (folder / name).write_bytes((folder / name).read_bytes()[:length])
+
+
+def without(*names: str) -> Damage:
+    return lambda folder: [(folder / name).unlink() for name in names]
+
+
+def pickled(folder: Path) -> None:
+    (folder / WEIGHTS).unlink()
+    (folder / "pytorch_model.bin").write_bytes(b"\x80\x04.")
+
+
+def several_wrong(found: dict[str, np.ndarray]) -> None:
+    del found["model.norm.weight"]
+    found["model.layers.0.mlp.up_proj.weight"] = np.zeros((3, 5), np.float32)
+    found["model.extra.weight"] = np.zeros(2, np.float32)
+
+
+Q, NORM = "model.layers.1.self_attn.q_proj.weight", "model.norm.weight"
+
+
+@pytest.mark.parametrize(
+    ("family", "damage", "said"),
+    [
+        ("llama", cut(WEIGHTS, 0), "damaged or not a safetensors file"),
+        ("llama", cut(WEIGHTS, 3_000), "damaged or not a safetensors file"),
+        ("llama", cut(WEIGHTS, 60_000), "damaged or not a safetensors file"),
+        ("llama", without(WEIGHTS), "has no model.safetensors"),
+        ("llama", pickled, r"pickles \(pytorch_model.bin\), which can run code and are never opened"),
+        (
+            "llama",
+            tensors(several_wrong),
+            r"(?s)missing: language_model.norm.weight.*up_proj.weight has shape \(3, 5\).*not part .*extra.weight",
+        ),
+        ("llama", tensors(lambda t: t.update({Q: t[Q].astype(np.int8)})), "q_proj.weight is stored as I8; expected"),
+        ("llama", tensors(lambda t: t.update({"norm.weight": t[NORM]})), "two spellings of|one too many"),
+        ("llama_sharded", without("model-00002-of-00002.safetensors"), "shards that are not there: model-00002"),
+        ("llama", saying(CONFIG, "model_type", value="mamba"), "model_type 'mamba'; supported: llama, qwen2"),
+        ("llama", saying(CONFIG, "hidden_act", value="relu"), "activation 'relu'; supported: silu, gelu"),
+        ("llama", saying(CONFIG, "rope_parameters", value={"rope_type": "yarn", "rope_theta": 1e4, "factor": 2.0,
+         "original_max_position_embeddings": 64}), "rotary positions of type 'yarn'"),
+        ("llama", saying(CONFIG, "quantization_config", value={"quant_method": "awq"}), "quantization_config is"),
+        ("llama", saying(CONFIG, "num_hidden_layers", value=4), r"missing: language_model.layers.3.input_layernorm"),
+        ("gemma3_text", saying(CONFIG, "use_bidirectional_attention", value=True), "use_bidirectional_attention"),
+        ("gemma3", saying("preprocessor_config.json", "do_pan_and_scan", value=True), "do_pan_and_scan on"),
+        ("smolvlm", saying("preprocessor_config.json", "do_image_splitting", value=False), "do_image_splitting off"),
+        ("qwen3_vl", saying("preprocessor_config.json", "do_normalize", value=False), "normalisation off"),
+        ("qwen3_vl", without("preprocessor_config.json"), "has no preprocessor_config.json"),
+        ("llama", without("tokenizer.json", "tokenizer_config.json"), "tokenizer .* cannot be read"),
+        ("smolvlm", without("chat_template.jinja"), "has no chat template"),
+    ],
+)  # fmt: skip
+def test_a_checkpoint_that_cannot_be_used_is_refused(family: str, damage: Damage, said: str, tmp_path: Path) -> None:
+    folder = shutil.copytree(FIXTURES / family, tmp_path / "model")
+    damage(folder)
+    before = {p.name: p.read_bytes() for p in folder.iterdir()}
+    with pytest.raises(UserError, match=said):
+        pe.load_model(folder)
+    assert {p.name: p.read_bytes() for p in folder.iterdir()} == before
+
+
+def test_code_of_a_checkpoint_is_never_run(tmp_path: Path) -> None:
+    folder = shutil.copytree(FIXTURES / "llama", tmp_path / "model")
+    (folder / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    for family in ("llama", "evil"):
+        saying(CONFIG, "model_type", value=family)(folder)
+        saying(CONFIG, "auto_map", value={"AutoConfig": "evil.Config", "AutoTokenizer": ["evil.T", "evil.T"]})(folder)
+        if family == "llama":
+            assert pe.load_model(folder).config.family == "llama"
+        else:
+            with pytest.raises(UserError, match=r"code of its own .auto_map., which is never executed"):
+                pe.load_model(folder)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_name_that_the_hub_does_not_give_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(name: str, **_: object) -> str:
+        raise OSError(f"{name}: no route to host")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", refused)
+    with pytest.raises(
+        UserError, match=r"no model 'org/name': .* the hub did not give it: OSError: org/name"
+    ):
+        pe.load_model("org/name")
+
+
+def test_a_name_of_the_hub_is_fetched_without_pickles(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = {}
+
+    def fetched(name: str, *, allow_patterns: list[str]) -> str:
+        asked[name] = allow_patterns
+        return str(FIXTURES / "llama")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", fetched)
+    assert huggingface.fetched("org/name") == FIXTURES / "llama"
+    assert pe.load_model("org/name").config.decoder.layers == 3
+    assert not [p for p in asked["org/name"] if p.endswith((".bin", ".pt", ".py"))]
+
+
+# --- prompts ------------------------------------------------------------------------------------------------------
+
+
+def test_a_text_model_refuses_pictures() -> None:
+    loaded = pe.load_model(FIXTURES / "llama")
+    with pytest.raises(UserError, match="llama reads text only"):
+        loaded.processor.encode([ASKED], Gallery(loaded.config))
+
+
+@pytest.mark.parametrize("family", ["gemma3", "smolvlm", "qwen3_vl"])
+def test_a_prompt_that_is_too_long_is_refused_and_no_picture_split(family: str) -> None:
+    loaded = pe.load_model(FIXTURES / family)
+    gallery = Gallery(loaded.config)
+    (prompt,) = loaded.processor.encode([ASKED], gallery)
+    assert prompt.tokens.count(loaded.config.image_id) == gallery.tokens(prompt.images[0])
+    with pytest.raises(PromptTooLong, match=f"{family} reads 512"):
+        loaded.processor.encode([ASKED], gallery, room=513 - len(prompt.tokens))
+
+
+@pytest.mark.parametrize("family", ["gemma3", "paligemma2", "smolvlm", "qwen2_5_vl", "qwen3_vl"])
+def test_placeholders_are_neither_sampled_nor_typed(family: str) -> None:
+    loaded = pe.load_model(FIXTURES / family)
+    config, tokenizer = loaded.config, loaded.processor.tokenizer
+    assert config.image_id in config.forbidden_ids
+    typed = [Message("user", [PICTURE, Text(tokenizer.convert_ids_to_tokens(config.image_id) * 3)])]
+    gallery = Gallery(config)
+    (prompt,) = loaded.processor.encode([typed], gallery)
+    assert prompt.tokens.count(config.image_id) == gallery.tokens(prompt.images[0])
+    (reply,) = loaded.processor.encode_replies([tokenizer.convert_ids_to_tokens(config.image_id)])
+    assert config.image_id not in reply
+
+
+def test_a_tokenizer_that_pads_with_its_stop_token_can_still_stop(tmp_path: Path) -> None:
+    """As SmolLM2 does."""
+    folder = shutil.copytree(FIXTURES / "llama", tmp_path / "model")
+    saying("tokenizer_config.json", "pad_token", value="<|im_end|>")(folder)
+    config = pe.load_model(folder).config
+    assert config.pad_id == config.stop_id
+    assert config.forbidden_ids == ()
+
+
+def test_a_template_that_forgets_a_picture_is_refused() -> None:
+    loaded = pe.load_model(FIXTURES / "smolvlm")
+    loaded.processor.tokenizer.chat_template = "{{ messages[0]['content'][-1]['text'] }}"
+    with pytest.raises(UserError, match=r"wrote 0 image placeholders \(<image>\) for 1 images"):
+        Processor(loaded.processor.tokenizer, loaded.config).encode([ASKED], Gallery(loaded.config))
