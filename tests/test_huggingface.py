@@ -130,9 +130,7 @@ def test_a_name_that_the_hub_does_not_give_is_an_error(monkeypatch: pytest.Monke
         raise OSError(f"{name}: no route to host")
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", refused)
-    with pytest.raises(
-        UserError, match=r"no model 'org/name': .* the hub did not give it: OSError: org/name"
-    ):
+    with pytest.raises(UserError, match=r"no model 'org/name': .* the hub did not give it: OSError: org/name"):
         pe.load_model("org/name")
 
 
