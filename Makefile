@@ -15,7 +15,7 @@ quickstart: $(READY)      ## tune tiny-vlm on easy-VQA and write a report
 test: $(READY) $(MODELS)  ## all tests
 	$(BIN)/python -m pytest
 
-test-reference: $(TORCH)  ## against transformers and PEFT on torch, which this installs
+test-reference: $(TORCH) $(MODELS)  ## against transformers and PEFT on torch, which this installs
 	$(BIN)/python -m pytest -n 2 tests/reference/live_*.py
 
 check: lint types test    ## before every commit

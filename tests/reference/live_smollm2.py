@@ -1,0 +1,43 @@
+"""SmolLM2-135M out of its package: greedy text equals that of transformers on the same folder, for 64 tokens.
+
+pytest -n 0 tests/reference/live_smollm2.py       (extra `reference`; `make test-reference` runs it)
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+import pe_rlhf_mm as pe
+from pe_rlhf_mm.checkpoints.fetch import fetch
+from pe_rlhf_mm.rollout.load import policy_from
+
+LENGTH = 64
+TEXTS = ["The capital of France is", "A login button is", "def fibonacci(n):"]
+QUESTIONS = ["What is the capital of France?", "Explain what a web browser does."]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return fetch("smollm2-135m", tmp_path_factory.mktemp("models") / "smollm2")
+
+
+def test_greedy_text_is_that_of_transformers(folder: Path) -> None:
+    torch.set_num_threads(1)
+    tokenizer, reference = AutoTokenizer.from_pretrained(folder), AutoModelForCausalLM.from_pretrained(folder)
+    reference = reference.float().eval()
+
+    def theirs(ids: list[int]) -> str:
+        made = reference.generate(torch.tensor([ids]), max_new_tokens=LENGTH, do_sample=False)[0, len(ids) :]
+        return tokenizer.decode([token for token in made.tolist() if token != tokenizer.eos_token_id])
+
+    policy = policy_from(folder)
+    assert policy.complete(TEXTS, max_tokens=LENGTH) == [theirs(tokenizer(text)["input_ids"]) for text in TEXTS]
+    chats = [[{"role": "user", "content": question}] for question in QUESTIONS]
+    asked = [tokenizer.apply_chat_template(c, add_generation_prompt=True, return_dict=True)["input_ids"] for c in chats]
+    answered = policy.generate([[pe.Message("user", question)] for question in QUESTIONS], max_tokens=LENGTH)
+    assert [reply for (reply,) in answered] == [theirs(ids) for ids in asked]
+    assert "Paris" in answered[0][0]
