@@ -5,8 +5,8 @@
 CHECKPOINT is a Llama in the Hugging Face layout (`pe-rlhf models fetch smollm2-135m`). Needs the extra `reference`.
 Every contestant of a measurement is a process of its own on the same two cores, so that its peak resident set
 (`getrusage`: loading, compiling and all) is its own. They hold the same weights, the same adapters (rank 8 on q, k, v
-and o, none of them zero) and the same token ids, all in float32. After one round that is not counted, compiling included, they run in turn, one
-waiting while the other works. Sampling is greedy and never stops early.
+and o, none of them zero) and the same token ids, all in float32. After one round that is not counted, compiling
+included, they run in turn, one waiting while the other works. Sampling is greedy and never stops early.
 """
 
 from __future__ import annotations
