@@ -34,11 +34,11 @@ from pe_rlhf_mm.types import Completions, Preference
 @pytest.mark.parametrize(
     ("make", "said"),
     [
-        (lambda: pe.RLConfig(top_p=2.0), "top_p must be above 0 and at most 1, not 2.0"),
-        (lambda: pe.RLConfig(top_k=-1), "top_k must be 0"),
+        (lambda: pe.RLConfig(top_p=2.0), "RLConfig.top_p must be above 0 and at most 1, not 2.0"),
+        (lambda: pe.RLConfig(top_k=-1), "RLConfig.top_k must be 0"),
         (lambda: pe.RLConfig(temperature=math.inf), "RLConfig.temperature must be a finite number"),
         (lambda: pe.RLConfig(kl="foo"), "RLConfig.kl must be one of return, loss, not 'foo'"),
-        (lambda: pe.RLConfig(max_tokens=0), "max_tokens must be at least 1"),
+        (lambda: pe.RLConfig(max_tokens=0), "RLConfig.max_tokens must be at least 1"),
         (lambda: pe.RewardConfig(loss="foo"), "RewardConfig.loss must be one of pairwise, pointwise, not 'foo'"),
         (lambda: pe.RewardConfig(pairs=-1), "RewardConfig.pairs must be 0 or more, not -1"),
         (lambda: pe.SFTConfig(steps=2.5), "SFTConfig.steps must be a whole number, not 2.5"),
@@ -57,6 +57,12 @@ from pe_rlhf_mm.types import Completions, Preference
 def test_a_setting_out_of_range_is_named_at_once(make: Callable[[], object], said: str) -> None:
     with pytest.raises(OutOfRange, match=said):
         make()
+
+
+def test_sampling_is_checked_where_python_leaves_assertions_out() -> None:
+    line = "import pe_rlhf_mm as pe; pe.RLConfig(top_p=2.0)"
+    done = subprocess.run([sys.executable, "-O", "-c", line], capture_output=True, text=True, check=False)
+    assert "OutOfRange: RLConfig.top_p must be above 0 and at most 1, not 2.0" in done.stderr
 
 
 def test_settings_are_read_without_jax() -> None:

@@ -133,9 +133,15 @@ class RLConfig:
         _refuse_other_types(self)
         _positive(self, "steps", "prompts", "group", "learning_rate", "value_learning_rate", "temperature")
         _positive(self, "evaluate_every", "evaluation_samples")
-        assert self.sampling  # it refuses what is out of range
+        self._refuse_impossible_sampling()
         if not 0 <= self.beta <= 1:
             raise OutOfRange(f"RLConfig.beta must be in [0, 1], not {self.beta}")
+
+    def _refuse_impossible_sampling(self) -> None:
+        try:
+            _ = self.sampling
+        except OutOfRange as error:
+            raise OutOfRange(f"RLConfig.{error}") from error
 
     @property
     def sampling(self) -> Sampling:
