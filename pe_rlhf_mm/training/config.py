@@ -9,7 +9,7 @@ Nothing here imports jax: the command line reads these.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, is_dataclass
 from typing import Literal, get_args, get_origin, get_type_hints
 
 from pe_rlhf_mm.errors import OutOfRange
@@ -20,15 +20,19 @@ TARGETS = ("q", "k", "v", "o", "gate", "up", "down")
 
 
 def _refuse_other_types(settings: object) -> None:
-    """Python does not hold a setting to its declared type: whole numbers, numbers, and one of several words."""
+    """Python does not hold a setting to its declared type."""
     for name, declared in get_type_hints(type(settings)).items():
         value, where = getattr(settings, name), f"{type(settings).__name__}.{name}"
         if get_origin(declared) is Literal and value not in get_args(declared):
-            raise OutOfRange(f"{where} must be one of {', '.join(get_args(declared))}, not {value!r}")
+            raise OutOfRange(f"{where} must be one of {', '.join(map(str, get_args(declared)))}, not {value!r}")
         if declared is int and type(value) is not int:
             raise OutOfRange(f"{where} must be a whole number, not {value!r}")
         if declared is float and not (type(value) in (int, float) and math.isfinite(value)):
             raise OutOfRange(f"{where} must be a finite number, not {value!r}")
+        if declared is bool and type(value) is not bool:
+            raise OutOfRange(f"{where} must be True or False, not {value!r}")
+        if isinstance(declared, type) and is_dataclass(declared) and not isinstance(value, declared):
+            raise OutOfRange(f"{where} must be made by {declared.__name__}(..), not {value!r:.80}")
 
 
 def _positive(owner: object, *names: str) -> None:
@@ -63,7 +67,8 @@ class LoraConfig:
     def __post_init__(self) -> None:
         _refuse_other_types(self)
         _positive(self, "rank", "reward_rank", "alpha")
-        if isinstance(self.targets, str) or not self.targets or not set(self.targets) <= set(TARGETS):
+        named = self.targets if isinstance(self.targets, tuple | list) else ()
+        if not named or any(target not in TARGETS for target in named):
             raise OutOfRange(f"LoraConfig.targets must name some of {', '.join(TARGETS)}, not {self.targets!r}")
         if not 0 <= self.dropout < 1:
             raise OutOfRange(f"LoraConfig.dropout must be in [0, 1), not {self.dropout}")
@@ -155,7 +160,7 @@ class TuneConfig:
 
     mode: Literal["lora", "full"] = "lora"
     """`lora`: adapters on one frozen backbone. `full`: every role trains its own copy of all weights."""
-    quantize: Quantization | None = None
+    quantize: Literal[Quantization, None] = None
     """Hold the frozen backbone's kernels in 8 or 4 bits; in mode `lora` only."""
     seed: int = 0
     lora: LoraConfig = field(default_factory=LoraConfig)
