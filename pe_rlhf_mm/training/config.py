@@ -175,6 +175,8 @@ class TuneConfig:
     def __post_init__(self) -> None:
         _refuse_other_types(self)
         _not_negative(self, "seed", "test_samples")
+        if self.seed >= 2**63:
+            raise OutOfRange(f"TuneConfig.seed must be below 2^63, not {self.seed}")
         if self.mode == "full" and self.quantize is not None:
             raise OutOfRange(
                 f"mode full trains all weights, and a backbone quantised to {self.quantize} cannot be trained: use "
