@@ -195,7 +195,8 @@ def test_durations(seconds: float, written: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("number", "written"), [(0.5, "0.500"), (-14.24, "−14.2"), (12345.0, "12,345"), (3.14e-6, "3.1×10⁻⁶"), (None, "–")]
+    ("number", "written"),
+    [(0.5, "0.500"), (-14.24, "−14.2"), (12345.0, "12,345"), (3.14e-6, "3.1×10⁻⁶"), (-0.0, "0.000"), (None, "–")],
 )
 def test_decimals(number: float | None, written: str) -> None:
     assert decimal(number) == written

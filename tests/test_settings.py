@@ -16,6 +16,7 @@ import pytest
 from models import CONFIG, processor, random_roles
 
 import pe_rlhf_mm as pe
+from pe_rlhf_mm.cli.tune import _table
 from pe_rlhf_mm.data.images import Gallery
 from pe_rlhf_mm.data.processor import EncodedPrompt
 from pe_rlhf_mm.errors import OutOfRange, PromptTooLong, UserError
@@ -26,6 +27,7 @@ from pe_rlhf_mm.testing import ToyTask, check_task
 from pe_rlhf_mm.training import forward
 from pe_rlhf_mm.training.config import LoraConfig
 from pe_rlhf_mm.training.prepare import prepare
+from pe_rlhf_mm.training.progress import ProgressBar
 from pe_rlhf_mm.training.reinforce import mean_divergence
 from pe_rlhf_mm.training.reward import ranked_right
 from pe_rlhf_mm.types import Completions, Preference
@@ -132,6 +134,28 @@ def test_what_is_not_known_is_null_in_json_and_a_dash_in_tables() -> None:
     unknown = Interval(math.nan, math.nan)
     assert json.loads(to_json({"interval": unknown, "n": [1, 0.5]})) == {"interval": [None, None], "n": [1, 0.5]}
     assert (unknown.text(".1%"), Interval(0.25, 0.5).text(".1%")) == ("–", "[25.0%, 50.0%]")
+
+
+def test_the_table_of_a_run_shows_dashes_for_what_is_not_known_and_no_zero_below_zero() -> None:
+    """Figures by hand: nothing could be scored, and a divergence of -0.004 nats is 0.00."""
+    unknown = {"accuracy": math.nan, "interval": Interval(math.nan, math.nan), "n": 0}
+    costs = {"trainable_fraction": 0.05, "seconds": 1.0, "peak_rss_gib": 1.0}
+    summary = {"sft": unknown, "reward_model": unknown, "rl": {**unknown, "kl": -0.004}, "gain": unknown, **costs}
+    lines = _table(summary, Path("run")).splitlines()
+    assert [line.split() for line in lines[1:5]] == [
+        ["SFT", "–", "–", "0"],
+        ["reward", "model", "–", "–", "0"],
+        ["RL", "–", "–", "0"],
+        ["gain", "by", "RL", "–", "–"],
+    ]
+    assert lines[5].startswith("KL to the SFT policy 0.00 nats a reply; ")
+
+
+def test_a_progress_line_shows_no_zero_below_zero(capsys: pytest.CaptureFixture[str]) -> None:
+    with ProgressBar() as bar:
+        bar.begin("rl", 1)
+        bar.step("rl", 1, {"kl": -0.0004})
+    assert "kl 0.000" in capsys.readouterr().err
 
 
 def test_the_divergence_is_that_of_its_prompts_whatever_the_size_of_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -63,14 +63,17 @@ def tune(arguments: Sequence[str]) -> None:
 
 
 def _table(summary: dict, out: Path) -> str:
+    from pe_rlhf_mm.evaluation.intervals import or_dash
+
     lines = [f"{'':<14}{'accuracy':>9}   {'95 % interval':<18}{'n':>6}"]
     for name, key in (("SFT", "sft"), ("reward model", "reward_model"), ("RL", "rl")):
         row = summary[key]
-        lines.append(f"{name:<14}{row['accuracy']:>9.1%}   {row['interval'].text('.1%'):<16}{row['n']:>6}")
-    lines.append(f"{'gain by RL':<14}{summary['gain']['accuracy']:>+9.1%}   {summary['gain']['interval'].text('+.1%')}")
-    kl = round(summary["rl"]["kl"], 2) + 0.0  # an estimate may fall below 0; -0.00 would look like a fault
+        lines.append(f"{name:<14}{or_dash(row['accuracy'], '.1%'):>9}   {row['interval'].text('.1%'):<16}{row['n']:>6}")
+    gain = summary["gain"]
+    lines.append(f"{'gain by RL':<14}{or_dash(gain['accuracy'], '+.1%'):>9}   {gain['interval'].text('+.1%')}")
+    # An estimate may fall below 0; -0.00, which z turns round, would look like a fault.
     lines.append(
-        f"KL to the SFT policy {kl:.2f} nats a reply; {summary['trainable_fraction']:.1%} of the "
+        f"KL to the SFT policy {summary['rl']['kl']:z.2f} nats a reply; {summary['trainable_fraction']:.1%} of the "
         f"weights trained; {summary['seconds']:.0f} s; peak memory {summary['peak_rss_gib']:.2f} GiB"
     )
     return "\n".join([*lines, f"report: {out / 'report.html'}"])

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from pe_rlhf_mm import registry
 from pe_rlhf_mm.errors import OutOfRange, UserError
-from pe_rlhf_mm.evaluation.intervals import Interval, clustered_mean
+from pe_rlhf_mm.evaluation.intervals import Interval, clustered_mean, or_dash
 from pe_rlhf_mm.types import Evaluator, Message, Outcome, Sample, Score, Task
 
 if TYPE_CHECKING:
@@ -52,7 +52,8 @@ class Evaluation:
         lines = [f"{'task':<20} {'evaluator':<20} {'n':>14} {'value':>8}   95 % interval"]
         for m in self.metrics:
             n = f"{m.n} ({m.unscored} unscored)" if m.unscored else str(m.n)
-            lines.append(f"{self.task:<20} {m.evaluator:<20} {n:>14} {m.value:>8.3f}   {m.interval.text('.3f')}")
+            value, interval = or_dash(m.value, ".3f"), m.interval.text(".3f")
+            lines.append(f"{self.task:<20} {m.evaluator:<20} {n:>14} {value:>8}   {interval}")
         return "\n".join(lines)
 
 

@@ -11,6 +11,7 @@ from jaxtyping import Float
 
 LEVEL = 0.95
 DRAWS = 2000
+DASH = "–"
 
 
 class Interval(NamedTuple):
@@ -21,7 +22,12 @@ class Interval(NamedTuple):
 
     def text(self, form: str) -> str:
         """Both ends in a number format, or a dash."""
-        return "–" if math.isnan(self.low) else f"[{self.low:{form}}, {self.high:{form}}]"
+        return DASH if math.isnan(self.low) else f"[{self.low:{form}}, {self.high:{form}}]"
+
+
+def or_dash(value: float, form: str) -> str:
+    """A value in a number format, or a dash where nothing can be said."""
+    return DASH if math.isnan(value) else f"{value:{form}}"
 
 
 def clustered_mean(values: Sequence[float], clusters: Sequence[str], *, seed: int = 0) -> tuple[float, Interval]:

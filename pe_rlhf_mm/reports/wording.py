@@ -30,7 +30,7 @@ def decimal(number: float | None) -> str:
     if size and size < 1e-3:
         digits, _, exponent = f"{number:.1e}".partition("e")
         return f"{_minus(digits)}×{power_of_ten(int(exponent))}"
-    return _minus(f"{number:,.{3 if size < 10 else 1 if size < 1000 else 0}f}")
+    return _minus(f"{number:z,.{3 if size < 10 else 1 if size < 1000 else 0}f}")
 
 
 def power_of_ten(exponent: int) -> str:

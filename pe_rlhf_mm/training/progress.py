@@ -78,4 +78,4 @@ class ProgressBar:
         self._numbers[stage] |= {name: metrics[name] for name in SHOWN if name in metrics}
 
     def _text(self, stage: str) -> str:
-        return "  ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in self._numbers[stage].items())
+        return "  ".join(f"{name.replace('_', ' ')} {value:z.3f}" for name, value in self._numbers[stage].items())
