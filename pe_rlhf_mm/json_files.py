@@ -25,17 +25,17 @@ def read_json(path: Path) -> dict[str, Any]:
     return values
 
 
-def to_json(values: object) -> str:
-    """JSON that every reader accepts: a number that is not known is null."""
-    return json.dumps(_without_nan(values), indent=1, allow_nan=False)
+def to_json(values: object, *, indent: int | None = 1) -> str:
+    """JSON that every reader accepts: what is no finite number is null. Without `indent` it is one line."""
+    return json.dumps(_finite(values), indent=indent, allow_nan=False)
 
 
-def _without_nan(values: Any) -> Any:
+def _finite(values: Any) -> Any:
     if isinstance(values, Mapping):
-        return {key: _without_nan(value) for key, value in values.items()}
+        return {key: _finite(value) for key, value in values.items()}
     if isinstance(values, list | tuple):
-        return [_without_nan(value) for value in values]
-    return None if isinstance(values, float) and math.isnan(values) else values
+        return [_finite(value) for value in values]
+    return None if isinstance(values, float) and not math.isfinite(values) else values
 
 
 def write_json(path: Path, values: object) -> None:

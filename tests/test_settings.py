@@ -30,6 +30,7 @@ from pe_rlhf_mm.training.prepare import prepare
 from pe_rlhf_mm.training.progress import ProgressBar
 from pe_rlhf_mm.training.reinforce import mean_divergence
 from pe_rlhf_mm.training.reward import ranked_right
+from pe_rlhf_mm.training.run import Run
 from pe_rlhf_mm.types import Completions, Preference
 
 
@@ -134,6 +135,16 @@ def test_what_is_not_known_is_null_in_json_and_a_dash_in_tables() -> None:
     unknown = Interval(math.nan, math.nan)
     assert json.loads(to_json({"interval": unknown, "n": [1, 0.5]})) == {"interval": [None, None], "n": [1, 0.5]}
     assert (unknown.text(".1%"), Interval(0.25, 0.5).text(".1%")) == ("–", "[25.0%, 50.0%]")
+
+
+def test_every_line_of_a_run_is_valid_json(tmp_path: Path) -> None:
+    run = Run.create(tmp_path / "run", {"task": "mine"})
+    run.note("rl", 2, {"validation_accuracy": math.nan})
+    run.write_samples([{"id": "one", "target": math.inf}])
+    run.close("finished")
+    (metric,) = (run.folder / "metrics.jsonl").read_text().splitlines()
+    assert json.loads(metric)["validation_accuracy"] is None
+    assert (run.folder / "samples.jsonl").read_text() == '{"id": "one", "target": null}\n'
 
 
 def test_the_table_of_a_run_shows_dashes_for_what_is_not_known_and_no_zero_below_zero() -> None:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
-import json
 import os
 import platform
 import time
@@ -22,7 +21,7 @@ from typing import Any, Literal
 from pe_rlhf_mm.adapters.files import save_role
 from pe_rlhf_mm.adapters.roles import Roles
 from pe_rlhf_mm.errors import UserError
-from pe_rlhf_mm.json_files import write_json
+from pe_rlhf_mm.json_files import to_json, write_json
 from pe_rlhf_mm.models.config import VLMConfig
 
 PACKAGES = ("pe-rlhf-mm", "jax", "jaxlib", "flax", "optax", "transformers", "numpy", "grain")
@@ -78,7 +77,7 @@ class Run:
 
     def step(self, stage: str, step: int, metrics: Mapping[str, float]) -> None:
         line = {"stage": stage, "step": step, "seconds": round(self.seconds, 3), **metrics}
-        self._metrics.write(json.dumps(line) + "\n")
+        self._metrics.write(to_json(line, indent=None) + "\n")
 
     note = step
 
@@ -98,7 +97,7 @@ class Run:
 
     def write_samples(self, samples: Iterable[Mapping[str, Any]]) -> None:
         with (self.folder / "samples.jsonl").open("w") as file:
-            file.writelines(json.dumps(sample) + "\n" for sample in samples)
+            file.writelines(to_json(sample, indent=None) + "\n" for sample in samples)
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         write_json(self.folder / "summary.json", summary)
