@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
+from pathlib import Path
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from safetensors.numpy import load_file, save_file
 
 from pe_rlhf_mm.adapters import lora, roles
-from pe_rlhf_mm.adapters.roles import Roles
+from pe_rlhf_mm.adapters.lora import Slot
+from pe_rlhf_mm.adapters.roles import Roles, Weights
 from pe_rlhf_mm.data.processor import Processor
 from pe_rlhf_mm.models import vlm
 from pe_rlhf_mm.models.config import BlockConfig, LayerKind, Rope, Square, VisionConfig, VLMConfig
@@ -52,15 +56,47 @@ def state(seed: int = 0) -> nnx.State:
     return vlm.initial_state(CONFIG, jax.random.key(seed))
 
 
-def random_slot(seed: int, *, rank: int = 3, width: int | None = None, targets: tuple[str, ...] = ("q", "k", "v", "o")):
+def random_slot(
+    seed: int,
+    *,
+    rank: int = 3,
+    width: int | None = None,
+    targets: tuple[str, ...] = ("q", "k", "v", "o"),
+    config: VLMConfig = CONFIG,
+) -> Slot:
     """A slot that has been trained, as far as anybody can tell: its `b` is not zero."""
-    shapes = vlm.adapter_shapes(CONFIG, targets)
-    slot = lora.new_slot(jax.random.key(seed), shapes, layers=CONFIG.decoder.layers, rank=rank, width=width)
+    shapes = vlm.adapter_shapes(config, targets)
+    slot = lora.new_slot(jax.random.key(seed), shapes, layers=config.decoder.layers, rank=rank, width=width)
     keys = jax.random.split(jax.random.key(seed + 1000), len(slot))
     return {
         target: lora.LowRank(low.a, low.b.at[:, :rank].set(0.3 * jax.random.normal(key, low.b[:, :rank].shape)))
         for key, (target, low) in zip(keys, slot.items(), strict=True)
     }
+
+
+def slot_of(config: VLMConfig, targets: tuple[str, ...] = ("q", "down")) -> Slot:
+    """A trained slot of any model."""
+    return random_slot(1, rank=2, targets=targets, config=config)
+
+
+def logits(config: VLMConfig, weights: Weights, tokens: np.ndarray) -> np.ndarray:
+    """Logits [B, S, V] of a causal reading of bare text, with adapters beside the kernels, as in training.
+
+    PaliGemma, which sees its prompt at once, is given none.
+    """
+    rows = vlm.prompt_rows(config, Prompts(jnp.asarray(tokens), jnp.ones(tokens.shape, bool)))
+    if config.seen_at_once == "prompt":
+        rows = rows._replace(enter=jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape))
+    model = vlm.bind(config, weights.state)
+    return np.asarray(model.logits(model.hidden(rows, None, weights.bank)[0]))
+
+
+def in_float32(source: Path, folder: Path) -> Path:
+    """The same checkpoint, which rounds nothing that is written back to it."""
+    shutil.copytree(source, folder)
+    for path in folder.glob("model*.safetensors"):
+        save_file({n: t.astype(np.float32) for n, t in load_file(path).items()}, path, {"format": "pt"})
+    return folder
 
 
 def random_roles(*names: str, seed: int = 0) -> Roles:

@@ -18,6 +18,7 @@ from models import CONFIG, random_roles, random_slot, state
 from safetensors.numpy import load_file
 
 from pe_rlhf_mm.adapters import files, roles
+from pe_rlhf_mm.adapters.roles import Roles
 from pe_rlhf_mm.checkpoints import backbone
 from pe_rlhf_mm.errors import UserError
 
@@ -30,13 +31,12 @@ from models import CONFIG, state
 from pe_rlhf_mm.adapters import files, roles
 from pe_rlhf_mm.checkpoints import backbone
 
-kind, folder = sys.argv[1], Path(sys.argv[2])
-if kind == "backbone":
-    print(roles.fingerprint(backbone.load_state(folder, CONFIG, jnp.dtype(jnp.float32))))
-else:
-    made = files.load_role(folder, roles.only_backbone(state()), "policy", CONFIG)
-    print(roles.fingerprint(made.pick("policy")), float(made.scales.get("policy", 0)))
+print(roles.fingerprint(backbone.load_state(Path(sys.argv[1]), CONFIG, jnp.dtype(jnp.float32))))
+for folder in map(Path, sys.argv[2:]):
+    made = files.load_role(folder, roles.only_backbone(state()), folder.name, CONFIG)
+    print(roles.fingerprint(made.pick(folder.name)), float(made.scales.get(folder.name, 0)))
 """
+ROLES, JUDGES = ("sft", "policy", "value", "reward"), ("value", "reward")
 WRITE_FOR_EVER = """
 import sys
 from pathlib import Path
@@ -57,26 +57,26 @@ def process(code: str, *arguments: str) -> subprocess.Popen[str]:
     )
 
 
-def read_elsewhere(kind: str, folder: Path) -> list[str]:
-    with process(READ, kind, str(folder)) as reader:
-        return reader.communicate()[0].split()
+def full_copies() -> Roles:
+    made = roles.only_backbone(state())
+    for i, role in enumerate(ROLES):
+        made = made._replace(copies={**made.copies, role: state(10 + i)})
+    return made._replace(heads={role: random_roles(role, seed=5).heads[role] for role in JUDGES})
 
 
-def test_another_process_reads_the_same_bits_of_a_backbone(tmp_path: Path) -> None:
+def test_another_process_reads_the_same_bits_of_a_backbone_and_of_every_role_in_either_mode(tmp_path: Path) -> None:
     backbone.save_state(tmp_path, state(3), jnp.dtype(jnp.float32))
-    assert read_elsewhere("backbone", tmp_path) == [roles.fingerprint(state(3))]
-
-
-def test_another_process_reads_the_same_bits_of_adapters_and_head(tmp_path: Path) -> None:
-    made = random_roles("policy")
-    files.save_role(tmp_path, made, "policy", CONFIG, "tiny")
-    assert read_elsewhere("role", tmp_path) == [roles.fingerprint(made.pick("policy")), "1.5"]
-
-
-def test_another_process_reads_the_same_bits_of_a_full_copy(tmp_path: Path) -> None:
-    made = roles.only_backbone(state()).start("policy", roles.BACKBONE)
-    files.save_role(tmp_path, made, "policy", CONFIG, "tiny")
-    assert read_elsewhere("role", tmp_path) == [roles.fingerprint(made.pick("policy")), "0.0"]
+    adapted = random_roles(*ROLES)
+    adapted = adapted._replace(heads={role: adapted.heads[role] for role in JUDGES})
+    expected, folders = [roles.fingerprint(state(3))], []
+    for mode, made in (("lora", adapted), ("full", full_copies())):
+        for role in ROLES:
+            files.save_role(tmp_path / mode / role, made, role, CONFIG, "tiny")
+            folders.append(str(tmp_path / mode / role))
+            expected.append(f"{roles.fingerprint(made.pick(role))} {float(made.scales.get(role, 0))}")
+    with process(READ, str(tmp_path), *folders) as reader:
+        assert reader.communicate()[0].splitlines() == expected
+    assert len(set(expected)) == len(expected)
 
 
 def test_adapters_lie_on_disk_as_peft_writes_them(tmp_path: Path) -> None:

@@ -47,6 +47,6 @@ def load_role(folder: Path, roles: Roles, role: str, config: VLMConfig) -> Roles
 
 def _read_head(path: Path, config: VLMConfig) -> Head:
     stored = read_tensors(path)
-    if stored.keys() != {"weight", "bias"} or stored["weight"].shape != (config.decoder.width,):
+    if {name: tensor.shape for name, tensor in stored.items()} != {"weight": (config.decoder.width,), "bias": ()}:
         raise UserError(f"{path} is not a head of a model of width {config.decoder.width}")
     return Head(jnp.asarray(stored["weight"]), jnp.asarray(stored["bias"]))

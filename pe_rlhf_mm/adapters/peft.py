@@ -53,9 +53,18 @@ UNDERSTOOD: dict[str, Any] = {
     "modules_to_save": None,
     "layers_to_transform": None,
     "layer_replication": None,
-    "exclude_modules": None,
+    "trainable_token_indices": None,
+    "target_parameters": None,
+    "alora_invocation_tokens": None,
+    "arrow_config": None,
+    "kasa_config": None,
+    "monteclora_config": None,
+    "use_bdlora": None,
+    "use_qalora": False,
 }
 """Settings that would change what an adapter does, and the only value of each that is supported."""
+HARMLESS_STARTS = (True, False, None, "gaussian", "orthogonal", "eva")
+"""Values of init_lora_weights that leave the backbone as it is; with others, PEFT subtracts from its weights."""
 
 
 def layers_of(config: VLMConfig, serving: Serving | None) -> str:
@@ -112,6 +121,8 @@ def read_adapter(folder: Path, config: VLMConfig) -> tuple[Slot, float]:
     settings = _settings(folder)
     tensors = read_tensors(folder / "adapter_model.safetensors")
     stored = {canonical(name.removeprefix("base_model.model.")): tensor for name, tensor in tensors.items()}
+    if len(stored) < len(tensors):
+        raise UserError(f"the adapter in {folder} has some matrices twice, under the names of different classes.")
     targets = tuple(t for t, module in MODULES.items() if any(f".{module}.lora_" in name for name in stored))
     if not targets:
         example = f"base_model.model.{layers_of(config, None)}.0.{MODULES['q']}.lora_A.weight"
@@ -137,10 +148,13 @@ def _settings(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"{folder} holds no adapter: there is no adapter_config.json")
     settings = read_json(path)
-    if not {"r", "lora_alpha"} <= settings.keys():
-        raise UserError(f"{path} describes no adapter: expected r and lora_alpha")
+    rank, alpha = settings.get("r"), settings.get("lora_alpha")
+    if type(rank) is not int or rank < 1 or type(alpha) not in (int, float):
+        raise UserError(f"{path} describes no adapter: expected r, a whole number above 0, and lora_alpha, a number")
     asked = {name: settings.get(name, value) for name, value in UNDERSTOOD.items()}
     wrong = {name: value for name, value in asked.items() if (value or None) != (UNDERSTOOD[name] or None)}
+    if settings.get("init_lora_weights") not in HARMLESS_STARTS:
+        wrong["init_lora_weights"] = settings["init_lora_weights"]
     if wrong:
         named = "; ".join(f"{name} is {value!r}" for name, value in wrong.items())
         raise UserError(f"{path} asks for what is not supported and would change the adapter: {named}.")

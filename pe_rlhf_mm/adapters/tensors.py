@@ -24,8 +24,13 @@ def read_tensors(path: Path) -> dict[str, np.ndarray]:
     return tensors
 
 
-def write_tensors(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
-    """Writes a file, replacing an older one only when the new one is complete."""
+def write_tensors(path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None) -> None:
+    """Writes a file, replacing an older one only when the new one is complete. Raises UserError on a full disk."""
     partial = path.with_suffix(".partial")
-    save_file({name: np.asarray(tensor) for name, tensor in tensors.items()}, partial, metadata={"format": "pt"})
+    arrays = {name: np.asarray(tensor) for name, tensor in tensors.items()}
+    try:
+        save_file(arrays, partial, metadata=dict(metadata or {"format": "pt"}))
+    except SafetensorError as error:  # what the library makes of every OSError
+        partial.unlink(missing_ok=True)
+        raise UserError(f"{path} cannot be written: {error}. Is the disk full?") from error
     os.replace(partial, path)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from safetensors import SafetensorError
-from safetensors.flax import load_file, save_file
+from safetensors.flax import load_file
 
+from pe_rlhf_mm.adapters.tensors import write_tensors
 from pe_rlhf_mm.errors import UserError
 from pe_rlhf_mm.json_files import read_json
 from pe_rlhf_mm.models import quantize, vlm
@@ -93,10 +94,10 @@ def _dotted(path: tuple) -> str:
 def save_state(folder: Path, state: nnx.State, dtype: jnp.dtype) -> None:
     """Writes the weights, replacing an older file only once the new one is complete.
 
-    Raises UserError for weights that are quantised.
+    Raises UserError for weights that are quantised, and on a full disk.
     """
     quantize.refuse(state, "a checkpoint holds weights in full")
     folder.mkdir(parents=True, exist_ok=True)
-    partial = folder / "model.safetensors.partial"
-    save_file({name: value.astype(dtype) for name, value in names(state).items()}, partial)
-    os.replace(partial, folder / "model.safetensors")
+    write_tensors(
+        folder / "model.safetensors", {name: np.asarray(value.astype(dtype)) for name, value in names(state).items()}
+    )

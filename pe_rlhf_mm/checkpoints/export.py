@@ -10,16 +10,14 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-import jax
-import jax.numpy as jnp
 import ml_dtypes  # noqa: F401  teaches NumPy bfloat16, in which most checkpoints are stored
 import numpy as np
 from flax import nnx
 from safetensors import safe_open
-from safetensors.numpy import save_file
 
 from pe_rlhf_mm.adapters import lora
 from pe_rlhf_mm.adapters.lora import Slot
+from pe_rlhf_mm.adapters.tensors import write_tensors
 from pe_rlhf_mm.checkpoints import backbone, huggingface
 from pe_rlhf_mm.checkpoints.folders import written_whole
 from pe_rlhf_mm.checkpoints.names import canonical, stored
@@ -41,21 +39,17 @@ def export_merged(
     }
     with written_whole(out, overwrite=overwrite) as folder:
         _copy_all_but_weights(source, folder)
-        if backbone.is_own(source):
-            _rewrite_own(source, folder, changes)
-        else:
-            _rewrite(source, folder, _placed(config, changes), add=True)
+        _rewrite(source, folder, _placed(source, config, changes), add=True)
 
 
 def export_weights(source: Path, out: Path, config: VLMConfig, state: nnx.State, *, overwrite: bool = False) -> None:
     """Writes the checkpoint `source` to `out` with all its weights replaced: a role of mode `full`. Raises as above."""
+    values = {name: np.asarray(value) for name, value in backbone.names(state).items()}
+    if config.tied:  # some checkpoints hold the table twice, and transformers unties copies that differ
+        values["decoder.head"] = values["decoder.embedding"]
     with written_whole(out, overwrite=overwrite) as folder:
         _copy_all_but_weights(source, folder)
-        if backbone.is_own(source):
-            backbone.save_state(folder, state, jnp.dtype(jnp.float32))
-        else:
-            values = {name: np.asarray(value) for name, value in backbone.names(state).items()}
-            _rewrite(source, folder, _placed(config, values), add=False)
+        _rewrite(source, folder, _placed(source, config, values), add=False)
 
 
 def _copy_all_but_weights(source: Path, folder: Path) -> None:
@@ -64,17 +58,13 @@ def _copy_all_but_weights(source: Path, folder: Path) -> None:
         shutil.copyfile(path, folder / path.name)
 
 
-def _rewrite_own(source: Path, folder: Path, changes: Mapping[str, np.ndarray]) -> None:
-    state = backbone.load_state(source, backbone.read_config(source), jnp.dtype(jnp.float32))
-    added = jax.tree_util.tree_map_with_path(lambda p, x: x + changes.get(huggingface.dotted(p), 0), state)
-    backbone.save_state(folder, added, jnp.dtype(jnp.float32))
-
-
 Placed = dict[str, list[tuple]]
 """By canonical name of a tensor: which parts of it get which values, as pairs of a view and an array."""
 
 
-def _placed(config: VLMConfig, values: Mapping[str, np.ndarray]) -> Placed:
+def _placed(source: Path, config: VLMConfig, values: Mapping[str, np.ndarray]) -> Placed:
+    if backbone.is_own(source):  # names and shapes are ours already
+        return {name: [(lambda tensor: tensor, value)] for name, value in values.items()}
     placed: Placed = {}
     for ours, value in values.items():
         parts = stored(config, ours)
@@ -93,4 +83,4 @@ def _rewrite(source: Path, folder: Path, placed: Placed, *, add: bool) -> None:
                 target = view(tensor)
                 new = value.reshape(target.shape).astype(np.float32)
                 target[...] = (target.astype(np.float32) + new if add else new).astype(tensor.dtype)
-        save_file(tensors, folder / path.name, metadata=metadata or {"format": "pt"})
+        write_tensors(folder / path.name, tensors, metadata)

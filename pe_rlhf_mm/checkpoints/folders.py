@@ -8,13 +8,15 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from pe_rlhf_mm.errors import UserError
+from pe_rlhf_mm.json_files import read_json
 
 
 @contextmanager
 def written_whole(folder: Path, *, overwrite: bool = False) -> Iterator[Path]:
     """An empty folder to fill, which takes the name `folder` once the block has ended without an error.
 
-    Raises UserError if `folder` cannot be written, or holds something, unless that is a checkpoint to be overwritten.
+    Raises UserError if `folder` cannot be written, or holds something, unless that is a checkpoint or an adapter to be
+    overwritten.
     """
     whole = folder.resolve()
     try:
@@ -39,5 +41,7 @@ def _refuse(folder: Path, overwrite: bool) -> None:
         return
     if not overwrite:
         raise UserError(f"{folder} exists and is not empty. Give another folder, or --overwrite to make it anew.")
-    if not any((folder / name).is_file() for name in ("config.json", "adapter_config.json")):
-        raise UserError(f"{folder} is no checkpoint and no adapter (it has no config.json), so it is not overwritten.")
+    # A run has a config.json too, but not of a model.
+    config = folder / "config.json"
+    if not (folder / "adapter_config.json").is_file() and not (config.is_file() and "model_type" in read_json(config)):
+        raise UserError(f"{folder} is no checkpoint and no adapter, so it is not overwritten. Give another folder.")

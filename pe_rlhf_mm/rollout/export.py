@@ -20,18 +20,22 @@ from pe_rlhf_mm.rollout.load import load_run_role
 from pe_rlhf_mm.rollout.policy import Policy
 
 
-def save_adapter(folder: str | Path, policy: Policy, *, serving: Serving | None = None) -> None:
-    """Writes a policy's adapter in the layout of PEFT.
+def save_adapter(
+    folder: str | Path, policy: Policy, *, serving: Serving | None = None, overwrite: bool = False
+) -> None:
+    """Writes a policy's adapter in the layout of PEFT; `folder` appears whole or not at all.
 
     `serving`: the class that will serve it, "text" or "vlm"; by default the one that sees, if the model does. Raises
-    UserError for a policy without an adapter.
+    UserError for a policy without an adapter, and for a folder that cannot be written or holds something, unless that
+    is an adapter or a checkpoint to be overwritten.
     """
     bank = policy.weights.bank
     if bank is None:
         raise UserError(f"{policy.name} has no adapter: it is a model by itself. Export it merged.")
     slot = {target: lora.LowRank(low.a[:, 0], low.b[:, 0]) for target, low in bank.matrices.items()}
     config = policy.processor.config
-    write_adapter(Path(folder), slot, float(bank.scale[0]), config, config.name, serving=serving)
+    with written_whole(Path(folder), overwrite=overwrite) as partial:
+        write_adapter(partial, slot, float(bank.scale[0]), config, config.name, serving=serving)
 
 
 def load_adapter(model: Model, folder: str | Path) -> Policy:
@@ -55,6 +59,9 @@ def export_role(
     """
     model, roles, role = load_run_role(run, role)
     source, config = folder_of(model.name), model.config
+    for kept in (run, source):
+        if kept.resolve().is_relative_to(out.resolve()):
+            raise UserError(f"{out} is where {kept} is, which the export reads and would replace. Give another --out.")
     if format == "peft":
         if role in roles.copies:
             raise UserError(
