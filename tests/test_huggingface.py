@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,10 +23,20 @@ from pe_rlhf_mm.errors import PromptTooLong, UserError
 from pe_rlhf_mm.types import Image, Message, Text
 
 FIXTURES = Path(__file__).parent / "fixtures"
-WEIGHTS, CONFIG = "model.safetensors", "config.json"
+WEIGHTS, CONFIG, IMAGES = "model.safetensors", "config.json", "preprocessor_config.json"
+INDEX, SHARD = "model.safetensors.index.json", "model-00002-of-00002.safetensors"
 Damage = Callable[[Path], object]
 PICTURE = Image(Pillow.new("RGB", (40, 40), "teal"))
 ASKED = [Message("user", [PICTURE, Text("what is it?")])]
+
+
+def out_of_reach(*_: object, **__: object) -> None:
+    raise AssertionError("what is refused reads no weight, and nothing here needs a network")
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(socket.socket, "connect", out_of_reach)
 
 
 def saying(name: str, *path: str, value: Any) -> Damage:
@@ -62,6 +73,17 @@ def pickled(folder: Path) -> None:
     (folder / "pytorch_model.bin").write_bytes(b"\x80\x04.")
 
 
+def first_shard_only(folder: Path) -> None:
+    """An index that leaves out what the second shard holds."""
+    places = json.loads((folder / INDEX).read_text())["weight_map"]
+    saying(INDEX, "weight_map", value={tensor: shard for tensor, shard in places.items() if shard != SHARD})(folder)
+
+
+def other_steps(folder: Path) -> None:
+    for field, value in (("do_resize", False), ("resample", 0), ("rescale_factor", 0.5), ("do_normalize", False)):
+        saying(IMAGES, field, value=value)(folder)
+
+
 def several_wrong(found: dict[str, np.ndarray]) -> None:
     del found["model.norm.weight"]
     found["model.layers.0.mlp.up_proj.weight"] = np.zeros((3, 5), np.float32)
@@ -85,24 +107,44 @@ Q, NORM = "model.layers.1.self_attn.q_proj.weight", "model.norm.weight"
             r"(?s)missing: language_model.norm.weight.*up_proj.weight has shape \(3, 5\).*not part .*extra.weight",
         ),
         ("llama", tensors(lambda t: t.update({Q: t[Q].astype(np.int8)})), "q_proj.weight is stored as I8; expected"),
-        ("llama", tensors(lambda t: t.update({"norm.weight": t[NORM]})), "two spellings of|one too many"),
-        ("llama_sharded", without("model-00002-of-00002.safetensors"), "shards that are not there: model-00002"),
+        ("llama", tensors(lambda t: t.update({"norm.weight": t[NORM]})),
+         "has norm.weight and .* has model.norm.weight: one too many"),
+        ("llama_sharded", without(SHARD), f"shards that are not there: {SHARD}"),
+        ("llama_sharded", cut(SHARD, 1_000), f"{SHARD} is damaged or not a safetensors file"),
+        ("llama_sharded", cut(INDEX, 1_000), f"{INDEX} is not valid JSON"),
+        ("llama_sharded", saying(INDEX, "weight_map", value={}), "shards that are not there: none at all"),
+        ("llama_sharded", first_shard_only, r"(?s)missing: language_model.layers.2.*missing: language_model.norm"),
+        ("llama", cut(CONFIG, 40), f"{CONFIG} is not valid JSON"),
         ("llama", saying(CONFIG, "model_type", value="mamba"), "model_type 'mamba'; supported: llama, qwen2"),
         ("llama", saying(CONFIG, "hidden_act", value="relu"), "activation 'relu'; supported: silu, gelu"),
         ("llama", saying(CONFIG, "rope_parameters", value={"rope_type": "yarn", "rope_theta": 1e4, "factor": 2.0,
          "original_max_position_embeddings": 64}), "rotary positions of type 'yarn'"),
+        ("llama", saying(CONFIG, "rope_parameters", value={"rope_type": "linear", "rope_theta": 1e4, "factor": 2.0,
+         "partial_rotary_factor": 0.5}), "partial_rotary_factor is 0.5, supported: 1"),
+        ("llama", saying(CONFIG, "pretraining_tp", value=2), "pretraining_tp is 2, supported: 1"),
+        ("llama", saying(CONFIG, "num_hidden_layers", value="three"), f"{CONFIG} does not describe a model"),
+        ("llama", saying(CONFIG, "vocab_size", value=288), "stop_ids must be an id of the vocabulary"),
+        ("gemma3_text", saying(CONFIG, "layer_types", value=["chunked_attention"] * 4), "layers of type chunked_att"),
+        ("gemma3", saying(CONFIG, "text_config", "model_type", value="mistral"), "'gemma3' with a decoder 'mistral'"),
+        ("gemma3", saying(CONFIG, "vision_config", "hidden_act", value="relu"), "activation 'relu'; supported: silu"),
         ("llama", saying(CONFIG, "quantization_config", value={"quant_method": "awq"}), "quantization_config is"),
         ("llama", saying(CONFIG, "num_hidden_layers", value=4), r"missing: language_model.layers.3.input_layernorm"),
         ("gemma3_text", saying(CONFIG, "use_bidirectional_attention", value=True), "use_bidirectional_attention"),
-        ("gemma3", saying("preprocessor_config.json", "do_pan_and_scan", value=True), "do_pan_and_scan on"),
-        ("smolvlm", saying("preprocessor_config.json", "do_image_splitting", value=False), "do_image_splitting off"),
-        ("qwen3_vl", saying("preprocessor_config.json", "do_normalize", value=False), "normalisation off"),
-        ("qwen3_vl", without("preprocessor_config.json"), "has no preprocessor_config.json"),
+        ("gemma3", saying(IMAGES, "do_pan_and_scan", value=True), "do_pan_and_scan is True, supported: False"),
+        ("gemma3", saying(IMAGES, "size", value={"height": 32, "width": 32}), "size is {'height': 32, 'width': 32}"),
+        ("smolvlm", saying(IMAGES, "do_image_splitting", value=False), "do_image_splitting is False, supported: True"),
+        ("qwen2_5_vl", saying(IMAGES, "temporal_patch_size", value=1), "temporal_patch_size is 1, supported: 2"),
+        ("qwen3_vl", saying(IMAGES, "merge_size", value=1), "merge_size is 1, supported: 2"),
+        ("paligemma2", other_steps, "do_resize is False, .* rescale_factor is 0.5, .* do_normalize .* resample is 0"),
+        ("qwen3_vl", without(IMAGES), "has no preprocessor_config.json"),
         ("llama", without("tokenizer.json", "tokenizer_config.json"), "tokenizer .* cannot be read"),
         ("smolvlm", without("chat_template.jinja"), "has no chat template"),
     ],
 )  # fmt: skip
-def test_a_checkpoint_that_cannot_be_used_is_refused(family: str, damage: Damage, said: str, tmp_path: Path) -> None:
+def test_a_checkpoint_that_cannot_be_used_is_refused(
+    family: str, damage: Damage, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(huggingface.Tensor, "read", out_of_reach)
     folder = shutil.copytree(FIXTURES / family, tmp_path / "model")
     damage(folder)
     before = {p.name: p.read_bytes() for p in folder.iterdir()}

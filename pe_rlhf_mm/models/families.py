@@ -26,6 +26,8 @@ from pe_rlhf_mm.models.config import (
 )
 
 ACTIVATIONS: dict[str, Activation] = {"silu": "silu", "gelu": "gelu", "gelu_pytorch_tanh": "gelu_tanh"}
+LANCZOS, BILINEAR, BICUBIC = 1, 2, 3
+"""Pillow's numbers, which preprocessors are configured with."""
 
 
 class Ids(NamedTuple):
@@ -35,13 +37,12 @@ class Ids(NamedTuple):
     stops: tuple[int, ...]
 
 
-def _refuse(config: Any, **expected: Any) -> None:
-    """Raises UserError that lists every field with another value than the one that is understood."""
-    wrong = {name: getattr(config, name, value) for name, value in expected.items()}
-    wrong = {name: value for name, value in wrong.items() if value != expected[name]}
+def _refuse(file: str, fields: Mapping[str, Any], **expected: Any) -> None:
+    """Raises UserError that lists every field with another value than the one that is understood. None is no value."""
+    wrong = {name: fields[name] for name, value in expected.items() if fields.get(name) not in (None, value)}
     if wrong:
         named = "; ".join(f"{name} is {value!r}, supported: {expected[name]!r}" for name, value in wrong.items())
-        raise UserError(f"config.json of a {config.model_type} model asks for what is not supported: {named}.")
+        raise UserError(f"{file} asks for what is not supported: {named}.")
 
 
 def _activation(name: str) -> Activation:
@@ -51,6 +52,7 @@ def _activation(name: str) -> Activation:
 
 
 def _rope(values: Mapping[str, Any]) -> Rope:
+    _refuse("config.json", values, partial_rotary_factor=1)
     kind, theta = values.get("rope_type", "default"), float(values["rope_theta"])
     sections, interleaved = tuple(values.get("mrope_section") or ()), bool(values.get("mrope_interleaved"))
     rope = Rope(theta, sections=sections, interleaved=interleaved)
@@ -102,7 +104,7 @@ def _decoder(config: Any, **switches: Any) -> BlockConfig:
 
 def llama_decoder(config: Any) -> BlockConfig:
     """Llama and SmolLM2: biases only where the configuration asks for them."""
-    _refuse(config, pretraining_tp=1)
+    _refuse("config.json", vars(config), pretraining_tp=1)
     bias = config.attention_bias
     return _decoder(config, qkv_bias=bias, out_bias=bias, mlp_bias=config.mlp_bias)
 
@@ -168,18 +170,21 @@ def _siglip(
     )
 
 
+def _refuse_steps(images: Mapping[str, Any], **expected: Any) -> None:
+    """Raises UserError that lists what a preprocessor does to pictures otherwise than `data/views.py`."""
+    always = {"do_resize": True, "do_rescale": True, "rescale_factor": 1 / 255, "do_normalize": True}
+    _refuse("preprocessor_config.json", images, **always, **expected)
+
+
 def _colours(images: Mapping[str, Any]) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and spread of colours, of the preprocessor's configuration."""
-    if images.get("do_normalize", True) is False or images.get("do_rescale", True) is False:
-        raise UserError("preprocessor_config.json switches rescaling or normalisation off, which is not supported.")
     half = (0.5, 0.5, 0.5)
     return tuple(images.get("image_mean") or half), tuple(images.get("image_std") or half)
 
 
 def smolvlm_vision(config: Any, images: Mapping[str, Any]) -> VisionConfig:
     """SigLIP, tiles, and a pixel shuffle before one matrix."""
-    if images.get("do_image_splitting", True) is False:
-        raise UserError("preprocessor_config.json switches do_image_splitting off, which is not supported.")
+    _refuse_steps(images, do_image_splitting=True, resample=LANCZOS)
     tile = images.get("max_image_size", {}).get("longest_edge", config.vision_config.image_size)
     views = Tiled(tile, images.get("size", {}).get("longest_edge", 4 * tile))
     return _siglip(config.vision_config, views, config.scale_factor, images, Connector())
@@ -187,9 +192,8 @@ def smolvlm_vision(config: Any, images: Mapping[str, Any]) -> VisionConfig:
 
 def gemma3_vision(config: Any, images: Mapping[str, Any]) -> VisionConfig:
     """SigLIP on squashed pictures, averaged over blocks, normed."""
-    if images.get("do_pan_and_scan"):
-        raise UserError("preprocessor_config.json switches do_pan_and_scan on, which is not supported.")
     tower = config.vision_config
+    _refuse_steps(images, do_pan_and_scan=False, resample=BILINEAR, size=_both_sides(tower.image_size))
     merge = round((tower.image_size // tower.patch_size) / config.mm_tokens_per_image**0.5)
     connector = Connector(pool=True, norm="rms_plus_one")
     return _siglip(tower, Square(tower.image_size, "bilinear"), merge, images, connector)
@@ -198,10 +202,22 @@ def gemma3_vision(config: Any, images: Mapping[str, Any]) -> VisionConfig:
 def paligemma_vision(config: Any, images: Mapping[str, Any]) -> VisionConfig:
     """SigLIP on squashed pictures, every patch a token."""
     tower = config.vision_config
+    _refuse_steps(images, resample=BICUBIC, size=_both_sides(tower.image_size))
     return _siglip(tower, Square(tower.image_size, "bicubic"), 1, images, Connector(bias=True))
 
 
-def _native(images: Mapping[str, Any]) -> Native:
+def _both_sides(pixels: int) -> dict[str, int]:
+    return {"height": pixels, "width": pixels}
+
+
+def _native(tower: Any, images: Mapping[str, Any]) -> Native:
+    _refuse_steps(
+        images,
+        resample=BICUBIC,
+        patch_size=tower.patch_size,
+        merge_size=tower.spatial_merge_size,
+        temporal_patch_size=tower.temporal_patch_size,
+    )
     size = images.get("size") or {}
     low = size.get("shortest_edge") or images.get("min_pixels") or 56 * 56
     high = size.get("longest_edge") or images.get("max_pixels") or 28 * 28 * 1280
@@ -244,7 +260,7 @@ def qwen2_5_vision(config: Any, images: Mapping[str, Any]) -> VisionConfig:
     connector = Connector(hidden=True, bias=True)
     return VisionConfig(
         block,
-        _native(images),
+        _native(tower, images),
         tower.patch_size,
         tower.spatial_merge_size,
         0,
@@ -260,7 +276,7 @@ def qwen3_vision(config: Any, images: Mapping[str, Any]) -> VisionConfig:
     block = _qwen_block(tower, tower.num_heads, (LayerKind(_axial(tower)),), (), norm="layer", gated=False)
     return VisionConfig(
         block,
-        _native(images),
+        _native(tower, images),
         tower.patch_size,
         tower.spatial_merge_size,
         round(tower.num_position_embeddings**0.5),
@@ -290,7 +306,7 @@ def config_of(config: Any, images: Mapping[str, Any], ids: Ids, name: str) -> VL
     Raises UserError for a family or a field that is not supported.
     """
     family, text = config.model_type, config.get_text_config()
-    _refuse(config, quantization_config=None)
+    _refuse("config.json", vars(config), quantization_config=None)
     if getattr(text, "use_bidirectional_attention", None) and family != "paligemma":
         raise UserError(
             f"config.json of a {family} model asks for use_bidirectional_attention, which is not supported."
