@@ -231,6 +231,7 @@ def their_reward_step(checkpoint: str, sizes: Sizes) -> Run:
         report_to="none",
     )
     trainer = trl.RewardTrainer(model, settings, train_dataset=pairs, processing_class=tokenizer)
+    trainer.current_gradient_accumulation_steps = 1  # which its loop sets
     batch = trainer.data_collator([{"chosen_ids": c, "rejected_ids": r} for c, r in zip(chosen, rejected, strict=True)])
     optimizer = trainer.create_optimizer()
     trainer.model.train()

@@ -9,7 +9,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from pe_rlhf_mm.adapters.lora import Bank
 from pe_rlhf_mm.models.config import VLMConfig
-from pe_rlhf_mm.models.layers import KeyValues, Norm, capped
+from pe_rlhf_mm.models.layers import KeyValues, Memory, Norm, capped
 from pe_rlhf_mm.models.stack import Stack, kind_angles
 
 
@@ -70,15 +70,15 @@ class Decoder(nnx.Module):
         self,
         x: Float[Array, "B G D"],
         positions: Int[Array, "B A"],
-        prompt: KeyValues,
+        prompt: Memory,
         prompt_positions: Int[Array, "B L A"],
         prompt_mask: Bool[Array, "B L"],
-        own: KeyValues,
+        own: Memory,
         step: Int[Array, ""],
         bank: Bank | None = None,
-    ) -> tuple[Float[Array, "B G D"], KeyValues]:
+    ) -> tuple[Float[Array, "B G D"], Memory]:
         """One decoding step for G completions of each prompt; `positions` are those of the new tokens."""
-        at = jnp.arange(own.keys.shape[-3])
+        at = jnp.arange(own.keys.shape[-1])
         to_prompt = self._near(positions[:, None, 0], prompt_positions[..., 0])
         turned = jnp.broadcast_to(positions[:, None], (*x.shape[:2], positions.shape[-1]))
         hidden, own = self.layers.decode(
@@ -87,7 +87,7 @@ class Decoder(nnx.Module):
             prompt,
             jnp.stack([prompt_mask if n is None else prompt_mask & n for n in to_prompt]),
             own,
-            jnp.stack([(at <= step) if n is None else (at <= step) & n for n in self._near(step, at)]),
+            jnp.stack([(at < step) if n is None else (at < step) & n for n in self._near(step, at)]),
             step,
             bank,
         )

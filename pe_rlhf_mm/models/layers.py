@@ -12,6 +12,7 @@ from typing import NamedTuple, TypeVar
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float, Int
 
 from pe_rlhf_mm.adapters import lora
@@ -63,7 +64,7 @@ class Linear(nnx.Module):
             self.bias = nnx.Param(jnp.zeros(size_out), axes=axes[1:])
 
     def __call__(self, x: Array, adapters: LayerAdapters | None = None, target: str = "") -> Array:
-        y = matmul(x, self.kernel.get_value())
+        y = checkpoint_name(matmul(x, self.kernel.get_value()), "product")
         if hasattr(self, "bias"):
             y = y + self.bias[...]
         if adapters is None or target not in adapters.matrices:
@@ -111,17 +112,17 @@ def attend(
     query: Float[Array, "B S H C"], past: KeyValues, mask: Bool[Array, "B S S"] | None, config: BlockConfig
 ) -> Float[Array, "B S H C"]:
     """Scaled dot-product attention; key/value heads are shared by groups of query heads."""
-    mask = None if mask is None else mask[:, None]
-    if config.soft_cap is None:
-        return jax.nn.dot_product_attention(query, past.keys, past.values, mask=mask, scale=config.scale)
     b, s, h, c = query.shape
-    grouped = query.reshape(b, s, config.kv_heads, -1, c)
-    scores = jnp.einsum("bqkhc,bskc->bkhqs", grouped, past.keys, preferred_element_type=jnp.float32)
+    # Turned over here, where they are small: left to the compiler, it would be the scores [B, K, G, S, S] instead.
+    q = query.reshape(b, s, config.kv_heads, -1, c).transpose(0, 2, 3, 1, 4)
+    keys, values = past.keys.transpose(0, 2, 3, 1), past.values.swapaxes(1, 2)
+    scores = jnp.einsum("bkgqc,bkcs->bkgqs", q, keys, preferred_element_type=jnp.float32)
     scores = capped(scores * config.scale, config.soft_cap)
     if mask is not None:
-        scores = jnp.where(mask[:, None], scores, jnp.finfo(jnp.float32).min)
+        scores = jnp.where(mask[:, None, None], scores, jnp.finfo(jnp.float32).min)
     weights = jax.nn.softmax(scores, axis=-1).astype(query.dtype)
-    return jnp.einsum("bkhqs,bskc->bqkhc", weights, past.values).reshape(b, s, h, c)
+    mixed = jnp.einsum("bkgqs,bksc->bkgqc", weights, values)
+    return checkpoint_name(mixed.transpose(0, 3, 1, 2, 4).reshape(b, s, h, c), "attended")
 
 
 def capped(x: Array, cap: float | None) -> Array:
@@ -129,29 +130,50 @@ def capped(x: Array, cap: float | None) -> Array:
     return x if cap is None else cap * jnp.tanh(x / cap)
 
 
+class Memory(NamedTuple):
+    """Keys and values in the order in which decoding multiplies them: else every step would turn them over anew."""
+
+    keys: Float[Array, "... K C L"]
+    values: Float[Array, "... K L C"]
+
+    def with_token(self, new: KeyValues, at: Int[Array, ""]) -> Memory:
+        """The memory with one more token at an index."""
+        write = jax.lax.dynamic_update_index_in_dim
+        return Memory(write(self.keys, new.keys, at, -1), write(self.values, new.values, at, -2))
+
+
+def remembered(past: KeyValues) -> Memory:
+    """What has been read, [.., L, K, C], turned over once for all decoding steps."""
+    return Memory(jnp.moveaxis(past.keys, -3, -1), past.values.swapaxes(-3, -2))
+
+
 def attend_shared_prompt(
     query: Float[Array, "B G H C"],
-    prompt: KeyValues,
+    new: KeyValues,
+    prompt: Memory,
     prompt_mask: Bool[Array, "B L"],
-    own: KeyValues,
+    own: Memory,
     own_mask: Bool[Array, " T"],
     config: BlockConfig,
 ) -> Float[Array, "B G H C"]:
-    """One decoding step of G completions a prompt: each attends to the prompt's keys, stored once, and to its own.
+    """One decoding step of G completions a prompt: each attends to the prompt, stored once, to its own, and to itself.
 
-    prompt: [B, L, K, C]; own: [B, G, T, K, C]. The two score blocks share one softmax.
+    new: [B, G, K, C]; the memory of the prompt begins with [B, K], its own with [B, G, K]. One softmax over all.
     """
-    b, g, h, c = query.shape
-    k = prompt.keys.shape[-2]
+    (b, g, h, c), k = query.shape, new.keys.shape[-2]
     q = query.reshape(b, g, k, h // k, c).astype(jnp.float32) * config.scale
-    to_prompt = capped(jnp.einsum("bgkhc,blkc->bgkhl", q, prompt.keys.astype(jnp.float32)), config.soft_cap)
-    to_own = capped(jnp.einsum("bgkhc,bgtkc->bgkht", q, own.keys.astype(jnp.float32)), config.soft_cap)
-    to_prompt = jnp.where(prompt_mask[:, None, None, None], to_prompt, -jnp.inf)
-    to_own = jnp.where(own_mask, to_own, -jnp.inf)
-    weights = jax.nn.softmax(jnp.concatenate([to_prompt, to_own], axis=-1), axis=-1)
+    new, prompt, own = jax.tree.map(lambda x: x.astype(jnp.float32), (new, prompt, own))
+    to_prompt = jnp.einsum("bgkhc,bkcl->bgkhl", q, prompt.keys)
+    to_own = jnp.einsum("bgkhc,bgkct->bgkht", q, own.keys)
+    to_itself = jnp.einsum("bgkhc,bgkc->bgkh", q, new.keys)[..., None]
+    scores = capped(jnp.concatenate([to_prompt, to_own, to_itself], axis=-1), config.soft_cap)
+    masks = [prompt_mask, jnp.broadcast_to(own_mask, (b, len(own_mask))), jnp.ones((b, 1), bool)]
+    seen = jnp.concatenate(masks, axis=-1)[:, None, None, None]
+    weights = jax.nn.softmax(jnp.where(seen, scores, -jnp.inf), axis=-1)
     length = prompt_mask.shape[-1]
-    mixed = jnp.einsum("bgkhl,blkc->bgkhc", weights[..., :length], prompt.values.astype(jnp.float32))
-    mixed += jnp.einsum("bgkht,bgtkc->bgkhc", weights[..., length:], own.values.astype(jnp.float32))
+    mixed = jnp.einsum("bgkhl,bklc->bgkhc", weights[..., :length], prompt.values)
+    mixed += jnp.einsum("bgkht,bgktc->bgkhc", weights[..., length:-1], own.values)
+    mixed += weights[..., -1:] * new.values[..., None, :]
     return mixed.reshape(b, g, h, c).astype(query.dtype)
 
 
@@ -223,15 +245,13 @@ class Block(nnx.Module):
         self,
         x: Float[Array, "B G D"],
         angles: Float[Array, "B G F"] | None,
-        prompt: KeyValues,
+        prompt: Memory,
         prompt_mask: Bool[Array, "B L"],
-        own: KeyValues,
+        own: Memory,
         own_mask: Bool[Array, " T"],
-        step: Int[Array, ""],
         adapters: LayerAdapters | None,
     ) -> tuple[Float[Array, "B G D"], KeyValues]:
-        """One token of each completion, at index `step` of its own cache; returns the cache with that token added."""
+        """One token of each completion; returns its keys and values, which are not in its own memory yet."""
         q, new = self.project(x, angles, adapters)
-        own = KeyValues(*(cache.at[:, :, step].set(n) for cache, n in zip(own, new, strict=True)))
-        attended = attend_shared_prompt(q, prompt, prompt_mask, own, own_mask, self.config)
-        return self.finish(x, attended, adapters), own
+        attended = attend_shared_prompt(q, new, prompt, prompt_mask, own, own_mask, self.config)
+        return self.finish(x, attended, adapters), new

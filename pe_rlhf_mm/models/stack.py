@@ -15,8 +15,11 @@ from jaxtyping import Array, Bool, Float, Int
 
 from pe_rlhf_mm.adapters.lora import Bank
 from pe_rlhf_mm.models.config import BlockConfig
-from pe_rlhf_mm.models.layers import Block, KeyValues, LayerAdapters, stacked
+from pe_rlhf_mm.models.layers import Block, KeyValues, LayerAdapters, Memory, stacked
 from pe_rlhf_mm.models.rope import angles
+
+KEPT = jax.checkpoint_policies.save_only_these_names("product", "attended")
+"""What a layer keeps for its backward pass: what is dear to compute. The scores of attention, [B, H, S, S], are not."""
 
 
 class Passed(NamedTuple):
@@ -73,8 +76,8 @@ class Stack(nnx.Module):
         """Runs all layers.
 
         `added`: level n is added to the output of layer n. `taps`: layers whose output is given back. `dropout` with a
-        `key` applies to the adapters' inputs. `remat` keeps one layer's input instead of everything it computed, for
-        about a third more arithmetic in the backward pass.
+        `key` applies to the adapters' inputs. `remat` keeps nothing of a layer but its input for the backward pass,
+        which takes about a third more arithmetic.
         """
         graph, blocks = nnx.split(self.blocks)
 
@@ -88,7 +91,7 @@ class Stack(nnx.Module):
                 tapped = tapped.at[n].set(jnp.where(index == tap, x, tapped[n]))
             return (x, tapped), past
 
-        body = jax.checkpoint(body) if remat else body
+        body = jax.checkpoint(body, prevent_cse=False, policy=None if remat else KEPT)
         keys = None if key is None else jax.random.split(key, self.config.layers)
         matrices = {} if bank is None else bank.matrices
         start = (x, jnp.zeros((len(taps), *x.shape), x.dtype))
@@ -99,14 +102,18 @@ class Stack(nnx.Module):
         self,
         x: Float[Array, "B G D"],
         angles: Float[Array, "kinds B G F"] | None,
-        prompt: KeyValues,
+        prompt: Memory,
         prompt_masks: Bool[Array, "kinds B L"],
-        own: KeyValues,
+        own: Memory,
         own_masks: Bool[Array, "kinds T"],
         step: Int[Array, ""],
         bank: Bank | None = None,
-    ) -> tuple[Float[Array, "B G D"], KeyValues]:
-        """One decoding step for G completions of each prompt, against the prompt's keys and values kept once."""
+    ) -> tuple[Float[Array, "B G D"], Memory]:
+        """One decoding step for G completions of each prompt, against the prompt's keys and values kept once.
+
+        The scan only reads memory, and all layers' new keys and values are written at once behind it, in place: a
+        memory that went through the scan would be copied by every layer.
+        """
         graph, blocks = nnx.split(self.blocks)
 
         def body(x: Array, layer: tuple) -> tuple[Array, KeyValues]:
@@ -114,8 +121,8 @@ class Stack(nnx.Module):
             block: Block = nnx.merge(graph, state)
             masks = _of(kind, prompt_masks), _of(kind, own_masks)
             adapters = _cut(bank, matrices, 0, None)
-            return block.decode(x, _of(kind, angles), prompt_layer, masks[0], own_layer, masks[1], step, adapters)
+            return block.decode(x, _of(kind, angles), prompt_layer, masks[0], own_layer, masks[1], adapters)
 
         matrices = {} if bank is None else bank.matrices
-        x, own = jax.lax.scan(body, x, (blocks, matrices, prompt, own, self._layers()[1]))
-        return x, own
+        x, new = jax.lax.scan(body, x, (blocks, matrices, prompt, own, self._layers()[1]))
+        return x, own.with_token(new, step)

@@ -18,7 +18,7 @@ from pe_rlhf_mm.adapters.lora import Bank
 from pe_rlhf_mm.algorithms import logprobs
 from pe_rlhf_mm.models import vlm
 from pe_rlhf_mm.models.config import VLMConfig
-from pe_rlhf_mm.models.layers import KeyValues
+from pe_rlhf_mm.models.layers import Memory, remembered
 from pe_rlhf_mm.rollout.sampling import draw, tempered, truncated
 from pe_rlhf_mm.rollout.settings import Sampling
 from pe_rlhf_mm.types import Completions, Prompts
@@ -39,7 +39,7 @@ class _Decoding(NamedTuple):
     logprobs: Float[Array, "B G T"]
     stopped: Bool[Array, "B G"]
     hidden: Float[Array, "B G D"]
-    own: KeyValues
+    own: Memory
 
 
 @functools.partial(jax.jit, static_argnames=("config", "group", "sampling"))
@@ -60,8 +60,9 @@ def sample(
     model = vlm.bind(config, state)
     rows = len(prompts.tokens)
     steps, block = sampling.max_tokens, config.decoder
-    read, prompt = model.hidden(vlm.prompt_rows(config, prompts), prompts.images, bank)
-    cache = jnp.zeros((block.layers, rows, group, steps, block.kv_heads, block.head_width), read.dtype)
+    read, past = model.hidden(vlm.prompt_rows(config, prompts), prompts.images, bank)
+    prompt = remembered(past)
+    cache = jnp.zeros((block.layers, rows, group, block.kv_heads, block.head_width, steps), read.dtype)
     prompt_positions, starts = vlm.prompt_positions(config, prompts), vlm.next_positions(config, prompts)
     stops = jnp.array(config.stop_ids)
 
@@ -94,7 +95,7 @@ def sample(
         jnp.zeros(shape),
         jnp.zeros((rows, group), bool),
         jnp.broadcast_to(read[:, -1][:, None], (rows, group, block.width)),
-        KeyValues(cache, cache),
+        Memory(cache, cache.swapaxes(-1, -2)),
     )
     end = jax.lax.while_loop(lambda now: (now.step < steps) & ~now.stopped.all(), one_more, start)
     return Sampled(Completions(end.tokens, end.mask), end.logprobs, end.stopped)
