@@ -131,15 +131,19 @@ def capped(x: Array, cap: float | None) -> Array:
 
 
 class Memory(NamedTuple):
-    """Keys and values in the order in which decoding multiplies them: else every step would turn them over anew."""
+    """Keys and values in the order in which decoding multiplies them: else every step would turn them over anew.
 
-    keys: Float[Array, "... K C L"]
-    values: Float[Array, "... K L C"]
+    What a prompt has left behind is [.., B, K, ...]; what its G completions have, [.., B, K, G, ...].
+    """
+
+    keys: Float[Array, "... C L"]
+    values: Float[Array, "... L C"]
 
     def with_token(self, new: KeyValues, at: Int[Array, ""]) -> Memory:
-        """The memory with one more token at an index."""
+        """The memory of completions with one more token of each, [.., B, G, K, C], at an index."""
+        keys, values = (x.swapaxes(-3, -2) for x in new)
         write = jax.lax.dynamic_update_index_in_dim
-        return Memory(write(self.keys, new.keys, at, -1), write(self.values, new.values, at, -2))
+        return Memory(write(self.keys, keys, at, -1), write(self.values, values, at, -2))
 
 
 def remembered(past: KeyValues) -> Memory:
@@ -158,23 +162,24 @@ def attend_shared_prompt(
 ) -> Float[Array, "B G H C"]:
     """One decoding step of G completions a prompt: each attends to the prompt, stored once, to its own, and to itself.
 
-    new: [B, G, K, C]; the memory of the prompt begins with [B, K], its own with [B, G, K]. One softmax over all.
+    `new`, [B, G, K, C], are the keys and values of the token itself. One softmax over all.
     """
     (b, g, h, c), k = query.shape, new.keys.shape[-2]
-    q = query.reshape(b, g, k, h // k, c).astype(jnp.float32) * config.scale
+    q = query.reshape(b, g, k, h // k, c).swapaxes(1, 2).astype(jnp.float32) * config.scale
     new, prompt, own = jax.tree.map(lambda x: x.astype(jnp.float32), (new, prompt, own))
-    to_prompt = jnp.einsum("bgkhc,bkcl->bgkhl", q, prompt.keys)
-    to_own = jnp.einsum("bgkhc,bgkct->bgkht", q, own.keys)
-    to_itself = jnp.einsum("bgkhc,bgkc->bgkh", q, new.keys)[..., None]
+    new_key, new_value = (x.swapaxes(1, 2)[:, :, :, None] for x in new)
+    to_prompt = jnp.einsum("bkghc,bkcl->bkghl", q, prompt.keys)
+    to_own = jnp.einsum("bkghc,bkgct->bkght", q, own.keys)
+    to_itself = jnp.sum(q * new_key, axis=-1, keepdims=True)
     scores = capped(jnp.concatenate([to_prompt, to_own, to_itself], axis=-1), config.soft_cap)
     masks = [prompt_mask, jnp.broadcast_to(own_mask, (b, len(own_mask))), jnp.ones((b, 1), bool)]
     seen = jnp.concatenate(masks, axis=-1)[:, None, None, None]
     weights = jax.nn.softmax(jnp.where(seen, scores, -jnp.inf), axis=-1)
     length = prompt_mask.shape[-1]
-    mixed = jnp.einsum("bgkhl,bklc->bgkhc", weights[..., :length], prompt.values)
-    mixed += jnp.einsum("bgkht,bgktc->bgkhc", weights[..., length:-1], own.values)
-    mixed += weights[..., -1:] * new.values[..., None, :]
-    return mixed.reshape(b, g, h, c).astype(query.dtype)
+    mixed = jnp.einsum("bkghl,bklc->bkghc", weights[..., :length], prompt.values)
+    mixed += jnp.einsum("bkght,bkgtc->bkghc", weights[..., length:-1], own.values)
+    mixed += weights[..., -1:] * new_value
+    return mixed.swapaxes(1, 2).reshape(b, g, h, c).astype(query.dtype)
 
 
 class Block(nnx.Module):

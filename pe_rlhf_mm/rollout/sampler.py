@@ -62,7 +62,7 @@ def sample(
     steps, block = sampling.max_tokens, config.decoder
     read, past = model.hidden(vlm.prompt_rows(config, prompts), prompts.images, bank)
     prompt = remembered(past)
-    cache = jnp.zeros((block.layers, rows, group, block.kv_heads, block.head_width, steps), read.dtype)
+    cache = jnp.zeros((block.layers, rows, block.kv_heads, group, block.head_width, steps), read.dtype)
     prompt_positions, starts = vlm.prompt_positions(config, prompts), vlm.next_positions(config, prompts)
     stops = jnp.array(config.stop_ids)
 

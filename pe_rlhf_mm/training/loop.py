@@ -8,25 +8,25 @@ from typing import Any
 import jax
 import optax
 
-from pe_rlhf_mm.adapters.roles import Roles, Trainable
+from pe_rlhf_mm.adapters.roles import Roles
 from pe_rlhf_mm.training.observer import Observer, refuse_non_finite
-from pe_rlhf_mm.training.step import Loss, new_state, train_step
+from pe_rlhf_mm.training.step import Learned, Loss, new_state, train_step
 
 
 def train(
     stage: str,
     roles: Roles,
-    trainable: Trainable,
+    trainable: Learned,
     stream: Iterator[Any],
-    loss: Loss,
+    loss: Loss[Learned],
     optimizer: optax.GradientTransformation,
     *,
     steps: int,
     key: jax.Array,
     observer: Observer,
-    validate: Callable[[Trainable], float] | None = None,
+    validate: Callable[[Learned], float] | None = None,
     validate_every: int = 0,
-) -> Trainable:
+) -> Learned:
     """Trains for `steps` steps. With `validate`, returns what scored best on it; otherwise what came out last.
 
     Raises TrainingDiverged at the first step whose loss or gradient is not finite.

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import jax
 import optax
 from jaxtyping import Array, Int
 
-from pe_rlhf_mm.adapters.roles import Roles, Trainable
+from pe_rlhf_mm.adapters.roles import Roles
 
-Loss = Callable[[Trainable, Roles, Any, jax.Array], tuple[jax.Array, dict[str, jax.Array]]]
+Learned = TypeVar("Learned")
+"""A pytree: what the steps change, for instance a `Trainable` of some roles."""
+Loss = Callable[[Learned, Roles, Any, jax.Array], tuple[jax.Array, dict[str, jax.Array]]]
 """(what is trained, everything else, a batch, a key) -> (a scalar, metrics)."""
 
 
-class TrainState(NamedTuple):
+class TrainState(NamedTuple, Generic[Learned]):
     """What a step changes."""
 
-    trainable: Trainable
+    trainable: Learned
     optimizer: optax.OptState
     step: Int[Array, ""]
     key: jax.Array
@@ -35,15 +37,20 @@ def adam(learning_rate: float, steps: int, *, warmup: int = 0, decay: bool = Fal
     return optax.chain(optax.clip_by_global_norm(1.0), optax.adam(schedule))
 
 
-def new_state(trainable: Trainable, optimizer: optax.GradientTransformation, key: jax.Array) -> TrainState:
+def new_state(trainable: Learned, optimizer: optax.GradientTransformation, key: jax.Array) -> TrainState[Learned]:
     """The state before the first step."""
     return TrainState(trainable, optimizer.init(trainable), jax.numpy.int32(0), key)
 
 
 @functools.partial(jax.jit, static_argnames=("loss", "optimizer"), donate_argnames="state")
 def train_step(
-    state: TrainState, roles: Roles, batch: Any, *, loss: Loss, optimizer: optax.GradientTransformation
-) -> tuple[TrainState, dict[str, jax.Array]]:
+    state: TrainState[Learned],
+    roles: Roles,
+    batch: Any,
+    *,
+    loss: Loss[Learned],
+    optimizer: optax.GradientTransformation,
+) -> tuple[TrainState[Learned], dict[str, jax.Array]]:
     """Moves the trainable part one step; `roles` and all that is frozen in them stay as they are."""
     key = jax.random.fold_in(state.key, state.step)
     gradient = jax.value_and_grad(loss, has_aux=True)

@@ -1,4 +1,4 @@
-"""SmolLM2-135M out of its package: greedy text equals that of transformers on the same folder, for 64 tokens.
+"""SmolLM2-135M out of its package: its greedy text equals that of transformers, and it can be given eyes.
 
 pytest -n 0 tests/reference/live_smollm2.py       (extra `reference`; `make test-reference` runs it)
 """
@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image as Pillow
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import pe_rlhf_mm as pe
+from pe_rlhf_mm.assets import smol_vlm
 from pe_rlhf_mm.checkpoints.fetch import fetch
 from pe_rlhf_mm.rollout.load import policy_from
 
@@ -41,3 +43,16 @@ def test_greedy_text_is_that_of_transformers(folder: Path) -> None:
     answered = policy.generate([[pe.Message("user", question)] for question in QUESTIONS], max_tokens=LENGTH)
     assert [reply for (reply,) in answered] == [theirs(ids) for ids in asked]
     assert "Paris" in answered[0][0]
+
+
+def test_it_learns_to_see_and_still_reads(folder: Path, tmp_path: Path) -> None:
+    """Two steps of lessons: what is learned is little, but everything is in its place."""
+    smol_vlm.build(folder, tmp_path / "smol-vlm", steps=2)
+    model, text = pe.load_model(tmp_path / "smol-vlm"), pe.load_model(folder)
+    assert model.config.vision is not None
+    assert model.config.vocabulary == text.config.vocabulary
+    picture = pe.Message("user", [pe.Image(Pillow.new("RGB", (64, 64), "red")), pe.Text("Name its hue.")])
+    (encoded,) = model.processor.encode([[picture]])
+    assert encoded.tokens.count(model.config.image_id) == 16
+    (answer,) = policy_from(tmp_path / "smol-vlm").complete(TEXTS[:1], max_tokens=LENGTH)
+    assert "Paris" in answer
