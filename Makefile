@@ -7,7 +7,7 @@ MODELS := $(VENV)/.models
 TORCH  := $(VENV)/.torch
 RUN    ?= runs/quickstart
 
-.PHONY: quickstart test test-reference check lint types tiny-vlm benchmark fixtures clean
+.PHONY: quickstart test test-reference check lint types tiny-vlm smol-vlm benchmark benchmark-torch fixtures clean
 
 quickstart: $(READY)      ## tune tiny-vlm on easy-VQA and write a report
 	$(BIN)/pe-rlhf tune pe/easy-vqa --out $(RUN) --overwrite
@@ -30,8 +30,16 @@ types: $(READY)
 tiny-vlm: $(READY)        ## train the shipped model again (about 45 minutes)
 	$(BIN)/python -m pe_rlhf_mm.assets.tiny_vlm pe_rlhf_mm/assets/tiny-vlm
 
+smol-vlm: $(MODELS)       ## SmolLM2 with eyes, in models/smol-vlm (half an hour)
+	$(BIN)/pe-rlhf models fetch smollm2-135m --out models/smollm2 --overwrite
+	$(BIN)/python -m pe_rlhf_mm.assets.smol_vlm models/smollm2 models/smol-vlm --overwrite
+
 benchmark: $(READY)       ## LoRA against full tuning: step time and memory
 	$(BIN)/python benchmarks/lora_against_full.py
+
+benchmark-torch: $(TORCH) $(MODELS)  ## against transformers, PEFT and TRL (10 minutes)
+	$(BIN)/pe-rlhf models fetch smollm2-135m --out models/smollm2 --overwrite
+	$(BIN)/python benchmarks/vs_torch.py models/smollm2
 
 fixtures: $(TORCH)        ## tiny checkpoints of every family and the reference's outputs
 	$(BIN)/python tests/reference/make_fixtures.py

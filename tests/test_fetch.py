@@ -81,6 +81,8 @@ def test_a_folder_that_holds_something_is_kept(site: Path, capsys: pytest.Captur
     assert "out exists and is not empty. Give another folder, or --overwrite" in fetch_refused(out, capsys)
     assert "out is no checkpoint" in fetch_refused(out, capsys, "--overwrite")
     (out / "thesis.txt").rename(out / "config.json")
+    assert "config.json" in fetch_refused(out, capsys, "--overwrite")
+    (out / "config.json").write_text('{"model_type": "llama"}')
     assert run(["models", "fetch", "toy-1m", "--out", str(out), "--overwrite"]) == 0
 
 

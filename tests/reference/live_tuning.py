@@ -28,11 +28,11 @@ SMALL = pe.TuneConfig(
 @pytest.mark.parametrize("family", ["smolvlm", "gemma3", "paligemma2", "qwen2_5_vl", "qwen3_vl"])
 def test_the_whole_job_runs_and_moves_what_it_trains(family: str, mode: str, tmp_path: Path) -> None:
     model = pe.load_model(FIXTURES / family)
-    settings = replace(SMALL, model=str(FIXTURES / family), mode=mode)
-    summary = pe.tune("pe/easy-vqa", out=tmp_path / "run", config=settings, quiet=True)
+    settings = replace(SMALL, mode=mode)
+    summary = pe.tune("pe/easy-vqa", model=FIXTURES / family, out=tmp_path / "run", config=settings, quiet=True)
     assert summary["rl"]["n"] == 4
     metrics = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
-    for stage in ("sft", "reward", "rl"):
+    for stage in ("sft", "reward_model", "rl"):
         losses = [line["loss"] for line in metrics if line["stage"] == stage and "loss" in line]
         assert len(losses) == 2
         assert np.isfinite(losses).all()
