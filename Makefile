@@ -26,6 +26,7 @@ lint: $(READY)
 
 types: $(READY)
 	$(BIN)/mypy
+	$(BIN)/mypy benchmarks/*.py
 
 tiny-vlm: $(READY)        ## train the shipped model again (about 45 minutes)
 	$(BIN)/python -m pe_rlhf_mm.assets.tiny_vlm pe_rlhf_mm/assets/tiny-vlm

@@ -22,8 +22,8 @@ from typing import Any
 
 import jax
 
+from pe_rlhf_mm.data.padding import rounded
 from pe_rlhf_mm.data.pipeline import batches
-from pe_rlhf_mm.data.processor import rounded
 from pe_rlhf_mm.models.model import Model, load_model
 from pe_rlhf_mm.registry import tasks
 from pe_rlhf_mm.training import reinforce, reward
@@ -32,6 +32,7 @@ from pe_rlhf_mm.training.prepare import prepare
 from pe_rlhf_mm.training.presets import settings_of
 from pe_rlhf_mm.training.step import adam, new_state, train_step
 from pe_rlhf_mm.training.tune import attach
+from pe_rlhf_mm.types import PreferenceTask
 
 Timed = Callable[[], float]
 
@@ -39,6 +40,7 @@ Timed = Callable[[], float]
 def compiled_peak(*arguments: Any, **static: Any) -> float:
     """MiB that the compiled training step holds at once, by the compiler's account."""
     memory = train_step.lower(*arguments, **static).compile().memory_analysis()
+    assert memory is not None  # every backend that JAX comes with has an account
     held = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
     return float(held + memory.temp_size_in_bytes) / 2**20
 
@@ -116,6 +118,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     task, model = tasks.make("pe/easy-vqa"), load_model("tiny-vlm")
+    assert isinstance(task, PreferenceTask)
     setups = {}
     for mode in ("lora", "full"):
         config = replace(settings_of(task), mode=mode)

@@ -4,9 +4,10 @@
 
 CHECKPOINT is a Llama in the Hugging Face layout (`pe-rlhf models fetch smollm2-135m`). Needs the extra `reference`.
 Every contestant of a measurement is a process of its own on the same two cores, so that its peak resident set
-(`getrusage`: loading, compiling and all) is its own. They hold the same weights, the same adapters (rank 8 on q, k, v
-and o, none of them zero) and the same token ids, all in float32. After one round that is not counted, compiling
-included, they run in turn, one waiting while the other works. Sampling is greedy and never stops early.
+(`getrusage`: loading, compiling and all) is its own; in that of ours there is no torch, which it does not need. They
+hold the same weights, the same adapters (rank 8 on q, k, v and o, none of them zero) and the same token ids, all in
+float32. After one round that is not counted, compiling included, they run in turn, one waiting while the other works.
+Sampling is greedy and never stops early.
 """
 
 from __future__ import annotations
@@ -69,8 +70,9 @@ MEASUREMENTS = {
 
 def token_ids(sizes: Sizes, vocabulary: int) -> tuple[np.ndarray, np.ndarray]:
     """Prompts [B, L] and completions [B, G, T], the same at every call. The first ids are special tokens."""
-    draw = functools.partial(np.random.default_rng(0).integers, 32, vocabulary)
-    return draw((sizes.prompts, sizes.length)), draw((sizes.prompts, sizes.group, sizes.steps))
+    rng = np.random.default_rng(0)
+    prompts = rng.integers(32, vocabulary, (sizes.prompts, sizes.length))
+    return prompts, rng.integers(32, vocabulary, (sizes.prompts, sizes.group, sizes.steps))
 
 
 def factors(shapes: dict[str, tuple[int, int]], layers: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
@@ -251,6 +253,8 @@ def their_reward_step(checkpoint: str, sizes: Sizes) -> Run:
 
 def make_run(name: str, contestant: str, checkpoint: str) -> Run:
     framework, _, variant = contestant.partition(", ")
+    if framework == "ours":
+        sys.modules["torch"] = None  # type: ignore[assignment]  # not installed, for transformers, which would import it
     if name == "reward":
         make = our_reward_step if framework == "ours" else their_reward_step
         return make(checkpoint, MEASUREMENTS[name].sizes)
@@ -272,16 +276,17 @@ def serve(name: str, contestant: str, checkpoint: str) -> None:
         print(json.dumps({"seconds": seconds, "result": result, "peak": peak}), flush=True)
 
 
-def ask(process: subprocess.Popen) -> dict:
-    """Has a contestant run once."""
+def ask(contestant: str, process: subprocess.Popen) -> dict:
+    """Has it run once."""
     assert process.stdin is not None
     assert process.stdout is not None
     process.stdin.write("go\n")
     process.stdin.flush()
     answer = process.stdout.readline()
     if not answer:
-        raise SystemExit(f"{' '.join(map(str, process.args[-2:]))} has ended before its time: --log says why")
-    return json.loads(answer)
+        raise SystemExit(f"{contestant} has ended before its time: --log says why")
+    said: dict = json.loads(answer)
+    return said
 
 
 def measure(name: str, checkpoint: str, rounds: int, log: Any) -> list[dict]:
@@ -296,7 +301,7 @@ def measure(name: str, checkpoint: str, rounds: int, log: Any) -> list[dict]:
         answers: dict[str, list[dict]] = {contestant: [] for contestant in started}
         for _ in range(WARM_UP + rounds):
             for contestant, process in started.items():
-                answers[contestant].append(ask(process))
+                answers[contestant].append(ask(contestant, process))
                 print(f"{name}, {contestant}: {answers[contestant][-1]['seconds']:.2f} s", file=sys.stderr)
     seconds = {c: [a["seconds"] for a in made[WARM_UP:]] for c, made in answers.items()}
     return [
@@ -366,7 +371,8 @@ def main() -> None:
     # Both frameworks start as many threads as there are cores to run on.
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:CORES])
     if options.serve:
-        serve(*options.serve, options.checkpoint)
+        name, contestant = options.serve
+        serve(name, contestant, options.checkpoint)
         return
     with open(options.log, "w") as log:
         rounds = 1 if options.quick else options.rounds

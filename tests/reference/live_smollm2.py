@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import pe_rlhf_mm as pe
 from pe_rlhf_mm.assets import smol_vlm
 from pe_rlhf_mm.checkpoints.fetch import fetch
+from pe_rlhf_mm.data.images import Gallery
 from pe_rlhf_mm.rollout.load import policy_from
 
 LENGTH = 64
@@ -52,7 +53,7 @@ def test_it_learns_to_see_and_still_reads(folder: Path, tmp_path: Path) -> None:
     assert model.config.vision is not None
     assert model.config.vocabulary == text.config.vocabulary
     picture = pe.Message("user", [pe.Image(Pillow.new("RGB", (64, 64), "red")), pe.Text("Name its hue.")])
-    (encoded,) = model.processor.encode([[picture]])
+    (encoded,) = model.processor.encode([[picture]], Gallery(model.config))
     assert encoded.tokens.count(model.config.image_id) == 16
     (answer,) = policy_from(tmp_path / "smol-vlm").complete(TEXTS[:1], max_tokens=LENGTH)
     assert "Paris" in answer
