@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from pe_rlhf_mm.evaluation.evaluate import evaluate as evaluate
     from pe_rlhf_mm.models.model import Model as Model
     from pe_rlhf_mm.models.model import load_model as load_model
+    from pe_rlhf_mm.models.sharding import make_mesh as make_mesh
     from pe_rlhf_mm.registry import register_evaluator as register_evaluator
     from pe_rlhf_mm.registry import register_task as register_task
     from pe_rlhf_mm.rollout.export import load_adapter as load_adapter
@@ -39,6 +40,7 @@ _HOMES = {
     "errors": ("UserError",),
     "evaluation.evaluate": ("Evaluation", "evaluate"),
     "models.model": ("Model", "load_model"),
+    "models.sharding": ("make_mesh",),
     "registry": ("register_evaluator", "register_task"),
     "rollout.export": ("load_adapter", "save_adapter"),
     "rollout.load": ("load_policy",),

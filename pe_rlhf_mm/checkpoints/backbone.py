@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.sharding import Mesh
 from safetensors import SafetensorError
 from safetensors.flax import load_file
 
@@ -18,6 +19,7 @@ from pe_rlhf_mm.errors import UserError
 from pe_rlhf_mm.json_files import read_json
 from pe_rlhf_mm.models import quantize, vlm
 from pe_rlhf_mm.models.config import VLMConfig
+from pe_rlhf_mm.models.sharding import places_of
 
 MODEL_TYPE = "pe_rlhf_tiny_vlm"
 
@@ -25,6 +27,11 @@ MODEL_TYPE = "pe_rlhf_tiny_vlm"
 def names(state: nnx.State) -> dict[str, jax.Array]:
     """Every weight under its dotted path, for instance `decoder.layers.q.kernel` [L, in, out]."""
     return {".".join(map(str, path)): variable.get_value() for path, variable in nnx.to_flat_state(state)}
+
+
+def dotted(path: tuple) -> str:
+    """A weight's name out of its path in the tree, for instance `decoder.layers.blocks.q.kernel`."""
+    return ".".join(str(entry.key) for entry in path if isinstance(entry, jax.tree_util.DictKey))
 
 
 def built(kind: Any, value: Any) -> Any:
@@ -62,8 +69,11 @@ def read_config(folder: Path) -> VLMConfig:
         raise UserError(f"{path} does not describe a model: {error}. Copy the checkpoint again.") from error
 
 
-def load_state(folder: Path, config: VLMConfig, dtype: jnp.dtype) -> nnx.State:
-    """Reads the weights. Raises UserError that lists every missing, unknown and mis-shaped tensor at once."""
+def load_state(folder: Path, config: VLMConfig, dtype: jnp.dtype, mesh: Mesh | None = None) -> nnx.State:
+    """Reads the weights onto the mesh, if there is one.
+
+    Raises UserError that lists every missing, unknown and mis-shaped tensor at once.
+    """
     path = folder / "model.safetensors"
     try:
         stored = load_file(path)
@@ -84,11 +94,11 @@ def load_state(folder: Path, config: VLMConfig, dtype: jnp.dtype) -> nnx.State:
         raise UserError(
             f"{path} does not fit its config.json:\n  " + "\n  ".join(wrong) + "\nAre both of the same checkpoint?"
         )
-    return jax.tree_util.tree_map_with_path(lambda path, _: stored[_dotted(path)].astype(dtype), state)
-
-
-def _dotted(path: tuple) -> str:
-    return ".".join(str(entry.key) for entry in path if isinstance(entry, jax.tree_util.DictKey))
+    return jax.tree_util.tree_map_with_path(
+        lambda path, _, place: jax.device_put(stored[dotted(path)].astype(dtype), place),
+        state,
+        places_of(config, mesh),
+    )
 
 
 def save_state(folder: Path, state: nnx.State, dtype: jnp.dtype) -> None:

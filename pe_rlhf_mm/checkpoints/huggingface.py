@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,16 +17,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Float
+from jax.sharding import Mesh, Sharding
 from safetensors import SafetensorError, safe_open
 
+from pe_rlhf_mm.checkpoints.backbone import dotted
 from pe_rlhf_mm.checkpoints.names import IGNORED, canonical, is_stacked, stored
 from pe_rlhf_mm.errors import UserError
 from pe_rlhf_mm.json_files import read_json
 from pe_rlhf_mm.models import vlm
 from pe_rlhf_mm.models.config import Quantization, VLMConfig
 from pe_rlhf_mm.models.families import SUPPORTED, Ids, config_of
-from pe_rlhf_mm.models.quantize import Quantized, covers, stacked_kernel
+from pe_rlhf_mm.models.quantize import Quantized, covers, quantized
+from pe_rlhf_mm.models.sharding import place_of_layer, place_of_stack, places_of
 
 FLOATS = ("F64", "F32", "F16", "BF16")
 
@@ -79,8 +81,14 @@ def config_from(folder: Path, description: Any, ids: Ids) -> VLMConfig:
         ) from error
 
 
-def load_state(folder: Path, config: VLMConfig, dtype: jnp.dtype, quantize: Quantization | None = None) -> nnx.State:
-    """Reads the weights, and quantises kernels as they come.
+def load_state(
+    folder: Path,
+    config: VLMConfig,
+    dtype: jnp.dtype,
+    quantize: Quantization | None = None,
+    mesh: Mesh | None = None,
+) -> nnx.State:
+    """Reads the weights, quantises kernels as they come, and lays every layer straight into its place on the mesh.
 
     Raises UserError that lists every missing, unknown and mis-shaped tensor at once.
     """
@@ -88,13 +96,10 @@ def load_state(folder: Path, config: VLMConfig, dtype: jnp.dtype, quantize: Quan
     wanted = {path: (dotted(path), leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(state)}
     _refuse_misfits(folder, config, tensors, dict(wanted.values()))
     return jax.tree_util.tree_map_with_path(
-        lambda path, leaf: _gather(config, tensors, dotted(path), leaf.shape, dtype, quantize), state
+        lambda path, leaf, place: _gather(config, tensors, dotted(path), leaf.shape, dtype, quantize, place),
+        state,
+        places_of(config, mesh),
     )
-
-
-def dotted(path: tuple) -> str:
-    """A weight's name, for instance `decoder.layers.blocks.q.kernel`."""
-    return ".".join(str(entry.key) for entry in path if isinstance(entry, jax.tree_util.DictKey))
 
 
 def _gather(
@@ -104,26 +109,34 @@ def _gather(
     shape: tuple[int, ...],
     dtype: jnp.dtype,
     quantize: Quantization | None,
+    place: Sharding,
 ) -> jax.Array | Quantized:
     """One weight of ours, its layers stacked."""
     parts = stored(config, ours)
     read = (part.view(tensors[part.name].read()) for part in parts)
-    if quantize is not None and covers(ours):
-        return stacked_kernel(map(jnp.asarray, read), quantize)
     if not is_stacked(ours):
-        return jnp.asarray(next(read).reshape(shape), dtype)
-    stack = jnp.empty(shape, dtype)
-    for index, tensor in enumerate(read):
-        stack = _with_layer(stack, tensor.reshape(shape[1:]), index)
+        return jax.device_put(next(read).reshape(shape).astype(dtype), place)
+    if quantize is not None and covers(ours):
+        return _stacked((quantized(jnp.asarray(layer), quantize) for layer in read), len(parts), place)
+    return _stacked((layer.reshape(shape[1:]).astype(dtype) for layer in read), len(parts), place)
+
+
+def _stacked(layers: Iterable[Any], count: int, place: Sharding) -> Any:
+    """Layers (arrays or quantised kernels) along a new first axis: there is never more than one beside the stack."""
+    stack = None
+    for index, layer in enumerate(layers):
+        if stack is None:
+            places = place_of_stack(place, layer)
+            stack = jax.tree.map(lambda x, at: jnp.zeros((count, *x.shape), x.dtype, device=at), layer, places)
+        put = jax.tree.map(lambda x, at: jax.device_put(x, place_of_layer(at)), layer, places)
+        stack = _with_layer(stack, put, index)
     return stack
 
 
 @functools.partial(jax.jit, donate_argnums=0)
-def _with_layer(
-    stack: Float[jax.Array, "L *shape"], layer: Float[jax.Array, "*shape"], index: int
-) -> Float[jax.Array, "L *shape"]:
-    """One layer put into its place where the stack lies: on the host there is never more than one layer."""
-    return jax.lax.dynamic_update_index_in_dim(stack, layer.astype(stack.dtype), index, 0)
+def _with_layer(stack: Any, layer: Any, index: int) -> Any:
+    """One layer put into its place where the stack lies, in place: the stack stays on its devices as it was."""
+    return jax.tree.map(lambda s, x: jax.lax.dynamic_update_index_in_dim(s, x, index, 0), stack, layer)
 
 
 def tensors_of(folder: Path) -> dict[str, Tensor]:

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
 from pe_rlhf_mm.checkpoints import backbone, huggingface
@@ -90,12 +91,16 @@ def default_dtype() -> jnp.dtype:
     return jnp.dtype(jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16)
 
 
-def load_model(name: str | Path, *, dtype: Any = None, quantize: Literal["int8", "nf4"] | None = None) -> Model:
+def load_model(
+    name: str | Path, *, dtype: Any = None, quantize: Literal["int8", "nf4"] | None = None, mesh: Mesh | None = None
+) -> Model:
     """Loads a shipped model by name ("tiny-vlm"), a checkpoint folder, or a model of the Hugging Face hub ("org/name").
 
     `dtype` is that of the backbone: by default float32 on CPU and bfloat16 on accelerators. `quantize` holds the
-    matrices of its layers in 8 or 4 bits (`models/quantize.py`): for a backbone that stays frozen. Raises UserError for
-    a name that is none of them, and for a folder that does not hold a whole checkpoint; nothing is half loaded.
+    matrices of its layers in 8 or 4 bits (`models/quantize.py`): for a backbone that stays frozen. With a `mesh`
+    (`pe.make_mesh`) every weight goes straight to the devices that hold its parts (`models/sharding.py`). Raises
+    UserError for a name that is none of them, and for a folder that does not hold a whole checkpoint; nothing is half
+    loaded.
     """
     folder, kind = folder_of(str(name)), quantization.checked(quantize)
     dtype = jnp.dtype(dtype) if dtype is not None else default_dtype()
@@ -104,14 +109,14 @@ def load_model(name: str | Path, *, dtype: Any = None, quantize: Literal["int8",
         tokenizer = read_tokenizer(folder)
         refuse_misfit(tokenizer, config)
         processor = Processor(tokenizer, config)
-        state = backbone.load_state(folder, config, dtype)
+        state = backbone.load_state(folder, config, dtype, mesh)
         state = state if kind is None else quantization.quantized_state(state, kind)
         return Model(str(name), config, state, processor)
     description, tokenizer = huggingface.read_description(folder), read_tokenizer(folder)
     config = huggingface.config_from(folder, description, special_ids(folder, tokenizer))
     refuse_misfit(tokenizer, config)
     processor = Processor(tokenizer, config)
-    return Model(str(name), config, huggingface.load_state(folder, config, dtype, kind), processor)
+    return Model(str(name), config, huggingface.load_state(folder, config, dtype, kind, mesh), processor)
 
 
 def folder_of(name: str) -> Path:

@@ -13,7 +13,6 @@ the widest gap of its 16 values. Bits a weight, with n = rows of the matrix: 8 +
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import get_args
 
@@ -112,12 +111,6 @@ def matmul(x: Float[Array, "*rows in"], kernel: Float[Array, "in out"] | Quantiz
 @functools.partial(jax.checkpoint, prevent_cse=False)
 def _matmul(x: Float[Array, "*rows in"], kernel: Quantized) -> Float[Array, "*rows out"]:
     return x @ dequantized(kernel).astype(x.dtype)
-
-
-def stacked_kernel(layers: Iterable[Float[Array, "in out"]], kind: Quantization) -> Quantized:
-    """Kernels quantised one after the other, so that no more than one is ever held in full, and then stacked."""
-    made: Quantized = jax.tree.map(lambda *parts: jnp.stack(parts), *[quantized(layer, kind) for layer in layers])
-    return made
 
 
 def quantized_state(state: nnx.State, kind: Quantization) -> nnx.State:

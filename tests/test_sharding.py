@@ -1,0 +1,84 @@
+"""Weights on a mesh of four devices: in a process of its own, since the other tests see one device."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import pytest
+from jax.sharding import AbstractMesh
+
+from pe_rlhf_mm.errors import UserError
+from pe_rlhf_mm.models.sharding import make_mesh, partition
+
+FIXTURES = Path(__file__).parent / "fixtures"
+MESH = AbstractMesh((1, 2, 4), ("data", "fsdp", "model"))
+LOAD = r"""
+import json, sys
+import jax, numpy as np
+import pe_rlhf_mm as pe
+from pe_rlhf_mm.models.quantize import Quantized, dequantized
+
+folder, shape, quantize = sys.argv[1], json.loads(sys.argv[2]), json.loads(sys.argv[3])
+whole = pe.load_model(folder, dtype="float32", quantize=quantize)
+cut = pe.load_model(folder, dtype="float32", quantize=quantize, mesh=pe.make_mesh(**shape))
+tokens = np.random.default_rng(0).integers(20, 60, (4, 24))
+full, parts = jax.tree.leaves(whole.state), jax.tree.leaves(cut.state)
+print(json.dumps({
+    "equal": all(np.array_equal(a, b) for a, b in zip(full, parts, strict=True)),
+    "devices": len({d for x in parts for d in x.sharding.device_set}),
+    "bytes": sum(x.nbytes for x in full),
+    "first": sum(x.addressable_shards[0].data.nbytes for x in parts),
+    "difference": float(np.abs(np.asarray(whole.logits(tokens)) - np.asarray(cut.logits(tokens))).max()),
+}))
+"""
+
+
+def loaded(folder: str, shape: dict[str, int], quantize: str | None = None) -> dict:
+    """What a process with four devices finds of a model loaded onto them, beside the same model on one."""
+    environment = {
+        **os.environ,
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
+        "NPROC": "32",  # with fewer threads than devices XLA waits for itself
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", LOAD, FIXTURES / folder, json.dumps(shape), json.dumps(quantize)],
+        capture_output=True, text=True, check=False, env=environment,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize(
+    ("folder", "shape", "quantize"),
+    [
+        ("llama", {"fsdp": 4}, None),
+        ("gemma3", {"fsdp": 2, "model": 2}, None),
+        ("llama_sharded", {"model": 4}, None),
+        ("llama", {"fsdp": 2, "model": 2}, "int8"),
+        ("llama", {"fsdp": 4}, "nf4"),
+    ],
+)
+def test_weights_lie_in_parts_and_the_model_is_the_same(folder: str, shape: dict, quantize: str | None) -> None:
+    found = loaded(folder, shape, quantize)
+    assert found["equal"]
+    assert found["devices"] == 4
+    assert found["difference"] < 1e-4
+    assert found["first"] < 0.45 * found["bytes"]  # a quarter of what is cut, and all norms
+
+
+def test_an_axis_that_is_not_divided_evenly_stays_whole() -> None:
+    assert partition(("vocabulary", "embed"), (16, 6), MESH) == jax.P(("fsdp", "model"), None)
+    assert partition(("vocabulary", "embed"), (15, 6), MESH) == jax.P(None, ("fsdp",))
+    assert partition((None, "embed", "heads"), (3, 7, 8), MESH) == jax.P(None, None, ("model",))
+
+
+def test_a_mesh_of_more_devices_than_there_are_is_refused() -> None:
+    with pytest.raises(UserError, match=r"needs 4096 devices.*this process sees 1"):
+        make_mesh(data=64, fsdp=64)
+    with pytest.raises(UserError, match="each axis 1 at least"):
+        make_mesh(fsdp=0)
