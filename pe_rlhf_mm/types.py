@@ -7,6 +7,7 @@ Axis letters, used in every shape annotation of the project:
     R adapter rank · E adapters in a bank · A axes of a position: 1, or 3 where they are multimodal
     N views of a row's images · P patches of a view · X numbers in a patch · M image tokens of a row
     W numbers of an image token: D, or several D side by side
+    K columns of a packed row that are asked about (in attention: key/value heads, as above)
 
 Nothing here imports jax: listing tasks must stay instant.
 """
@@ -78,15 +79,37 @@ class Sample:
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
 
+Reply = str | Sequence[Text | Image]
+"""What answers a prompt: a text, or parts of which some are pictures."""
+
+
 @dataclass(frozen=True)
 class Preference:
-    """Two replies to one prompt. `probability` is that of `chosen` being the better one: 1 for a hard label."""
+    """Two replies to one prompt.
+
+    `probability` is that of `chosen` being the better one: 1 for a hard label, 0.5 for a tie, in between for labels that
+    are uncertain (several workers, an AI judge). `margin` (0 or more, no unit) says by how much; it counts as much as
+    the reward model's settings let it. `metadata` is what accuracies are broken down by: "confidence", "domain", ..
+    """
 
     messages: Sequence[Message]
-    chosen: str
-    rejected: str
+    chosen: Reply
+    rejected: Reply
     probability: float = 1.0
+    margin: float = 0.0
     cluster: str | None = None
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Rated:
+    """One reply to a prompt, and how right it is: 1 right, 0 wrong, in between for soft labels (VQA accuracy)."""
+
+    messages: Sequence[Message]
+    reply: Reply
+    label: float
+    cluster: str | None = None
+    metadata: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -155,6 +178,13 @@ class PreferenceTask(Task, Protocol):
 
 
 @runtime_checkable
+class RatedTask(Task, Protocol):
+    """A task that brings single replies, right or wrong, to train a reward model on."""
+
+    def ratings(self, split: str, *, seed: int = 0) -> Iterable[Rated]: ...
+
+
+@runtime_checkable
 class Evaluator(Protocol):
     """Outcomes in, one score each out. Rules, reward models and judges all have this shape, so each can be a reward."""
 
@@ -197,3 +227,20 @@ class Completions(NamedTuple):
 
     tokens: Int[Array, "B G T"]
     mask: Bool[Array, "B G T"]
+
+
+class Packed(NamedTuple):
+    """Several conversations in one row, each of which sees itself only: [prompt reply | prompt reply | .. | padding].
+
+    `segment`: which conversation of its row a token is of, -1 for padding. `replied`: the token is of a reply. `asked`:
+    the columns that a loss reads, which are those of reply tokens, or the last one of each reply; `mask`: which of them
+    are real.
+    """
+
+    tokens: Int[Array, "B S"]
+    positions: Int[Array, "B S A"]
+    segment: Int[Array, "B S"]
+    replied: Bool[Array, "B S"]
+    asked: Int[Array, "B K"]
+    mask: Bool[Array, "B K"]
+    images: Pixels | Features | None = None

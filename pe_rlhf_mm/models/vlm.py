@@ -21,7 +21,7 @@ from pe_rlhf_mm.models.config import VLMConfig
 from pe_rlhf_mm.models.decoder import Decoder
 from pe_rlhf_mm.models.layers import KeyValues
 from pe_rlhf_mm.models.vision import VisionTower
-from pe_rlhf_mm.types import Completions, Features, Pixels, Prompts
+from pe_rlhf_mm.types import Completions, Features, Packed, Pixels, Prompts
 
 NOBODY = -1
 """`leave` of a padding token: no query enters before it, so nobody sees it."""
@@ -51,11 +51,13 @@ def next_positions(config: VLMConfig, prompts: Prompts) -> Int[Array, "B A"]:
     return jnp.repeat(furthest[:, None] + 1, positions.shape[-1], axis=1)
 
 
-def _enter(config: VLMConfig, tokens: Int[Array, "B L"]) -> Int[Array, "B L"]:
-    """Depth-first numbers of prompt tokens. Tokens that see each other both ways share the number of their first."""
-    index = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
+def _enter(
+    config: VLMConfig, tokens: Int[Array, "B S"], index: Int[Array, "B S"], prompt: Int[Array, "B S"]
+) -> Int[Array, "B S"]:
+    """Depth-first numbers, by default a token's `index`. Tokens that see each other both ways share the number of their
+    first: `prompt` has the numbers where that is all of a prompt."""
     if config.seen_at_once == "prompt":
-        return jnp.zeros_like(index)
+        return prompt
     if config.seen_at_once == "images":
         is_image = tokens == config.image_id
         starts = is_image & ~jnp.pad(is_image, ((0, 0), (1, 0)))[:, :-1]
@@ -67,7 +69,21 @@ def _enter(config: VLMConfig, tokens: Int[Array, "B L"]) -> Int[Array, "B L"]:
 def prompt_rows(config: VLMConfig, prompts: Prompts) -> Rows:
     """Left-padded prompts as rows; every prompt token is visible to all that comes after it."""
     leave = jnp.where(prompts.mask, jnp.iinfo(jnp.int32).max, NOBODY)
-    return Rows(prompts.tokens, prompt_positions(config, prompts), _enter(config, prompts.tokens), leave)
+    index = jnp.broadcast_to(jnp.arange(prompts.tokens.shape[1]), prompts.tokens.shape)
+    enter = _enter(config, prompts.tokens, index, jnp.zeros_like(index))
+    return Rows(prompts.tokens, prompt_positions(config, prompts), enter, leave)
+
+
+def packed_rows(config: VLMConfig, packed: Packed) -> Rows:
+    """Rows of several conversations: a token leaves where its own one ends, so no other is seen from there."""
+    length = packed.tokens.shape[1]
+    index = jnp.broadcast_to(jnp.arange(length), packed.tokens.shape)
+    changes = packed.segment[:, 1:] != packed.segment[:, :-1]
+    first, last = jnp.pad(changes, ((0, 0), (1, 0))), jnp.pad(changes, ((0, 0), (0, 1)))
+    starts = jax.lax.cummax(jnp.where(first, index, 0), axis=1)
+    ends = jax.lax.cummin(jnp.where(last, index + 1, length), axis=1, reverse=True)
+    enter = _enter(config, packed.tokens, index, jnp.where(packed.replied, index, starts))
+    return Rows(packed.tokens, packed.positions, enter, jnp.where(packed.segment < 0, NOBODY, ends))
 
 
 def join(config: VLMConfig, prompts: Prompts, completions: Completions) -> Rows:
@@ -211,3 +227,8 @@ def at_last(hidden: Float[Array, "B S D"], mask: Bool[Array, "B G T"]) -> Float[
     own = hidden[:, -group * steps :].reshape(rows, group, steps, -1)
     last = jnp.maximum(mask.sum(axis=-1) - 1, 0)
     return jnp.take_along_axis(own, last[:, :, None, None], axis=2)[:, :, 0]
+
+
+def at(hidden: Float[Array, "B S D"], columns: Int[Array, "B K"]) -> Float[Array, "B K D"]:
+    """Hidden states at the given columns of each row."""
+    return jnp.take_along_axis(hidden, columns[..., None], axis=1)

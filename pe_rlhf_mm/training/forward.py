@@ -15,7 +15,7 @@ from pe_rlhf_mm.models import vlm
 from pe_rlhf_mm.models.config import VLMConfig
 from pe_rlhf_mm.rollout.sampling import tempered, truncated
 from pe_rlhf_mm.rollout.settings import Sampling
-from pe_rlhf_mm.types import Completions, Prompts
+from pe_rlhf_mm.types import Completions, Packed, Prompts
 
 
 class Pass(NamedTuple):
@@ -70,6 +70,31 @@ def policy(
     # The padding token can never be drawn: its log-probability is -inf, and differences of such are no numbers.
     shown = (jnp.where(completions.mask, x, 0) for x in (drawn.logprobs, whole.logprobs, whole.entropy))
     return PolicyStatistics(*shown)
+
+
+def packed_policy(
+    config: VLMConfig, weights: Weights, packed: Packed, how: Pass = SCORING
+) -> tuple[Float[Array, "B K"], Float[Array, "B K"]]:
+    """Log-probabilities and entropies of the tokens that packed rows ask about, and 0 where they ask about none."""
+    states, model = packed_hidden(config, weights, packed, how), vlm.bind(config, weights.state)
+    before = vlm.at(states, jnp.maximum(packed.asked - 1, 0))
+    tokens = jnp.take_along_axis(packed.tokens, packed.asked, axis=1)
+    found = logprobs.chunked(before, tokens, lambda h, _: tempered(model.logits(h), PLAIN, config.forbidden_ids))
+    shown = (jnp.where(packed.mask, x, 0) for x in found)
+    return tuple(shown)  # type: ignore[return-value]
+
+
+def packed_rewards(
+    config: VLMConfig, weights: Weights, head: Head, packed: Packed, how: Pass = SCORING
+) -> Float[Array, "B K"]:
+    """A reward model's score of every reply of packed rows, read at its last token."""
+    return head(vlm.at(packed_hidden(config, weights, packed, how), packed.asked))
+
+
+def packed_hidden(config: VLMConfig, weights: Weights, packed: Packed, how: Pass = SCORING) -> Float[Array, "B S D"]:
+    """Final hidden states of every token of packed rows."""
+    model, rows = vlm.bind(config, weights.state), vlm.packed_rows(config, packed)
+    return model.hidden(rows, packed.images, weights.bank, dropout=how.dropout, key=how.key, remat=how.remat)[0]
 
 
 def values(

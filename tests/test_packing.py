@@ -1,0 +1,107 @@
+"""Packed conversations are worth exactly what each is worth in a row of its own."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from models import random_slot
+from PIL import Image as Pillow
+
+from pe_rlhf_mm.adapters import lora
+from pe_rlhf_mm.adapters.roles import Head, Weights
+from pe_rlhf_mm.data.images import Gallery
+from pe_rlhf_mm.data.packing import every_token, last_token, pack
+from pe_rlhf_mm.data.processor import EncodedPrompt
+from pe_rlhf_mm.models.model import Model, load_model
+from pe_rlhf_mm.training import forward
+from pe_rlhf_mm.types import Image, Message, Text
+
+FIXTURES = Path(__file__).parent / "fixtures"
+FAMILIES = ("llama", "gemma3_text", "smolvlm", "gemma3", "paligemma2", "qwen3_vl")
+CLOSE = {"rtol": 1e-3, "atol": 2e-5}
+REPLIES = ("a cat", "no", "two cats on a mat", "blue", "it is over there", "yes")
+BINS = ((0, 1, 2), (3, 4), (5,))
+
+
+@functools.cache
+def model(family: str) -> Model:
+    return load_model(FIXTURES / family, dtype="float32")
+
+
+def picture(number: int) -> Image:
+    rng = np.random.default_rng(number)
+    return Image(Pillow.fromarray(rng.integers(0, 255, (40 + 12 * number, 64, 3), np.uint8)))
+
+
+def conversations(found: Model, gallery: Gallery) -> list[tuple[EncodedPrompt, list[int]]]:
+    """Six prompts of different lengths, with pictures of different sizes, two, one or none of them."""
+    sees = found.config.vision is not None
+    asked = []
+    for n in range(len(REPLIES)):
+        pictures = [picture(n + i) for i in range((2, 1, 0)[n % 3])] if sees else []
+        asked.append([Message("user", [*pictures, Text("what is it " * (n + 1))])])
+    prompts = found.processor.encode(asked, gallery)
+    return list(zip(prompts, found.processor.encode_replies(REPLIES), strict=True))
+
+
+def weights(found: Model) -> Weights:
+    return Weights(found.state, lora.only(random_slot(3, config=found.config), 0.5))
+
+
+def apart(found: Model, gallery: Gallery, items: list) -> tuple:
+    """Every conversation in a row of its own, as recipes read it otherwise."""
+    length = max(len(prompt.tokens) for prompt, _ in items)
+    prompts = found.processor.prompts([prompt for prompt, _ in items], gallery, length=length)
+    return prompts, found.processor.completions([[reply] for _, reply in items], length=24)
+
+
+def together(found: Model, gallery: Gallery, items: list, asked: object) -> forward.Packed:
+    bins = [[items[i] for i in chosen] for chosen in BINS]
+    longest = max(sum(len(p.tokens) + len(r) for p, r in chosen) for chosen in bins)
+    return pack(found.config, gallery, bins, capacity=longest + 5, asked=asked)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("family", "look"), [*((family, True) for family in FAMILIES), ("smolvlm", False), ("qwen3_vl", False)]
+)
+def test_every_token_is_as_likely_as_in_a_row_of_its_own(family: str, look: bool) -> None:
+    found = model(family)
+    gallery = Gallery(found.config, look_with=found.state if look else None)
+    items = conversations(found, gallery)
+    prompts, completions = apart(found, gallery, items)
+    expected = forward.policy(found.config, weights(found), prompts, completions)
+    packed = together(found, gallery, items, every_token)
+    logprobs, entropy = forward.packed_policy(found.config, weights(found), packed)
+    mask = completions.mask
+    order = [i for chosen in BINS for i in chosen]
+    for ours, theirs in ((logprobs, expected.logprobs), (entropy, expected.entropy)):
+        wanted = np.concatenate([np.asarray(theirs)[i][mask[i]] for i in order])
+        np.testing.assert_allclose(np.asarray(ours)[packed.mask], wanted, **CLOSE)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_reply_scores_as_in_a_row_of_its_own(family: str) -> None:
+    found = model(family)
+    gallery = Gallery(found.config, look_with=found.state)
+    items = conversations(found, gallery)
+    head = Head(jax.random.normal(jax.random.key(1), (found.config.decoder.width,)), jnp.float32(0.3))
+    expected = forward.rewards(found.config, weights(found), head, *apart(found, gallery, items))
+    packed = together(found, gallery, items, last_token)
+    scores = forward.packed_rewards(found.config, weights(found), head, packed)
+    order = [i for chosen in BINS for i in chosen]
+    np.testing.assert_allclose(np.asarray(scores)[packed.mask], np.asarray(expected)[order, 0], **CLOSE)
+
+
+def test_what_is_asked_about_are_reply_tokens_and_nothing_else() -> None:
+    found = model("smolvlm")
+    gallery = Gallery(found.config)
+    items = conversations(found, gallery)
+    packed = together(found, gallery, items, every_token)
+    tokens = np.take_along_axis(packed.tokens, packed.asked, axis=1)[packed.mask]
+    assert tokens.tolist() == [t for chosen in BINS for i in chosen for t in items[i][1]]
+    assert not np.isin(tokens, [t for t in found.config.forbidden_ids if t != found.config.pad_id]).any()
