@@ -195,11 +195,30 @@ def _import_file(path: Path, what: str) -> ModuleType:
 
 tasks: Registry[Task] = Registry(
     "task",
-    {"pe/easy-vqa@1": "pe_rlhf_mm.tasks.vqa.easy_vqa:EasyVQA"},
+    {
+        "pe/easy-vqa@1": "pe_rlhf_mm.tasks.vqa.easy_vqa:EasyVQA",
+        "text/bolt@1": "pe_rlhf_mm.tasks.text.bolt:Bolt",
+        "text/harmless@1": "pe_rlhf_mm.tasks.text.harmless:Harmless",
+        "text/helpful-hh@1": "pe_rlhf_mm.tasks.text.helpful_hh:HelpfulHH",
+        "text/helpful-shp@1": "pe_rlhf_mm.tasks.text.helpful_shp:HelpfulSHP",
+        "text/tldr@1": "pe_rlhf_mm.tasks.text.tldr:TLDR",
+        "vqa/okvqa@1": "pe_rlhf_mm.tasks.vqa.okvqa:OKVQA",
+        "vqa/screenqa@1": "pe_rlhf_mm.tasks.vqa.screenqa:ScreenQA",
+        "vqa/textvqa@1": "pe_rlhf_mm.tasks.vqa.textvqa:TextVQA",
+        "vqa/vqav2@1": "pe_rlhf_mm.tasks.vqa.vqav2:VQAv2",
+    },
     parts=("evaluators", "samples", "environment", "solve"),
 )
 evaluators: Registry[Evaluator] = Registry(
-    "evaluator", {"pe/exact-match@1": "pe_rlhf_mm.evaluators.exact_match:ExactMatch"}, parts=("score",)
+    "evaluator",
+    {
+        "pe/exact-match@1": "pe_rlhf_mm.evaluators.exact_match:ExactMatch",
+        "pe/rouge@1": "pe_rlhf_mm.evaluators.rouge:Rouge",
+        "pe/squad@1": "pe_rlhf_mm.evaluators.squad:Squad",
+        "pe/vqa-accuracy@1": "pe_rlhf_mm.evaluators.vqa_accuracy:VQAAccuracy",
+        "pe/vqa-accuracy-always@1": "pe_rlhf_mm.evaluators.vqa_accuracy:VQAAccuracyAlways",
+    },
+    parts=("score",),
 )
 
 register_task = tasks.register

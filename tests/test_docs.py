@@ -38,30 +38,37 @@ def task_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_a_task_is_about_forty_lines(task_folder: Path) -> None:
-    lines = (task_folder / "swatches.py").read_text().splitlines()
+TASKS = {"swatches.py": "Swatches", "opposites.py": "Opposites", "press.py": "Press"}
+SMALL = (
+    "--sft.steps 30 --sft.batch-size 32 --reward.steps 30 --reward.batch-size 32 --reward.validate-every 30 "
+    "--rl.steps 6 --rl.prompts 16 --rl.evaluation-samples 20"
+).split()
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_a_task_of_any_kind_is_forty_lines_at_most(task_folder: Path, name: str) -> None:
+    lines = (task_folder / name).read_text().splitlines()
     assert len([line for line in lines if line.strip()]) <= 40
 
 
-def test_the_printed_task_and_evaluator_conform(task_folder: Path) -> None:
-    for verb, name in (("tasks", "swatches.py:Swatches"), ("evaluators", "shouting.py:Quiet")):
-        done = run(["-m", "pe_rlhf_mm", verb, "check", name], task_folder)
-        assert done.returncode == 0, done.stderr
-        assert "conforms" in done.stdout
+@pytest.mark.parametrize(
+    ("verb", "name"), [*(("tasks", ":".join(task)) for task in TASKS.items()), ("evaluators", "shouting.py:Quiet")]
+)
+def test_the_printed_tasks_and_evaluator_conform(task_folder: Path, verb: str, name: str) -> None:
+    done = run(["-m", "pe_rlhf_mm", verb, "check", name], task_folder)
+    assert done.returncode == 0, done.stderr
+    assert "conforms" in done.stdout
 
 
-def test_the_printed_task_can_be_tuned_and_evaluated(task_folder: Path) -> None:
-    small = "--sft.steps 30 --reward.steps 30 --rl.steps 10 --rl.prompts 16 --rl.evaluation-samples 20".split()
-    done = run(
-        ["-m", "pe_rlhf_mm", "tune", "swatches.py:Swatches", "--out", "runs/swatches", "--json", *small], task_folder
-    )
+@pytest.mark.parametrize(("name", "asked"), zip(TASKS, (100, 16, 100), strict=True))
+def test_the_printed_tasks_can_be_tuned_and_evaluated(task_folder: Path, name: str, asked: int) -> None:
+    task, out = f"{name}:{TASKS[name]}", f"runs/{name}"
+    done = run(["-m", "pe_rlhf_mm", "tune", task, "--out", out, "--json", *SMALL], task_folder)
     assert done.returncode == 0, done.stderr
     summary = json.loads(done.stdout)
-    assert summary["rl"]["n"] == 100
-    assert (task_folder / "runs/swatches/report.html").is_file()
-    done = run(
-        ["-m", "pe_rlhf_mm", "eval", "run", "swatches.py:Swatches", "--policy", "runs/swatches", "--json"], task_folder
-    )
+    assert summary["rl"]["n"] == asked
+    assert (task_folder / out / "report.html").is_file()
+    done = run(["-m", "pe_rlhf_mm", "eval", "run", task, "--policy", out, "--json"], task_folder)
     assert done.returncode == 0, done.stderr
     # The same adapters, read back from disk in another process, answer alike.
     assert json.loads(done.stdout)["metrics"][0]["value"] == pytest.approx(summary["rl"]["accuracy"])

@@ -220,9 +220,10 @@ def ask(folder: Path, code: str) -> str:
 
 def test_the_entry_points_of_a_package_are_ids_without_importing_it(tmp_path: Path) -> None:
     points = "[pe_rlhf_mm.tasks]\nacme/kiwi@1 = acme:Kiwi\n\n[pe_rlhf_mm.evaluators]\nacme/ripe@2 = acme:Ripe\n"
+    everything = "print(*registry.tasks, *registry.evaluators, 'acme' in sys.modules)"
+    before = ask(tmp_path, everything).split()
     install(tmp_path, "acme", points, "class Kiwi: ...\nclass Ripe: ...\n")
-    listed = ask(tmp_path, "print(list(registry.tasks), list(registry.evaluators), 'acme' in sys.modules)")
-    assert listed == "['acme/kiwi@1', 'pe/easy-vqa@1'] ['acme/ripe@2', 'pe/exact-match@1'] False"
+    assert sorted(ask(tmp_path, everything).split()) == sorted(["acme/kiwi@1", "acme/ripe@2", *before])
     assert ask(tmp_path, "print(registry.tasks.owner('acme/kiwi@1'))") == "acme"
     assert ask(tmp_path, "print(registry.evaluators.factory('acme/ripe').__name__)") == "Ripe"
 
@@ -253,7 +254,7 @@ def test_a_package_with_a_malformed_id_is_named(tmp_path: Path) -> None:
 
 def test_an_entry_point_that_leads_nowhere_is_no_trouble_until_it_is_asked_for(tmp_path: Path) -> None:
     install(tmp_path, "acme", "[pe_rlhf_mm.tasks]\nacme/kiwi@1 = acme:Kiwi\n")
-    assert ask(tmp_path, "print(list(registry.tasks))") == "['acme/kiwi@1', 'pe/easy-vqa@1']"
+    assert "acme/kiwi@1" in ask(tmp_path, "print(*registry.tasks)").split()
     said = ask(tmp_path, "try: registry.tasks.make('acme/kiwi')\nexcept registry.BrokenEntry as error: print(error)")
     assert said == (
         "task 'acme/kiwi@1': there is no module 'acme'. Is its package installed? A file is named by path.py:name."

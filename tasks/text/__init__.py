@@ -1,0 +1,1 @@
+"""Text: summaries, and replies in conversations."""
