@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable
 
@@ -42,6 +43,43 @@ def test_pairwise_is_cross_entropy_of_the_margin_and_its_gradient_is_the_surpris
     surprise = np.array([label - reference.sigmoid(1.5), 1 - reference.sigmoid(-2.0)])
     np.testing.assert_allclose(up, -surprise / 2, **ROUNDING)
     np.testing.assert_allclose(down, surprise / 2, **ROUNDING)
+
+
+@pytest.mark.parametrize(
+    ("d", "m", "p"), [(1.5, 0.0, 1.0), (1.5, 1.0, 1.0), (-2.0, 0.5, 0.0), (0.3, 2.0, 0.7), (1.0, 1.0, 0.5)]
+)
+def test_a_margin_is_asked_of_the_better_reply_whichever_it_is(d: float, m: float, p: float) -> None:
+    """L = -[p log σ(d - m) + (1 - p) log σ(-d - m)], so dL/dd = -p σ(m - d) + (1 - p) σ(d + m)."""
+    s = reference.sigmoid
+    chosen, rejected, label, margin = (jnp.array([x]) for x in (d, 0.0, p, m))
+    loss, (up, down) = jax.value_and_grad(losses.pairwise, (0, 1))(chosen, rejected, label, margin)
+    np.testing.assert_allclose(loss, -(p * np.log(s(d - m)) + (1 - p) * np.log(s(-d - m))), **ROUNDING)
+    slope = -p * s(m - d) + (1 - p) * s(d + m)
+    np.testing.assert_allclose([up[0], down[0]], [slope, -slope], **ROUNDING)
+
+
+def test_margins_by_hand() -> None:
+    """Won by exactly its margin, a pair costs log 2; a tie costs least at 0, where both margins are missed alike."""
+    won = losses.pairwise(jnp.array([3.0]), jnp.array([1.0]), jnp.ones(1), jnp.array([2.0]))
+    np.testing.assert_allclose(won, np.log(2), **ROUNDING)
+    tie = functools.partial(losses.pairwise, rejected=jnp.zeros(1), probability=jnp.array([0.5]), margin=jnp.ones(1))
+    np.testing.assert_allclose(tie(jnp.zeros(1)), np.log(1 + np.e), **ROUNDING)
+    np.testing.assert_allclose(jax.grad(tie)(jnp.zeros(1)), 0, atol=1e-7)
+    assert tie(jnp.array([0.5])) == tie(jnp.array([-0.5])) > tie(jnp.zeros(1))
+
+
+def test_a_margin_of_zero_is_no_margin_to_the_last_bit() -> None:
+    a, b, p = numbers(1, (64,)), numbers(2, (64,)), jax.random.uniform(jax.random.key(3), (64,))
+    without = jax.value_and_grad(losses.pairwise)(a, b, p)
+    np.testing.assert_array_equal(jax.value_and_grad(losses.pairwise)(a, b, p, jnp.zeros(64))[1], without[1])
+    np.testing.assert_array_equal(losses.pairwise(a, b, p, jnp.zeros(64)), without[0])
+
+
+def test_the_loss_with_margins_has_the_gradient_of_its_differences() -> None:
+    from jax.test_util import check_grads
+
+    a, b, p, m = numbers(1, (5,)), numbers(2, (5,)), jnp.array([1.0, 0.0, 0.7, 0.2, 0.5]), jnp.arange(5.0)
+    check_grads(lambda a, b: losses.pairwise(a, b, p, m), (a, b), order=1, modes="rev", atol=1e-2, rtol=1e-2)
 
 
 def test_equal_scores_cost_log_two_whatever_the_label() -> None:

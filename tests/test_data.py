@@ -1,8 +1,7 @@
-"""Pictures to patches, conversations to ids, examples to batches: nothing lost, nothing doubled, nothing reordered."""
+"""Pictures to patches, conversations to ids: nothing lost, nothing doubled, nothing reordered."""
 
 from __future__ import annotations
 
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +11,7 @@ from PIL import Image as Pillow
 
 from pe_rlhf_mm.data.images import Gallery, encode_png, open_image, views_of
 from pe_rlhf_mm.data.padding import rounded
-from pe_rlhf_mm.data.pipeline import batches, pick
 from pe_rlhf_mm.data.processor import Processor
-from pe_rlhf_mm.errors import UserError
 from pe_rlhf_mm.models import vlm
 from pe_rlhf_mm.models.model import load_model
 from pe_rlhf_mm.types import Features, Image, Message, Pixels, Text
@@ -185,54 +182,3 @@ def test_prompts_are_padded_on_the_left_and_completions_on_the_right(processor: 
 
 def test_lengths_are_rounded_up_to_eights() -> None:
     assert [rounded(n) for n in (0, 1, 7, 8, 9, 16, 17)] == [0, 8, 8, 8, 16, 16, 24]
-
-
-# --- batches ----------------------------------------------------------------------------------------------------
-
-
-def drawn(count: int, *, size: int, seed: int = 0, start: int = 0, items: int) -> list[list[int]]:
-    return list(islice(batches(range(items), list, batch_size=size, seed=seed, start=start), count))
-
-
-@pytest.mark.parametrize(("items", "size"), [(12, 4), (10, 4), (3, 8), (1, 5), (7, 7)])
-def test_every_epoch_visits_everything_once(items: int, size: int) -> None:
-    """Batches are always full: where `size` does not divide `items`, a batch ends one epoch and begins the next."""
-    found = drawn(3 * items, size=size, items=items)
-    assert all(len(batch) == size for batch in found)
-    stream = [item for batch in found for item in batch]
-    epochs = [stream[i : i + items] for i in range(0, 3 * items, items)]
-    assert all(sorted(epoch) == list(range(items)) for epoch in epochs)
-
-
-def test_every_epoch_has_an_order_of_its_own() -> None:
-    stream = [item for batch in drawn(15, size=20, items=100) for item in batch]
-    orders = {tuple(stream[i : i + 100]) for i in (0, 100, 200)}
-    assert len(orders) == 3
-    assert tuple(range(100)) not in orders
-
-
-def test_the_seed_decides_the_order() -> None:
-    assert drawn(9, size=8, seed=5, items=20) == drawn(9, size=8, seed=5, items=20)
-    assert drawn(9, size=8, seed=5, items=20) != drawn(9, size=8, seed=6, items=20)
-
-
-def test_a_stream_can_be_continued_from_any_batch() -> None:
-    assert drawn(6, size=8, seed=5, items=20)[4:] == drawn(2, size=8, seed=5, start=4, items=20)
-
-
-def test_nothing_to_draw_from_is_said_at_once() -> None:
-    with pytest.raises(UserError, match="there are no demonstrations to train on"):
-        batches([], list, batch_size=4, seed=0, what="demonstrations")
-
-
-def test_pick_is_seeded_keeps_the_order_and_takes_nothing_twice() -> None:
-    words = [f"word {i}" for i in range(1000)]
-    picked = pick(words, 300, seed=1)
-    assert picked == pick(words, 300, seed=1) != pick(words, 300, seed=2)
-    assert len(set(picked)) == 300
-    assert [words.index(w) for w in picked] == sorted(words.index(w) for w in picked)
-
-
-@pytest.mark.parametrize("count", [0, 5, 6])
-def test_pick_takes_all_for_zero_or_where_there_are_no_more(count: int) -> None:
-    assert pick("abcde", count, seed=0) == list("abcde")

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from models import random_slot
+from models import Heard, random_slot
 from PIL import Image as Pillow
 
-from pe_rlhf_mm.adapters import lora
+from pe_rlhf_mm.adapters import lora, roles
 from pe_rlhf_mm.adapters.roles import Head, Weights
 from pe_rlhf_mm.data.images import Gallery
 from pe_rlhf_mm.data.packing import every_token, last_token, pack
 from pe_rlhf_mm.data.processor import EncodedPrompt
+from pe_rlhf_mm.errors import UserError
 from pe_rlhf_mm.models.model import Model, load_model
-from pe_rlhf_mm.training import forward
+from pe_rlhf_mm.training import forward, sft
+from pe_rlhf_mm.training.config import SFTConfig
 from pe_rlhf_mm.types import Image, Message, Text
 
 FIXTURES = Path(__file__).parent / "fixtures"
@@ -105,3 +108,45 @@ def test_what_is_asked_about_are_reply_tokens_and_nothing_else() -> None:
     tokens = np.take_along_axis(packed.tokens, packed.asked, axis=1)[packed.mask]
     assert tokens.tolist() == [t for chosen in BINS for i in chosen for t in items[i][1]]
     assert not np.isin(tokens, [t for t in found.config.forbidden_ids if t != found.config.pad_id]).any()
+
+
+def test_the_loss_and_its_gradient_are_those_of_rows_of_their_own() -> None:
+    found = model("smolvlm")
+    gallery = Gallery(found.config, look_with=found.state)
+    items = conversations(found, gallery)
+    trained = roles.only_backbone(found.state)
+    trained = trained._replace(slots={"sft": random_slot(3, config=found.config)}, scales={"sft": jnp.float32(0.5)})
+    rest = (found.config, 0.0, False)
+    learned, key = trained.pick("sft"), jax.random.key(0)
+
+    def both(loss: Callable, batch: object) -> tuple:
+        return jax.value_and_grad(lambda t: loss(*rest, t, trained, batch, key)[0])(learned)
+
+    apart_loss, apart_gradient = both(sft.loss, apart(found, gallery, items))
+    packed_loss, packed_gradient = both(sft.packed_loss, together(found, gallery, items, every_token))
+    np.testing.assert_allclose(packed_loss, apart_loss, rtol=1e-5)
+    for one, other in zip(jax.tree.leaves(packed_gradient), jax.tree.leaves(apart_gradient), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-6)
+
+
+def test_sft_imitates_packed_demonstrations() -> None:
+    found, heard = model("smolvlm"), Heard()
+    gallery = Gallery(found.config, look_with=found.state)
+    told = [sft.Demonstration(*item) for item in conversations(found, gallery)]
+    longest = max(len(d.prompt.tokens) + len(d.reply) for d in told)
+    settings = SFTConfig(steps=12, batch_size=2, learning_rate=1e-2, packed_length=2 * longest)
+    start = roles.new_slot_role(
+        roles.only_backbone(found.state), "sft", found.config, rank=4, alpha=8.0, targets=("q", "v"),
+        key=jax.random.key(0),
+    )  # fmt: skip
+    sft.sft(start, found.processor, gallery, told, settings, observer=heard)
+    assert heard.steps[-1]["loss"] < 0.9 * heard.steps[0]["loss"]
+    assert 0 < heard.notes[0][1]["padding_share"] < 0.6
+
+
+def test_a_demonstration_longer_than_a_row_is_refused() -> None:
+    found = model("llama")
+    gallery = Gallery(found.config)
+    told = [sft.Demonstration(*item) for item in conversations(found, gallery)]
+    with pytest.raises(UserError, match=r"of the demonstrations has \d+ tokens, and a row holds 9"):
+        sft.several_a_row(found.processor, gallery, told, capacity=9, batch_size=2, seed=0)

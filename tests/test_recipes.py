@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -15,20 +16,22 @@ from pe_rlhf_mm.adapters import roles as role_table
 from pe_rlhf_mm.adapters.roles import BACKBONE, Roles, Trainable, fingerprint
 from pe_rlhf_mm.data.images import Gallery
 from pe_rlhf_mm.data.processor import EncodedPrompt, Processor
+from pe_rlhf_mm.data.streams import Fed
 from pe_rlhf_mm.errors import TrainingDiverged, UserError
 from pe_rlhf_mm.testing import ToyTask
 from pe_rlhf_mm.training import forward, reward, sft
 from pe_rlhf_mm.training.config import LoraConfig, RewardConfig, RLConfig, SFTConfig, TuneConfig
 from pe_rlhf_mm.training.loop import train
 from pe_rlhf_mm.training.presets import settings_of
-from pe_rlhf_mm.training.reward import Comparison
+from pe_rlhf_mm.training.reward import Judged, Row
 from pe_rlhf_mm.training.sft import Demonstration
 from pe_rlhf_mm.types import Completions
 
 GOOD, BAD, STOP = FIRST_WORD + 1, FIRST_WORD + 2, CONFIG.stop_id
 ASKED = [EncodedPrompt([FIRST_WORD + i % 7, FIRST_WORD + 3], ()) for i in range(32)]
 SHOWN = [Demonstration(prompt, [GOOD, STOP]) for prompt in ASKED]
-PAIRS = [Comparison(prompt, [GOOD, STOP], [BAD, STOP], 1.0) for prompt in ASKED]
+PAIRS = [Judged([Row(prompt, [[GOOD, STOP], [BAD, STOP]])], (1.0, 0.0)) for prompt in ASKED]
+RATINGS = [Judged([Row(p, [[word, STOP]])], (float(word == GOOD),)) for p in ASKED for word in (GOOD, BAD)]
 SFT = SFTConfig(steps=60, batch_size=16, learning_rate=0.02)
 REWARD = RewardConfig(steps=30, batch_size=16, learning_rate=0.02, validate_every=10, validation_pairs=16)
 
@@ -52,8 +55,8 @@ def reward_run(words: Processor, roles: Roles, settings: RewardConfig = REWARD, 
     return reward.train_reward_model(roles, words, Gallery(CONFIG), pairs, pairs, settings)
 
 
-def scores(words: Processor, roles: Roles) -> reward.PairScores:
-    return reward.score_pairs(roles, words, Gallery(CONFIG), PAIRS)
+def scores(words: Processor, roles: Roles, examples: list = PAIRS) -> reward.Scored:
+    return reward.score_judged(roles, words, Gallery(CONFIG), examples)
 
 
 def test_sft_learns_its_demonstrations_and_moves_its_own_slot_only(words: Processor) -> None:
@@ -103,7 +106,7 @@ def test_both_losses_learn_which_reply_is_better(words: Processor, loss: str) ->
 
 
 def test_a_pair_that_is_labelled_the_other_way_round_is_learnt_the_other_way_round(words: Processor) -> None:
-    turned = [pair._replace(probability=0.0) for pair in PAIRS]
+    turned = [pair._replace(labels=(0.0, 1.0)) for pair in PAIRS]
     only_the_last = replace(REWARD, validate_every=1000)
     after = reward.train_reward_model(random_roles("reward"), words, Gallery(CONFIG), turned, PAIRS, only_the_last)
     assert scores(words, after).right.mean() == 0.0
@@ -111,17 +114,73 @@ def test_a_pair_that_is_labelled_the_other_way_round_is_learnt_the_other_way_rou
 
 def test_scores_are_standardised_on_validation_replies_and_no_ranking_changes(words: Processor) -> None:
     roles = random_roles("reward")
-    before = scores(words, roles)
-    after = scores(words, reward.standardised(roles, words, Gallery(CONFIG), PAIRS))
-    np.testing.assert_allclose(np.concatenate(after[:2]).mean(), 0, atol=1e-5)
-    np.testing.assert_allclose(np.concatenate(after[:2]).std(), 1, atol=1e-5)
-    np.testing.assert_array_equal(np.argsort(np.concatenate(after[:2])), np.argsort(np.concatenate(before[:2])))
+    before = scores(words, roles).scores
+    after = scores(words, reward.standardised(roles, words, Gallery(CONFIG), PAIRS)).scores
+    np.testing.assert_allclose(after.mean(), 0, atol=1e-5)
+    np.testing.assert_allclose(after.std(), 1, atol=1e-5)
+    np.testing.assert_array_equal(np.argsort(after, axis=None), np.argsort(before, axis=None))
+
+
+def test_the_zero_of_ratings_stays_where_it_divides_right_from_wrong(words: Processor) -> None:
+    roles = random_roles("reward")
+    before = scores(words, roles, RATINGS).scores
+    after = scores(words, reward.standardised(roles, words, Gallery(CONFIG), RATINGS), RATINGS).scores
+    assert abs(before.mean()) > 0.1, "a shift would show"
+    np.testing.assert_allclose(after, before / before.std(), rtol=1e-4, atol=1e-5)
+
+
+def test_ratings_are_learnt_one_reply_at_a_time(words: Processor) -> None:
+    pointwise = replace(REWARD, loss="pointwise")
+    after = reward_run(words, random_roles("reward"), pointwise, RATINGS)
+    found = scores(words, after, RATINGS)
+    assert found.scores.shape == (64, 1)
+    assert found.right.mean() == 1.0
+    assert (found.scores[::2] > 0).all(), "right replies have a log-odds above 0, and the head keeps that zero"
+
+
+def test_a_margin_in_the_settings_drives_the_scores_of_a_pair_further_apart(words: Processor) -> None:
+    """At d the pull is σ(m - d): with margin 4 it is still 0.98 where without one it is 0.5."""
+    wide = [pair._replace(margin=2.0) for pair in PAIRS]
+    gaps = {}
+    for name, pairs, margin in (("none", wide, 0.0), ("on", wide, 2.0), ("nothing to multiply", PAIRS, 2.0)):
+        heard = Heard()
+        settings = replace(REWARD, margin=margin, dropout=0.0)
+        reward.train_reward_model(
+            random_roles("reward"), words, Gallery(CONFIG), pairs, pairs, settings, observer=heard
+        )
+        gaps[name] = heard.steps[-1]["margin"]
+    assert gaps["none"] == gaps["nothing to multiply"]
+    assert gaps["on"] > gaps["none"] + 1
+
+
+def test_the_margins_of_a_batch_are_those_of_its_pairs_times_the_setting(words: Processor) -> None:
+    pairs = [pair._replace(margin=i / 4) for i, pair in enumerate(PAIRS)]
+    fed = reward.feed(words, Gallery(CONFIG), pairs, replace(REWARD, margin=0.5, batch_size=32), seed=0)
+    batch = next(fed.batches)
+    np.testing.assert_allclose(np.sort(batch.margin), np.arange(32) / 8)
+    np.testing.assert_array_equal(batch.labels, [[1, 0]] * 32)
+    np.testing.assert_array_equal(batch.completions.tokens[:, :, 0], [[GOOD, BAD]] * 32)
+
+
+@pytest.mark.parametrize(
+    ("score", "label", "right"),
+    [(0.1, 1.0, 1.0), (-0.1, 1.0, 0.0), (0.1, 0.3, 0.0), (-0.1, 0.0, 1.0), (0.0, 0.0, 1.0), (3.0, 0.5, 0.5)],
+)
+def test_a_rating_is_met_by_the_sign_of_its_score(score: float, label: float, right: float) -> None:
+    assert reward.Scored(np.array([[score]]), np.array([[label]])).right == [right]
+
+
+@pytest.mark.parametrize(("labels", "right"), [((1, 0), 1), ((0.7, 0.3), 1), ((0, 1), 0), ((0.5, 0.5), 0.5)])
+def test_a_pair_is_met_by_the_order_of_its_scores(labels: tuple, right: float) -> None:
+    """Both scores lie above 0: as ratings they could not both be met."""
+    assert reward.Scored(np.array([[2.0, 1.0]]), np.array([labels])).right == [right]
+    assert reward.Scored(np.array([[1.0, 1.0]]), np.array([labels])).right == [0.5]
 
 
 def test_a_reward_model_that_says_the_same_of_everything_stays_finite(words: Processor) -> None:
     roles = random_roles("reward").with_head("reward", jnp.zeros(CONFIG.decoder.width))
     standard = reward.standardised(roles, words, Gallery(CONFIG), PAIRS)
-    assert np.isfinite(np.concatenate(scores(words, standard)[:2])).all()
+    assert np.isfinite(scores(words, standard).scores).all()
     assert scores(words, standard).right.mean() == 0.5
 
 
@@ -141,7 +200,7 @@ def steps_of(numbers: list[float], **options: object) -> Trainable:
     optimizer = sft.adam(1.0, len(numbers))
     key, silent = jax.random.key(0), Heard()
     return train(
-        "reward_model", roles, roles.pick("reward"), stream(), walk, optimizer,
+        "reward_model", roles, roles.pick("reward"), Fed(stream(), 0.0), walk, optimizer,
         steps=len(numbers), key=key, observer=silent, **options,
     )  # fmt: skip
 
@@ -170,7 +229,7 @@ def test_dropout_acts_in_training_and_never_in_scoring(words: Processor) -> None
     one, other = (sft_run(words, random_roles("sft"), dropout=p)[1].steps[0]["loss"] for p in (0.0, 0.5))
     assert one != other
     roles = random_roles("reward")
-    np.testing.assert_array_equal(scores(words, roles).chosen, scores(words, roles).chosen)
+    np.testing.assert_array_equal(scores(words, roles).scores, scores(words, roles).scores)
 
 
 # --- settings -----------------------------------------------------------------------------------------------------
@@ -183,6 +242,8 @@ def test_dropout_acts_in_training_and_never_in_scoring(words: Processor) -> None
         (LoraConfig, {"dropout": 1.0}, r"LoraConfig.dropout must be in \[0, 1\), not 1.0"),
         (SFTConfig, {"learning_rate": -1.0}, "SFTConfig.learning_rate must be above 0"),
         (RewardConfig, {"dropout": -0.1}, "RewardConfig.dropout must be"),
+        (RewardConfig, {"margin": -1.0}, "RewardConfig.margin must be 0 or more, not -1.0"),
+        (RewardConfig, {"labels": Path("labels.jsonl")}, "RewardConfig.labels must be text, not PosixPath"),
         (RLConfig, {"beta": 1.5}, r"RLConfig.beta must be in \[0, 1\], not 1.5"),
         (RLConfig, {"temperature": 0.0}, "RLConfig.temperature must be above 0"),
     ],

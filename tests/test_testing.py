@@ -183,7 +183,7 @@ TASKS = {
         Toy(**odd(messages=[Message("user", None)])),
         "the content of a message is None; expected",
     ),
-    "part no part": (Toy(**odd(messages=[Message("user", ["which?"])])), "has the part 'which.' in a message"),
+    "part no part": (Toy(**odd(messages=[Message("user", ["which?"])])), "has the part 'which.'; expected Text"),
     "text no text": (Toy(**odd(messages=[Message("user", [Text(7)])])), r"has the part Text\(text=7"),
     "no such picture": (
         Toy(**odd(messages=[Message("user", [Image("no.png")])])),

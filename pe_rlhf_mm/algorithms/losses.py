@@ -20,17 +20,22 @@ def sft(logprobs: Float[Array, "*n T"], mask: Bool[Array, "*n T"]) -> Float[Arra
 
 
 def pairwise(
-    chosen: Float[Array, " B"], rejected: Float[Array, " B"], probability: Float[Array, " B"]
+    chosen: Float[Array, " B"],
+    rejected: Float[Array, " B"],
+    probability: Float[Array, " B"],
+    margin: Float[Array, " B"] | float = 0.0,
 ) -> Float[Array, ""]:
-    """Bradley-Terry loss of a reward model on pairs, with hard or soft labels.
+    """Bradley-Terry loss of a reward model on pairs, with hard or soft labels, and margins to be won by.
 
-        L = -(1/B) Σ [p · log σ(r_c - r_r) + (1 - p) · log σ(r_r - r_c)]
+        L = -(1/B) Σ [p · log σ(d - m) + (1 - p) · log σ(-d - m)],   d = r_c - r_r,  m >= 0
 
     p = 1 is the hard label of PE-RLHF (arXiv 2403.10704, A.1.2); 0 < p < 1 is the soft label of RLAIF (arXiv
-    2309.00267, 2.2.1), where the pair's two scores go through a softmax.
+    2309.00267, 2.2.1), where the pair's two scores go through a softmax; p = 0.5 is a tie, best met at d = 0. The margin
+    is that of Llama 2 (arXiv 2307.09288, eq. 2), asked of whichever reply is said to be the better one.
     """
-    margin = chosen - rejected
-    return -jnp.mean(probability * jax.nn.log_sigmoid(margin) + (1 - probability) * jax.nn.log_sigmoid(-margin))
+    difference = chosen - rejected
+    won, lost = jax.nn.log_sigmoid(difference - margin), jax.nn.log_sigmoid(-difference - margin)
+    return -jnp.mean(probability * won + (1 - probability) * lost)
 
 
 def pointwise(scores: Float[Array, " B"], labels: Float[Array, " B"]) -> Float[Array, ""]:

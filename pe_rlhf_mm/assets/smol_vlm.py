@@ -29,8 +29,6 @@ from pe_rlhf_mm.assets import tiny_vlm
 from pe_rlhf_mm.checkpoints import backbone
 from pe_rlhf_mm.checkpoints.folders import written_whole
 from pe_rlhf_mm.data.images import Gallery
-from pe_rlhf_mm.data.padding import rounded
-from pe_rlhf_mm.data.pipeline import batches
 from pe_rlhf_mm.data.processor import Processor
 from pe_rlhf_mm.data.tokenizer import read_tokenizer
 from pe_rlhf_mm.errors import UserError
@@ -40,9 +38,8 @@ from pe_rlhf_mm.models.model import Model, load_model
 from pe_rlhf_mm.training import forward
 from pe_rlhf_mm.training.loop import train
 from pe_rlhf_mm.training.progress import ProgressBar
-from pe_rlhf_mm.training.sft import Demonstration
+from pe_rlhf_mm.training.sft import one_a_row
 from pe_rlhf_mm.training.step import adam
-from pe_rlhf_mm.types import Completions, Prompts
 
 BATCH, RANK, SCALE, LEARNING_RATE = 16, 16, 2.0, 1e-3
 TARGETS = ("q", "k", "v", "o", "gate", "up", "down")
@@ -110,11 +107,7 @@ def study(config: VLMConfig, processor: Processor, text: Model, eyes: Model, ste
     """All weights after so many steps of lessons, adapters added."""
     gallery, phase = Gallery(config), tiny_vlm.Phase(-(-steps * BATCH // tiny_vlm.BATCH), LEARNING_RATE, MIX)
     told = tiny_vlm.demonstrations(list(tiny_vlm.lessons(tiny_vlm.pictures(), phase, seed)), processor, gallery)
-    length, reply = rounded(max(len(d.prompt.tokens) for d in told)), rounded(max(len(d.reply) for d in told))
-
-    def collate(group: list[Demonstration]) -> tuple[Prompts, Completions]:
-        prompts = processor.prompts([d.prompt for d in group], gallery, length=length)
-        return prompts, processor.completions([[d.reply] for d in group], length=reply)
+    fed = one_a_row(processor, gallery, told, batch_size=BATCH, seed=seed)
 
     def loss(learning: Learning, held: Roles, batch: Any, key: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
         statistics = forward.policy(config, learning.weights(held.backbone), *batch)
@@ -125,7 +118,7 @@ def study(config: VLMConfig, processor: Processor, text: Model, eyes: Model, ste
             "lessons",
             roles.only_backbone(text.state),
             beginning(config, eyes, jax.random.key(seed)),
-            batches(told, collate, batch_size=BATCH, seed=seed, what="lessons"),
+            fed,
             loss,
             adam(LEARNING_RATE, steps, warmup=min(20, steps), decay=True),
             steps=steps,

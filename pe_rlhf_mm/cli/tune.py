@@ -28,6 +28,8 @@ class Tune:
     settings: Annotated[TuneConfig, tyro.conf.arg(name="")]
     model: str = "tiny-vlm"
     """Name of a shipped model, or a checkpoint folder."""
+    start_from: Path | None = None
+    """Run folder, of the same model, whose SFT policy and reward model are taken instead of training new ones."""
     out: Path | None = None
     """Run folder; runs/<task>-<mode>-<seed> if not given."""
     overwrite: bool = False
@@ -56,6 +58,7 @@ def tune(arguments: Sequence[str]) -> None:
         model=options.model,
         out=out,
         config=settings,
+        start_from=options.start_from,
         overwrite=options.overwrite,
         quiet=options.json,
     )
@@ -71,11 +74,14 @@ def _table(summary: dict, out: Path) -> str:
         lines.append(f"{name:<14}{or_dash(row['accuracy'], '.1%'):>9}   {row['interval'].text('.1%'):<16}{row['n']:>6}")
     gain = summary["gain"]
     lines.append(f"{'gain by RL':<14}{or_dash(gain['accuracy'], '+.1%'):>9}   {gain['interval'].text('+.1%')}")
+    reward = {name: f"{or_dash(row['mean'], '+.3f')}" for name, row in summary["learned_reward"].items()}
     # An estimate may fall below 0; -0.00, which z turns round, would look like a fault.
-    lines.append(
+    lines += [
+        f"learned reward {reward['sft']} by SFT, {reward['rl']} by RL: {reward['gain']} "
+        f"{summary['learned_reward']['gain']['interval'].text('+.3f')} deviations",
         f"KL to the SFT policy {summary['rl']['kl']:z.2f} nats a reply; {summary['trainable_fraction']:.1%} of the "
-        f"weights trained; {summary['seconds']:.0f} s; peak memory {summary['peak_rss_gib']:.2f} GiB"
-    )
+        f"weights trained; {summary['seconds']:.0f} s; peak memory {summary['peak_rss_gib']:.2f} GiB",
+    ]
     return "\n".join([*lines, f"report: {out / 'report.html'}"])
 
 

@@ -20,6 +20,7 @@ from PIL import ImageOps
 from pe_rlhf_mm.data import views
 from pe_rlhf_mm.data.expansion import tokens_per_view
 from pe_rlhf_mm.data.padding import rounded
+from pe_rlhf_mm.data.store import Store, memory_share
 from pe_rlhf_mm.data.views import Views
 from pe_rlhf_mm.errors import ImageError, UserError
 from pe_rlhf_mm.models import vlm
@@ -121,20 +122,22 @@ def _look(config: VLMConfig, state: nnx.State, pixels: Pixels) -> Float[jax.Arra
 
 
 class Gallery:
-    """Every distinct image of a data set, opened and looked at once.
+    """Every distinct image of a data set, opened and looked at once where memory allows.
 
     With `look_with`, the weights of a frozen tower, an image is encoded a single time and its features serve sampling,
     every role's scoring pass, the update and all later epochs. Without it (where the tower itself is trained) batches
-    carry pixels.
+    carry pixels. Patches and features may each take `memory` bytes (None: a share of the machine's); those used longest
+    ago are forgotten above it, and made again when they are needed.
     """
 
-    def __init__(self, config: VLMConfig, *, look_with: nnx.State | None = None):
+    def __init__(self, config: VLMConfig, *, look_with: nnx.State | None = None, memory: int | None = None):
         self.config = config
         self._look_with = look_with
         self._index: dict[str, int] = {}
+        self._images: list[Image] = []
         self._shapes: list[ImageShape] = []
-        self._patches: dict[int, UInt8[np.ndarray, "V P X"]] = {}
-        self._features: dict[int, Float[np.ndarray, "M W"]] = {}
+        budget = memory_share() if memory is None else memory
+        self._patches, self._features = Store(budget), Store(budget)
 
     def __len__(self) -> int:
         return len(self._index)
@@ -155,8 +158,9 @@ class Gallery:
             key = hashlib.sha256(source).hexdigest() if isinstance(source, bytes) else str(source)
         if key not in self._index:
             seen, number = views_of(open_image(image), self.config.vision), len(self._index)
-            self._patches[number] = seen.patches
-            self._shapes.append(ImageShape(len(seen.patches), seen.grid, seen.tiles))
+            self._patches.put(number, seen.patches)
+            self._images.append(image)
+            self._shapes.append(_shape(seen))
             self._index[key] = number
         return self._index[key]
 
@@ -175,8 +179,8 @@ class Gallery:
             return None
         if self._look_with is None:
             return self._pixels(rows)
-        self._look_at_new(self._look_with)
-        texts = [np.concatenate([self._features[n] for n in row]) if row else None for row in rows]
+        seen = self._seen({n for row in rows for n in row}, self._look_with)
+        texts = [np.concatenate([seen[n] for n in row]) if row else None for row in rows]
         first = next(t for t in texts if t is not None)
         out = np.zeros((len(rows), rounded(max(len(t) for t in texts if t is not None)), first.shape[1]), first.dtype)
         for i, t in enumerate(texts):
@@ -185,7 +189,7 @@ class Gallery:
         return Features(out)
 
     def _pixels(self, rows: Sequence[Sequence[int]]) -> Pixels:
-        views = [[(view, self._shapes[n].grid) for n in row for view in self._patches[n]] for row in rows]
+        views = [[(view, self._shapes[n].grid) for n in row for view in self._patches_of(n)] for row in rows]
         return _padded(
             views, most=max(len(row) for row in views), patches=self._room(p for row in views for p, _ in row)
         )
@@ -200,11 +204,30 @@ class Gallery:
         assert self.config.vision is not None  # it holds an image
         return self.config.vision
 
-    def _look_at_new(self, state: nnx.State) -> None:
-        """Encodes the views added since the last time, similar ones together, and forgets their pixels."""
-        waiting = sorted(
-            ((n, view) for n, views in self._patches.items() for view in views), key=lambda item: len(item[1])
-        )
+    def _patches_of(self, number: int) -> UInt8[np.ndarray, "V P X"]:
+        """The patches of an image, opened again if they were forgotten."""
+        found = self._patches.get(number)
+        if found is None:
+            seen = views_of(open_image(self._images[number]), self._vision)
+            if _shape(seen) != self._shapes[number]:
+                raise ImageError(f"image {str(self._images[number].source)[:1000]!r} was changed while it was in use.")
+            found = seen.patches
+            self._patches.put(number, found)
+        return found
+
+    def _seen(self, numbers: set[int], state: nnx.State) -> dict[int, Float[np.ndarray, "M W"]]:
+        """Features of images; where some are missing, all images are looked at whose patches wait for it."""
+        found = {n: self._features.get(n) for n in numbers}
+        missing = {n for n, features in found.items() if features is None}
+        looked = self._look_at(sorted(missing | {*self._patches.numbers()}), state) if missing else {}
+        for n, features in looked.items():
+            self._features.put(n, features)
+            self._patches.drop(n)
+        return {n: looked[n] if features is None else features for n, features in found.items()}
+
+    def _look_at(self, numbers: Sequence[int], state: nnx.State) -> dict[int, Float[np.ndarray, "M W"]]:
+        """Encodes the views of images, similar ones together."""
+        waiting = sorted(((n, view) for n in numbers for view in self._patches_of(n)), key=lambda item: len(item[1]))
         seen: dict[int, list[Float[np.ndarray, "M W"]]] = {}
         while waiting:
             room = self._room([waiting[0][1]])
@@ -216,8 +239,11 @@ class Gallery:
             for (n, view), vectors in zip(block, looked, strict=False):
                 seen.setdefault(n, []).append(vectors[: len(view) // self._vision.merge**2])
             del waiting[: len(block)]
-        self._features |= {n: np.concatenate(parts) for n, parts in seen.items()}
-        self._patches.clear()
+        return {n: np.concatenate(parts) for n, parts in seen.items()}
+
+
+def _shape(seen: Views) -> ImageShape:
+    return ImageShape(len(seen.patches), seen.grid, seen.tiles)
 
 
 def _padded(

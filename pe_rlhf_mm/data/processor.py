@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import re
 from collections.abc import Callable, Sequence
@@ -14,7 +15,7 @@ from pe_rlhf_mm.data import expansion
 from pe_rlhf_mm.data.images import Gallery, ImageShape
 from pe_rlhf_mm.errors import PromptTooLong, UserError
 from pe_rlhf_mm.models.config import VLMConfig
-from pe_rlhf_mm.types import Completions, Image, Message, Prompts, Role, Text
+from pe_rlhf_mm.types import Completions, Image, Message, Prompts, Reply, Role, Text
 
 
 class EncodedPrompt(NamedTuple):
@@ -45,6 +46,10 @@ PLACEHOLDERS = {
 """By family; of any other, a placeholder is as many image tokens as the image takes."""
 
 
+def _is_part(part: object) -> bool:
+    return isinstance(part, Image) or (isinstance(part, Text) and isinstance(part.text, str))
+
+
 def _refuse_malformed(conversation: object, name: str) -> None:
     """Raises UserError unless this is a conversation: messages of known roles, made of text and images."""
     if isinstance(conversation, str) or not isinstance(conversation, Sequence) or not conversation:
@@ -60,8 +65,27 @@ def _refuse_malformed(conversation: object, name: str) -> None:
                 "expected a string, or a list of Text and Image."
             )
         for part in message.parts:
-            if not isinstance(part, Image) and not (isinstance(part, Text) and isinstance(part.text, str)):
+            if not _is_part(part):
                 raise UserError(f"{name} has the part {part!r:.80}; expected Image(..), or Text(..) of a string.")
+
+
+def _refuse_malformed_replies(replies: Sequence[Reply]) -> None:
+    """Raises UserError unless every reply is a string, or made of text and images."""
+    for i, reply in enumerate(replies):
+        parts = () if isinstance(reply, str) else reply
+        if not isinstance(parts, Sequence) or not all(map(_is_part, parts)):
+            raise UserError(f"reply {i} is {reply!r:.80}; expected a string, or a list of Text and Image.")
+
+
+def _as_text(reply: Reply) -> str:
+    """The texts of a reply, joined."""
+    return reply if isinstance(reply, str) else "".join(part.text for part in reply if isinstance(part, Text))
+
+
+def has_picture(reply: Reply) -> bool:
+    """Whether any part of a reply is a picture."""
+    parts = () if isinstance(reply, str) or not isinstance(reply, Sequence) else reply
+    return any(isinstance(part, Image) for part in parts)
 
 
 def refuse_misfit(tokenizer: Any, config: VLMConfig) -> None:
@@ -171,6 +195,11 @@ class Processor:
             texts.append(self.expand(known[key], seen))
         return texts
 
+    def tokenize(self, texts: Sequence[str]) -> Sequence[list[int]]:
+        """The ids of rendered texts."""
+        ids: list[list[int]] = self.tokenizer(list(texts), add_special_tokens=False)["input_ids"] if texts else []
+        return ids
+
     def encode(
         self, conversations: Sequence[Sequence[Message]], gallery: Gallery, *, room: int = 0
     ) -> list[EncodedPrompt]:
@@ -185,7 +214,7 @@ class Processor:
         images = [tuple(gallery.add(picture) for picture in row) for row in pictures]
         texts = self._render_all(conversations, [[gallery.shape(n) for n in row] for row in images])
         distinct = list(dict.fromkeys(texts))
-        ids = self.tokenizer(distinct, add_special_tokens=False)["input_ids"] if distinct else []
+        ids = self.tokenize(distinct)
         tokens_of = dict(zip(distinct, ids, strict=True))
         for i, (messages, text) in enumerate(zip(conversations, texts, strict=True)):
             start = next((p.text for m in messages for p in m.parts if isinstance(p, Text)), "")
@@ -225,14 +254,49 @@ class Processor:
         except ValueError as error:
             raise UserError(f"tokens and images do not agree: {error}") from error
 
-    def encode_replies(self, replies: Sequence[str]) -> list[list[int]]:
-        """Replies as completions: their tokens and the stop token. Special tokens in them are text, as in prompts."""
+    def encode_replies(self, replies: Sequence[Reply]) -> list[list[int]]:
+        """Replies of text as completions: their tokens and the stop token. Special tokens in them are text.
+
+        Raises UserError for one that is no reply, or that has a picture: see `encode_answered`.
+        """
+        _refuse_malformed_replies(replies)
         for i, reply in enumerate(replies):
-            if not isinstance(reply, str):
-                raise UserError(f"reply {i} is {reply!r:.80}; expected a string.")
-        texts = [self._plain(reply) for reply in replies]
-        ids = self.tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
+            if has_picture(reply):
+                raise UserError(f"reply {i} has a picture, and a policy writes text only; expected text.")
+        texts = [self._plain(_as_text(reply)) for reply in replies]
+        ids = self.tokenize(texts)
         return [[*tokens, self.config.stop_id] for tokens in ids]
+
+    def encode_answered(
+        self, conversations: Sequence[Sequence[Message]], replies: Sequence[Reply], gallery: Gallery
+    ) -> list[EncodedPrompt]:
+        """Conversations with a reply as prompts, which only the stop token is left to complete.
+
+        Here a reply may have pictures, which completions cannot: where they stand, what they see and what sees them is
+        that of pictures in a prompt. The tokens of a reply of text are those of `encode_replies`. Raises as `encode`.
+        """
+        _refuse_malformed_replies(replies)
+        prompts, answered = self.encode(conversations, gallery, room=1), []
+        for i, (prompt, reply) in enumerate(zip(prompts, replies, strict=True)):
+            parts = self._parts(Message("assistant", reply))
+            pictures = () if isinstance(reply, str) else [part for part in reply if isinstance(part, Image)]
+            numbers = tuple(gallery.add(picture) for picture in pictures)
+            written = "".join(part["text"] if part["type"] == "text" else self._picture for part in parts)
+            text = self.expand(written, [gallery.shape(n) for n in numbers])
+            tokens = [*prompt.tokens, *self.tokenize([text])[0]]
+            self._refuse_too_long(i, _as_text(reply), len(tokens), 1)
+            images = (*prompt.images, *numbers)
+            answered.append(EncodedPrompt(tokens, images, self.positions(tokens, images, gallery)))
+        return answered
+
+    @functools.cached_property
+    def _picture(self) -> str:
+        """What the template writes for a picture between two words, or the bare placeholder if it moves pictures."""
+        assert self._placeholder is not None  # or the gallery would have refused the picture
+        before, after = "before", "after"
+        text = self.render([Message("user", (Text(before), Image(None), Text(after)))])
+        between = text.partition(before)[2].partition(after)[0]
+        return between if self._placeholder.text in between else self._placeholder.text
 
     def decode(self, tokens: Sequence[int]) -> str:
         """The text of a completion, without its stop token."""

@@ -68,6 +68,8 @@ def choose_samples(folder: Path, samples: Sequence[Record]) -> Gallery:
         members[_group_of(sample)].append(sample)
     if not members["unscored"]:
         del members["unscored"]
+    elif len(members["unscored"]) == len(samples):  # no evaluator could score any: the other kinds say nothing
+        members = {"unscored": members["unscored"]}
     shares = _fair_shares({group: len(found) for group, found in members.items()})
     chosen = [(group, sample) for group, found in members.items() for sample in _spread(found, shares[group])]
     groups = [Group(group, LABELS[group], len(found), shares[group]) for group, found in members.items()]

@@ -17,6 +17,7 @@ from pe_rlhf_mm.reports.curves import FRAME, draw_curves
 from pe_rlhf_mm.reports.folder import RunRecord, read_run
 from pe_rlhf_mm.reports.gallery import choose_samples
 from pe_rlhf_mm.reports.records import Record, at, number, text
+from pe_rlhf_mm.reports.rewards import reward_tables
 from pe_rlhf_mm.reports.stages import headline, stage_rows
 from pe_rlhf_mm.reports.wording import DASH, duration, percent
 
@@ -53,6 +54,7 @@ def _render(run: RunRecord) -> str:
         headline=headline(run),
         facts=_facts(run),
         rows=stage_rows(run),
+        tables=reward_tables(run.summary),
         curves=draw_curves(run.metrics),
         frame=FRAME._asdict(),
         gallery=choose_samples(run.folder, run.samples),
@@ -88,6 +90,8 @@ def _details(config: Record) -> dict[str, dict[str, str]]:
     """Tables by title: the settings, each section of them apart, then the versions and the machine."""
     settings = at(config, "settings")
     general = {"task": at(config, "task"), "model": at(config, "model"), "status": at(config, "status")}
+    if at(config, "start_from") is not None:
+        general["started from"] = at(config, "start_from", "run")
     tables: dict[str, dict[str, str]] = {"General": _written(general)}
     for name, value in (settings if isinstance(settings, Mapping) else {}).items():
         if isinstance(value, Mapping):

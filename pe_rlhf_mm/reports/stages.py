@@ -7,15 +7,16 @@ from typing import NamedTuple
 
 from pe_rlhf_mm.reports.folder import RunRecord
 from pe_rlhf_mm.reports.records import Record, at, interval, number, text
-from pe_rlhf_mm.reports.wording import DASH, SPACE, count, decimal, duration, percent, points
+from pe_rlhf_mm.reports.wording import DASH, SPACE, count, decimal, duration, percent, points, signed
 
 STAGES = {"sft": "SFT", "reward_model": "Reward model", "rl": "RL", "evaluation": "Evaluation"}
 _MEASURES = {
     "sft": "test questions answered right",
-    "reward_model": "test pairs ranked right",
+    "reward_model": "test pairs ranked right, or ratings met",
     "rl": "test questions answered right",
 }
 _SETTINGS = {"sft": "sft", "reward_model": "reward", "rl": "rl"}
+_ROLES = {"sft": "sft", "reward_model": "reward"}
 _ENDINGS = {
     "running": "it was still running when this page was written",
     "interrupted": "it was interrupted",
@@ -54,7 +55,7 @@ def headline(run: RunRecord) -> str:
 def _outcome(summary: Record) -> str:
     before, after, gain = (number(summary, stage, "accuracy") for stage in ("sft", "rl", "gain"))
     if before is None or after is None:
-        return "The run is finished, but its summary names no accuracy before and after RL."
+        return _outcome_by_reward(summary)
     n = number(summary, "rl", "n")
     where = "on the test questions" if n is None else f"on {count(n)} test questions"
     gain = after - before if gain is None else gain
@@ -62,9 +63,26 @@ def _outcome(summary: Record) -> str:
     sentence = f"Accuracy {where} was {percent(before)} after SFT and is {percent(after)} after RL: {points(gain)}"
     if ends is None:
         return f"{sentence} points."
-    low, high = ends
-    doubt = " The interval includes zero, so this may be chance." if low <= 0 <= high else ""
-    return f"{sentence} points (95{SPACE}% interval {points(low)} to {points(high)}).{doubt}"
+    return f"{sentence} points (95{SPACE}% interval {points(ends[0])} to {points(ends[1])}).{_doubt(*ends)}"
+
+
+def _outcome_by_reward(summary: Record) -> str:
+    """What is left to say where replies cannot be called right or wrong."""
+    before, after, gain = (number(summary, "learned_reward", name, "mean") for name in ("sft", "rl", "gain"))
+    if before is None or after is None:
+        return "The run is finished, but its summary names no accuracy before and after RL."
+    sentence = (
+        "The evaluator scored no reply. The mean learned reward of the test replies was "
+        f"{decimal(before)} after SFT and is {decimal(after)} after RL: {signed(gain)} deviations of the reward model"
+    )
+    ends = interval(summary, "learned_reward", "gain", "interval")
+    if ends is None:
+        return f"{sentence}."
+    return f"{sentence} (95{SPACE}% interval {signed(ends[0])} to {signed(ends[1])}).{_doubt(*ends)}"
+
+
+def _doubt(low: float, high: float) -> str:
+    return " The interval includes zero, so this may be chance." if low <= 0 <= high else ""
 
 
 def _unfinished(run: RunRecord) -> str:
@@ -91,19 +109,26 @@ def stage_rows(run: RunRecord) -> list[Row]:
 
 def _row(run: RunRecord, stage: str) -> Row:
     accuracy, ends = number(run.summary, stage, "accuracy"), interval(run.summary, stage, "interval")
-    kl = number(run.summary, stage, "kl")
     return Row(
         stage=stage,
         label=STAGES[stage],
         measure=_MEASURES.get(stage, "all of the above, on the test split"),
         value=percent(accuracy),
-        extra="" if kl is None else f"KL to SFT {decimal(kl)} nats per reply",
+        extra=_extra(run, stage),
         n=count(number(run.summary, stage, "n")),
         interval=DASH if ends is None else f"{percent(ends[0])} to {percent(ends[1])}",
         bar=None if ends is None or accuracy is None else Bar(*(100 * x for x in (ends[0], accuracy, ends[1]))),
         steps=_steps(run, stage),
         time=duration(_seconds(run, stage)),
     )
+
+
+def _extra(run: RunRecord, stage: str) -> str:
+    """What else there is to say of a stage."""
+    kl, given = number(run.summary, stage, "kl"), at(run.config, "start_from", "roles")
+    if isinstance(given, list) and _ROLES.get(stage) in given:
+        return f"trained by a run on {text(run.config, 'start_from', 'task')}"
+    return "" if kl is None else f"KL to SFT {decimal(kl)} nats per reply"
 
 
 def _steps(run: RunRecord, stage: str) -> str:

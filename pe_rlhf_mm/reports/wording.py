@@ -33,6 +33,12 @@ def decimal(number: float | None) -> str:
     return _minus(f"{number:z,.{3 if size < 10 else 1 if size < 1000 else 0}f}")
 
 
+def signed(number: float | None) -> str:
+    """A difference, with its sign: +0.512."""
+    written = decimal(number)
+    return f"+{written}" if number is not None and number > 0 else written
+
+
 def power_of_ten(exponent: int) -> str:
     """10⁻⁶."""
     return "10" + str(exponent).translate(_SUPERSCRIPT)

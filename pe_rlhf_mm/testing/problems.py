@@ -46,7 +46,7 @@ def check_messages(messages: Sequence[Message], what: str, problems: Problems) -
             f"{what}: the content of a message is {message.content!r:.80}; expected a string, or a list of parts",
         ):
             for part in message.parts:
-                _check_part(part, what, problems)
+                check_part(part, what, problems)
     last = messages[-1]
     problems.expect(
         not isinstance(last, Message) or last.role != "assistant",
@@ -54,7 +54,8 @@ def check_messages(messages: Sequence[Message], what: str, problems: Problems) -
     )
 
 
-def _check_part(part: Text | Image, what: str, problems: Problems) -> None:
+def check_part(part: Text | Image, what: str, problems: Problems) -> None:
+    """Notes a part that is neither text nor a picture that opens."""
     if isinstance(part, Image):
         from pe_rlhf_mm.data.images import open_image
 
@@ -63,7 +64,7 @@ def _check_part(part: Text | Image, what: str, problems: Problems) -> None:
     else:
         problems.expect(
             isinstance(part, Text) and isinstance(part.text, str),
-            f"{what} has the part {part!r:.80} in a message; expected Text of a string, or Image",
+            f"{what} has the part {part!r:.80}; expected Text of a string, or Image",
         )
 
 

@@ -1,17 +1,18 @@
-"""Checks of a task: its splits, samples, pairs, solutions and evaluators."""
+"""Checks of a task: its splits, samples, pairs, ratings, solutions and evaluators."""
 
 from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from numbers import Real
+from collections.abc import Sequence
 
 from pe_rlhf_mm import registry
 from pe_rlhf_mm.errors import UserError
+from pe_rlhf_mm.testing.contents import check_contents
 from pe_rlhf_mm.testing.environments import check_env
+from pe_rlhf_mm.testing.labels import check_labels
 from pe_rlhf_mm.testing.problems import Problems, check_messages, check_replies, told
-from pe_rlhf_mm.types import Outcome, Preference, Sample, Task
+from pe_rlhf_mm.types import Outcome, Sample, Task
 
 SPLITS = ("train", "validation", "test")
 COMPARED = 1000
@@ -30,15 +31,16 @@ def check_task(task: str | Task, *, n: int = 8) -> list[str]:
         return problems
     with problems.during("evaluators"):
         _check_evaluators(instance.evaluators, problems)
-    shown = _check_splits(instance, problems, n)
-    preferences = getattr(instance, "preferences", None)
-    if preferences is not None:
-        _check_preferences(preferences, problems, n)
+    found = _check_splits(instance, problems, n)
+    shown = found["train"][:n]
+    check_labels(instance, SPLITS, problems, n)
     with problems.during("environment()"):
         environment = instance.environment()
         if environment is not None:
             problems += check_env(environment, shown, solve=instance.solve, n=n)
-        else:
+        else:  # episodes show what they are made of when they are played
+            if not problems:  # what is broken has no contents to compare
+                check_contents(found, problems)
             _check_solutions(instance, shown, problems)
     return problems
 
@@ -53,8 +55,8 @@ def _check_evaluators(names: Sequence[str], problems: Problems) -> None:
                 registry.evaluators.make(name)
 
 
-def _check_splits(task: Task, problems: Problems, n: int) -> list[Sample]:
-    """Checks the samples of every split; returns the first ones of training."""
+def _check_splits(task: Task, problems: Problems, n: int) -> dict[str, list[Sample]]:
+    """Checks the samples of every split and returns them."""
     found: dict[str, list[Sample]] = {split: [] for split in SPLITS}
     for split in SPLITS:
         with problems.during(f"samples({split!r})"):
@@ -71,7 +73,7 @@ def _check_splits(task: Task, problems: Problems, n: int) -> list[Sample]:
             not shared, f"{one!r} and {other!r} share {len(shared)} ids, such as {shared[:1]}; splits must not overlap"
         )
     _check_unknown_split(task, problems)
-    return found["train"][:n]
+    return found
 
 
 def _check_split(task: Task, split: str, problems: Problems, n: int) -> list[Sample]:
@@ -114,37 +116,6 @@ def _check_sample(sample: Sample, split: str, problems: Problems) -> None:
             sample.cluster is None or isinstance(sample.cluster, str), f"{what}: cluster must be a string or None"
         )
         check_messages(sample.messages, what, problems)
-
-
-def _check_preferences(preferences: Callable[..., Iterable[Preference]], problems: Problems, n: int) -> None:
-    for split in SPLITS:
-        with problems.during(f"preferences({split!r})"):
-            pairs, again = (list(itertools.islice(preferences(split, seed=0), n)) for _ in range(2))
-            problems.expect(bool(pairs), f"preferences({split!r}) yields nothing; it must yield one at least")
-            before = len(problems)
-            for number, pair in enumerate(pairs):
-                _check_pair(pair, f"pair {number} of {split!r}", problems)
-            if len(problems) == before:
-                one, other = (
-                    [(told(p.messages), p.chosen, p.rejected, p.probability) for p in group] for group in (pairs, again)
-                )
-                problems.expect(
-                    one == other, f"preferences({split!r}, seed=0) gives other pairs when it is called again"
-                )
-
-
-def _check_pair(pair: Preference, what: str, problems: Problems) -> None:
-    if problems.expect(
-        isinstance(pair, Preference), f"{what} is a {type(pair).__name__}; expected pe_rlhf_mm.Preference"
-    ):
-        for reply in (pair.chosen, pair.rejected):
-            problems.expect(isinstance(reply, str), f"{what} has the reply {reply!r:.80}; expected a string")
-        problems.expect(pair.chosen != pair.rejected, f"{what}: both replies are {pair.chosen!r}")
-        problems.expect(
-            isinstance(pair.probability, Real) and 0 <= pair.probability <= 1,
-            f"{what}: probability is {pair.probability!r:.80}; expected a number from 0 to 1",
-        )
-        check_messages(pair.messages, what, problems)
 
 
 def _check_solutions(task: Task, samples: Sequence[Sample], problems: Problems) -> None:

@@ -18,14 +18,16 @@ class ToyTask:
     SIZES = {"train": 32, "validation": 8, "test": 16}  # noqa: RUF012 - read only
 
     def samples(self, split: str, *, seed: int = 0) -> Iterator[Sample]:
-        """Squares in turn."""
+        """Squares in turn, each of a size of its own, so that no split has a picture of another."""
         from PIL import Image as Pillow
 
         if split not in self.SIZES:
             raise UserError(f"the toy task has no split {split!r}; it has {', '.join(self.SIZES)}")
+        splits = list(self.SIZES)
+        smallest = 16 + sum(self.SIZES[other] for other in splits[: splits.index(split)])
         for number in range(self.SIZES[split]):
-            color = self.COLORS[number % len(self.COLORS)]
-            picture = Image(Pillow.new("RGB", (32, 32), color))
+            color, side = self.COLORS[number % len(self.COLORS)], smallest + number
+            picture = Image(Pillow.new("RGB", (side, side), color))
             yield Sample(f"{split}-{number}", (Message("user", (picture, Text("Which color is it?"))),), target=color)
 
     def preferences(self, split: str, *, seed: int = 0) -> Iterator[Preference]:

@@ -29,6 +29,8 @@ def _refuse_other_types(settings: object) -> None:
             raise OutOfRange(f"{where} must be a whole number, not {value!r}")
         if declared is float and not (type(value) in (int, float) and math.isfinite(value)):
             raise OutOfRange(f"{where} must be a finite number, not {value!r}")
+        if declared is str and type(value) is not str:
+            raise OutOfRange(f"{where} must be text, not {value!r:.80}")
         if declared is bool and type(value) is not bool:
             raise OutOfRange(f"{where} must be True or False, not {value!r}")
         if isinstance(declared, type) and is_dataclass(declared) and not isinstance(value, declared):
@@ -83,11 +85,13 @@ class SFTConfig:
     learning_rate: float = 1e-4
     demonstrations: int = 0
     """Use only so many demonstrations of the training split; 0 means all."""
+    packed_length: int = 0
+    """Pack demonstrations into rows of so many tokens, `batch_size` rows a step; 0: one a row, in a few lengths."""
 
     def __post_init__(self) -> None:
         _refuse_other_types(self)
         _positive(self, "steps", "batch_size", "learning_rate")
-        _not_negative(self, "demonstrations")
+        _not_negative(self, "demonstrations", "packed_length")
 
 
 @dataclass(frozen=True)
@@ -99,15 +103,23 @@ class RewardConfig:
     learning_rate: float = 1e-4
     dropout: float = 0.01
     loss: Literal["pairwise", "pointwise"] = "pairwise"
+    """`pairwise`: which of two replies is better. `pointwise`: whether a reply is right, from the task's ratings, or
+    where it has none from its pairs, each of which is two ratings."""
+    margin: float = 0.0
+    """How much the margins count that pairs carry; 0, the paper's loss, means not at all."""
+    labels: str = ""
+    """Train on the pairs or ratings of this file (`data/labels.py`), an AI judge's for instance, instead of the task's
+    own; validation and test stay the task's."""
     pairs: int = 0
-    """Use only so many preference pairs of the training split; 0 means all."""
+    """Use only so many pairs, or ratings, of the training split; 0 means all."""
     validate_every: int = 250
     validation_pairs: int = 512
+    """Validate on so many pairs, or ratings."""
 
     def __post_init__(self) -> None:
         _refuse_other_types(self)
         _positive(self, "steps", "batch_size", "learning_rate", "validate_every", "validation_pairs")
-        _not_negative(self, "pairs")
+        _not_negative(self, "margin", "pairs")
         if not 0 <= self.dropout < 1:
             raise OutOfRange(f"RewardConfig.dropout must be in [0, 1), not {self.dropout}")
 

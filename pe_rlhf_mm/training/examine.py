@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from numbers import Real
 from typing import Any, NamedTuple
 
 import numpy as np
+from jaxtyping import Float
 
 from pe_rlhf_mm.adapters.roles import Roles
 from pe_rlhf_mm.data.images import encode_png, open_image
-from pe_rlhf_mm.data.padding import rounded
+from pe_rlhf_mm.data.labels import Label
 from pe_rlhf_mm.data.pipeline import pick
 from pe_rlhf_mm.data.processor import Processor
 from pe_rlhf_mm.evaluation.evaluate import Evaluation, collect_samples, summarize
@@ -17,17 +20,19 @@ from pe_rlhf_mm.evaluation.intervals import clustered_mean
 from pe_rlhf_mm.models.model import Model
 from pe_rlhf_mm.rollout.policy import reply
 from pe_rlhf_mm.rollout.settings import Sampling
-from pe_rlhf_mm.training import forward
 from pe_rlhf_mm.training.config import TuneConfig
+from pe_rlhf_mm.training.judged import judge, label_source
 from pe_rlhf_mm.training.observer import Observer
-from pe_rlhf_mm.training.prepare import Questions, ask, compare, new_gallery
+from pe_rlhf_mm.training.prepare import Questions, ask, new_gallery
 from pe_rlhf_mm.training.reinforce import mean_divergence
-from pe_rlhf_mm.training.reward import score_pairs
+from pe_rlhf_mm.training.reward import Row, score, score_judged
 from pe_rlhf_mm.training.run import Run
-from pe_rlhf_mm.types import Image, Outcome, PreferenceTask, Sample, Task, Text
+from pe_rlhf_mm.types import Image, Outcome, PreferenceTask, RatedTask, Sample, Task, Text
 
 PARTS = 4
-"""Steps of the progress bar: replies of the SFT policy, of the tuned policy, pairs, rewards and divergence."""
+"""Steps of the progress bar: replies of the SFT policy, of the tuned policy, labels, rewards and divergence."""
+BROKEN_DOWN_BY = ("confidence", "domain")
+"""Metadata of pairs and ratings whose values the reward model's accuracy is told apart for."""
 
 
 class Answers(NamedTuple):
@@ -57,7 +62,7 @@ def answer(
 
 
 def examine(
-    id: str, task: PreferenceTask, model: Model, roles: Roles, config: TuneConfig, run: Run, observer: Observer
+    id: str, task: Task, model: Model, roles: Roles, config: TuneConfig, run: Run, observer: Observer
 ) -> dict[str, Any]:
     """Tests the SFT policy, the reward model and the tuned policy; writes `samples.jsonl`; returns the numbers."""
     processor, gallery = model.processor, new_gallery(model, config)
@@ -67,25 +72,75 @@ def examine(
     found = {}
     for part, (role, name) in enumerate((("sft", "sft"), ("policy", "rl")), start=1):
         found[role] = answer(id, task, roles, role, processor, questions, config.rl.max_tokens)
-        observer.step("evaluation", part, {name: found[role].evaluation.headline.value})
+        observer.step("evaluation", part, _known({name: found[role].evaluation.headline.value}))
 
-    preferences = pick(list(task.preferences("test", seed=config.seed)), config.test_samples, seed=config.seed)
-    pairs = compare(preferences, processor, gallery, room=config.rl.max_tokens)
-    right = score_pairs(roles, processor, gallery, pairs).right
-    clusters = [p.cluster or str(i) for i, p in enumerate(preferences)]
-    reward_accuracy, reward_interval = clustered_mean(right.tolist(), clusters)
-    observer.step("evaluation", 3, {"reward_model": reward_accuracy})
+    labels = _test_labels(task, config)
+    judged = judge(labels, processor, gallery, room=config.rl.max_tokens)
+    accuracy = _reward_accuracy(labels, score_judged(roles, processor, gallery, judged).right if judged else ())
+    observer.step("evaluation", 3, _known({"reward_model": accuracy["accuracy"]}))
 
-    rewards = _rewards(roles, processor, questions, found["sft"].tokens, found["policy"].tokens)
+    replies = zip(questions.prompts, found["sft"].tokens, found["policy"].tokens, strict=True)
+    rewards = score(roles, processor, gallery, [(Row(prompt, group),) for prompt, *group in replies])
     divergence = mean_divergence(roles, processor, gallery, questions.prompts, config.rl, seed=config.seed)
     observer.step("evaluation", PARTS, {"kl": divergence.nats})
-    run.write_samples(_lines(samples, found["sft"], found["policy"], rewards, run))
+    run.write_samples(_lines(questions, found["sft"], found["policy"], rewards, run))
     return {
         "sft": _numbers(found["sft"].evaluation),
-        "reward_model": {"accuracy": reward_accuracy, "n": len(pairs), "interval": reward_interval},
+        "reward_model": accuracy,
         "rl": {**_numbers(found["policy"].evaluation), "kl": divergence.nats, "kl_n": divergence.prompts},
         "gain": _gain(found["sft"].evaluation, found["policy"].evaluation),
+        "learned_reward": _learned_reward(samples, rewards),
     }
+
+
+def _known(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Without the numbers that nobody could tell."""
+    return {name: value for name, value in metrics.items() if math.isfinite(value)}
+
+
+def _test_labels(task: Task, config: TuneConfig) -> list[Label]:
+    """What the reward model is tested on; nothing of a task without labels that its loss can be tested on."""
+    kinds = (PreferenceTask, RatedTask) if config.reward.loss == "pointwise" else (PreferenceTask,)
+    if not isinstance(task, kinds):
+        return []
+    labels = label_source(task, config.reward.loss).read("test", seed=config.seed)
+    return pick(list(labels), config.test_samples, seed=config.seed)
+
+
+def _reward_accuracy(labels: Sequence[Label], right: Sequence[float]) -> dict[str, Any]:
+    """The reward model's accuracy on all labels, and on each value of what their metadata are broken down by."""
+    clusters = [label.cluster or str(i) for i, label in enumerate(labels)]
+
+    def over(chosen: Sequence[int]) -> dict[str, Any]:
+        mean, interval = clustered_mean([float(right[i]) for i in chosen], [clusters[i] for i in chosen])
+        return {"accuracy": mean, "n": len(chosen), "interval": interval}
+
+    parts: dict[str, dict[str, Any]] = {}
+    for name in BROKEN_DOWN_BY:
+        members: dict[str | Real, list[int]] = {}
+        for i, label in enumerate(labels):
+            if isinstance(value := label.metadata.get(name), str | Real):
+                members.setdefault(value, []).append(i)
+        if members:
+            parts[name] = {str(value): over(members[value]) for value in sorted(members, key=_order)}
+    return {**over(range(len(labels))), "by": parts}
+
+
+def _order(value: str | Real) -> tuple[float, str]:
+    """Numbers by size, then everything else by name."""
+    return (float(value), "") if isinstance(value, Real) else (math.inf, str(value))
+
+
+def _learned_reward(samples: Sequence[Sample], rewards: Float[np.ndarray, "N 2"]) -> dict[str, Any]:
+    """Mean reward of the replies before and after RL and of their paired difference, in deviations of the reward model.
+
+    Every task has it: where there is nothing to score replies against, it is all there is.
+    """
+    clusters = [sample.cluster or sample.id for sample in samples]
+    before, after = rewards.T.astype(float)
+    columns = {"sft": before, "rl": after, "gain": after - before}
+    means = {name: clustered_mean(column.tolist(), clusters) for name, column in columns.items()}
+    return {name: {"mean": mean, "n": len(samples), "interval": interval} for name, (mean, interval) in means.items()}
 
 
 def _numbers(evaluation: Evaluation) -> dict[str, Any]:
@@ -106,43 +161,22 @@ def _gain(before: Evaluation, after: Evaluation) -> dict[str, Any]:
     return {"accuracy": mean, "interval": interval}
 
 
-def _rewards(
-    roles: Roles,
-    processor: Processor,
-    questions: Questions,
-    before: Sequence[list[int]],
-    after: Sequence[list[int]],
-    *,
-    batch_size: int = 128,
-) -> np.ndarray:
-    """The learned reward of both replies to every prompt, [n, 2]."""
-    prompts = questions.prompts
-    length, weights, head = rounded(max(len(p.tokens) for p in prompts)), roles.weights("reward"), roles.heads["reward"]
-    steps = rounded(max(len(t) for t in (*before, *after)))
-    scores = []
-    for start in range(0, len(prompts), batch_size):
-        rows = [min(i, len(prompts) - 1) for i in range(start, start + batch_size)]
-        batch = processor.prompts([prompts[i] for i in rows], questions.gallery, length=length)
-        replies = processor.completions([[before[i], after[i]] for i in rows], length=steps)
-        scores.append(np.asarray(forward.score_rewards(processor.config, weights, head, batch, replies)))
-    return np.concatenate(scores)[: len(prompts)]
-
-
 def _lines(
-    samples: Sequence[Sample], before: Answers, after: Answers, rewards: np.ndarray, run: Run
+    questions: Questions, before: Answers, after: Answers, rewards: Float[np.ndarray, "N 2"], run: Run
 ) -> Iterator[dict[str, Any]]:
     """One record a sample: the question, its picture, both replies with their rewards and scores."""
-    paths: dict[str, str] = {}
-    for i, sample in enumerate(samples):
+    paths: dict[int, str] = {}
+    for i, (sample, prompt) in enumerate(zip(questions.samples, questions.prompts, strict=True)):
         parts = [part for message in sample.messages for part in message.parts]
-        images = [part for part in parts if isinstance(part, Image)]
-        if images and str(images[0].source) not in paths:
-            paths[str(images[0].source)] = run.save_image(encode_png(open_image(images[0])))
+        first = prompt.images[0] if prompt.images else None  # its number: equal pictures have one number
+        if first is not None and first not in paths:
+            picture = next(part for part in parts if isinstance(part, Image))
+            paths[first] = run.save_image(encode_png(open_image(picture)))
         yield {
             "id": sample.id,
             "question": " ".join(part.text for part in parts if isinstance(part, Text)),
             "target": sample.target,
-            "image": paths[str(images[0].source)] if images else None,
+            "image": paths[first] if first is not None else None,
             **{
                 name: {
                     "reply": answers.texts[i],

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable
 
 import jax
 import optax
 
 from pe_rlhf_mm.adapters.roles import Roles
+from pe_rlhf_mm.data.streams import Fed
 from pe_rlhf_mm.training.observer import Observer, refuse_non_finite
 from pe_rlhf_mm.training.step import Learned, Loss, new_state, train_step
 
@@ -17,7 +17,7 @@ def train(
     stage: str,
     roles: Roles,
     trainable: Learned,
-    stream: Iterator[Any],
+    fed: Fed,
     loss: Loss[Learned],
     optimizer: optax.GradientTransformation,
     *,
@@ -32,10 +32,11 @@ def train(
     Raises TrainingDiverged at the first step whose loss or gradient is not finite.
     """
     observer.begin(stage, steps)
+    observer.note(stage, 0, {"padding_share": fed.padding_share})
     state = new_state(trainable, optimizer, key)
     best, best_score = None, float("-inf")
     for step in range(1, steps + 1):
-        state, metrics = train_step(state, roles, next(stream), loss=loss, optimizer=optimizer)
+        state, metrics = train_step(state, roles, next(fed.batches), loss=loss, optimizer=optimizer)
         # Fetching the numbers also waits for the step: several CPU devices dead-lock if steps pile up.
         numbers = {name: float(value) for name, value in jax.device_get(metrics).items()}
         refuse_non_finite(stage, step, numbers)

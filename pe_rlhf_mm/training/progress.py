@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from types import TracebackType
 
@@ -75,7 +76,8 @@ class ProgressBar:
         return tick
 
     def _remember(self, stage: str, metrics: Mapping[str, float]) -> None:
-        self._numbers[stage] |= {name: metrics[name] for name in SHOWN if name in metrics}
+        known = {name: metrics[name] for name in SHOWN if name in metrics and not math.isnan(metrics[name])}
+        self._numbers[stage] |= known
 
     def _text(self, stage: str) -> str:
         return "  ".join(f"{name.replace('_', ' ')} {value:z.3f}" for name, value in self._numbers[stage].items())

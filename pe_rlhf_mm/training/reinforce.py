@@ -23,8 +23,9 @@ from pe_rlhf_mm.adapters.roles import Roles, Trainable
 from pe_rlhf_mm.algorithms import advantages, kl, losses, masked
 from pe_rlhf_mm.data.images import Gallery
 from pe_rlhf_mm.data.padding import rounded
-from pe_rlhf_mm.data.pipeline import batches, pick
+from pe_rlhf_mm.data.pipeline import pick
 from pe_rlhf_mm.data.processor import EncodedPrompt, Processor
+from pe_rlhf_mm.data.streams import bucketed
 from pe_rlhf_mm.models.config import VLMConfig
 from pe_rlhf_mm.rollout.sampler import Sampled, sample
 from pe_rlhf_mm.rollout.settings import Sampling
@@ -204,13 +205,14 @@ def reinforce(
     scorer = learned_reward(config) if scorer is None else scorer
     roles = roles.start("policy", "sft").start("anchor", "sft").start("value", "sft")
     roles = roles.with_head("value", jnp.zeros(config.decoder.width))
-    length = rounded(max((len(p.tokens) for p in prompts), default=0))
-    stream = batches(
+    fed = bucketed(
         prompts,
-        lambda group: processor.prompts(group, gallery, length=length),
+        np.array([(len(p.tokens), settings.group * settings.max_tokens) for p in prompts]).reshape(-1, 2),
+        lambda group, shape: processor.prompts(group, gallery, length=shape[0]),
         batch_size=settings.prompts,
         seed=seed,
         what="prompts",
+        saving=0.15,  # each length compiles a sampler, two scorings and an update
     )
     training_key, drawing_key = jax.random.split(jax.random.key(seed))
     trainable = roles.pick("policy", "value")
@@ -219,11 +221,12 @@ def reinforce(
     objective = functools.partial(loss, config, settings, sampling, remat)
 
     observer.begin("rl", settings.steps)
+    observer.note("rl", 0, {"padding_share": fed.padding_share})
     if monitor is not None:
         observer.note("rl", 0, {"validation_accuracy": monitor(roles)})
     for step in range(1, settings.steps + 1):
         key = jax.random.fold_in(drawing_key, step)
-        rollout, drawn = collect(config, roles, state.trainable, next(stream), settings, sampling, scorer, key)
+        rollout, drawn = collect(config, roles, state.trainable, next(fed.batches), settings, sampling, scorer, key)
         state, metrics = train_step(state, roles, rollout, loss=objective, optimizer=optimizer)
         numbers = {name: float(np.asarray(value)) for name, value in {**drawn, **metrics}.items()}
         refuse_non_finite("rl", step, numbers)

@@ -1,6 +1,9 @@
-"""Reward modelling: the role `reward` learns to score replies, from pairs or from right/wrong labels.
+"""Reward modelling: the role `reward` learns to score replies, from pairs or from ratings.
 
-A pair is one row of two completions behind one prompt, so the prompt and its image are computed once for both.
+An example is G replies with a label each: two of a pair, whose labels add up to 1, or one of a rating. Replies of text
+share one row behind their prompt, so that the prompt and its image are computed once; a reply with pictures is read in
+a row of its own, as a part of the prompt that only the stop token is left to complete. Scores come out as [B, G] either
+way, and every loss, accuracy and test starts from them.
 """
 
 from __future__ import annotations
@@ -12,14 +15,14 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from pe_rlhf_mm.adapters.roles import Roles, Trainable
 from pe_rlhf_mm.algorithms import losses
 from pe_rlhf_mm.data.images import Gallery
 from pe_rlhf_mm.data.padding import rounded
-from pe_rlhf_mm.data.pipeline import batches
 from pe_rlhf_mm.data.processor import EncodedPrompt, Processor
+from pe_rlhf_mm.data.streams import Fed, bucketed
 from pe_rlhf_mm.errors import UserError
 from pe_rlhf_mm.models.config import VLMConfig
 from pe_rlhf_mm.training import forward
@@ -30,28 +33,38 @@ from pe_rlhf_mm.training.step import Loss, adam
 from pe_rlhf_mm.types import Completions, Prompts
 
 
-class Comparison(NamedTuple):
-    """A prompt, two replies, and the probability that the first is the better one.
-
-    For pointwise training the same record says that the first is right with that probability, and the second wrong.
-    """
+class Row(NamedTuple):
+    """A prompt and the completions that are read behind it."""
 
     prompt: EncodedPrompt
-    chosen: list[int]
-    rejected: list[int]
-    probability: float
+    completions: Sequence[list[int]]
 
 
-class PairBatch(NamedTuple):
+class Judged(NamedTuple):
+    """Rows that hold G replies to one prompt, in one row together or in a row each, and what was said of them.
+
+    `labels`: the probability of each reply being the better one of its pair, or right. `margin`: by how much the better
+    one of a pair is to win.
+    """
+
+    rows: Sequence[Row]
+    labels: Sequence[float]
+    margin: float = 0.0
+
+
+class JudgedBatch(NamedTuple):
+    """R rows of C completions, R · C = B · G: the replies of an example follow each other."""
+
     prompts: Prompts
     completions: Completions
-    probability: Any
+    labels: Float[Any, "B G"]
+    margin: Float[Any, " B"]
 
 
-def _scores(config: VLMConfig, roles: Roles, batch: PairBatch, how: forward.Pass) -> tuple[jax.Array, jax.Array]:
+def _scores(config: VLMConfig, roles: Roles, batch: JudgedBatch, how: forward.Pass) -> Float[Array, "B G"]:
     weights, head = roles.weights("reward"), roles.heads["reward"]
-    both = forward.rewards(config, weights, head, batch.prompts, batch.completions, how)
-    return both[:, 0], both[:, 1]
+    read = forward.rewards(config, weights, head, batch.prompts, batch.completions, how)
+    return read.reshape(batch.labels.shape)
 
 
 def ranked_right(
@@ -62,79 +75,138 @@ def ranked_right(
     return jnp.where(probability > 0.5, first, jnp.where(probability < 0.5, 1 - first, 0.5))
 
 
+def rated_right(scores: Float[Any, "*n"], labels: Float[Any, "*n"]) -> Float[Array, "*n"]:
+    """1 where a score above 0 meets a label above 1/2, or neither is; 0 where they differ; 0.5 for a label of 1/2."""
+    return jnp.where(labels == 0.5, 0.5, (scores > 0) == (labels > 0.5))
+
+
 def pairwise(
-    config: VLMConfig, dropout: float, remat: bool, trainable: Trainable, roles: Roles, batch: PairBatch, key: jax.Array
+    config: VLMConfig,
+    dropout: float,
+    remat: bool,
+    trainable: Trainable,
+    roles: Roles,
+    batch: JudgedBatch,
+    key: jax.Array,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Bradley-Terry on the two scores of each row."""
-    chosen, rejected = _scores(config, roles.put(trainable), batch, forward.Pass(dropout, key, remat))
+    """Bradley-Terry on the two scores of each pair."""
+    both = _scores(config, roles.put(trainable), batch, forward.Pass(dropout, key, remat))
+    chosen, rejected, probability = both[:, 0], both[:, 1], batch.labels[:, 0]
     metrics = {
-        "accuracy": ranked_right(chosen, rejected, batch.probability).mean(),
+        "accuracy": ranked_right(chosen, rejected, probability).mean(),
         "margin": jnp.mean(chosen - rejected),
     }
-    return losses.pairwise(chosen, rejected, batch.probability), metrics
+    return losses.pairwise(chosen, rejected, probability, batch.margin), metrics
 
 
 def pointwise(
-    config: VLMConfig, dropout: float, remat: bool, trainable: Trainable, roles: Roles, batch: PairBatch, key: jax.Array
+    config: VLMConfig,
+    dropout: float,
+    remat: bool,
+    trainable: Trainable,
+    roles: Roles,
+    batch: JudgedBatch,
+    key: jax.Array,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Binary cross-entropy on each score by itself."""
-    chosen, rejected = _scores(config, roles.put(trainable), batch, forward.Pass(dropout, key, remat))
-    scores = jnp.concatenate([chosen, rejected])
-    labels = jnp.concatenate([batch.probability, 1 - batch.probability])
-    metrics = {"accuracy": jnp.mean((scores > 0) == (labels > 0.5)), "margin": jnp.mean(chosen - rejected)}
-    return losses.pointwise(scores, labels), metrics
+    scores = _scores(config, roles.put(trainable), batch, forward.Pass(dropout, key, remat))
+    metrics = {
+        "accuracy": rated_right(scores, batch.labels).mean(),
+        # Of as many right replies as wrong ones: how far those lie above these.
+        "margin": 2 * jnp.mean((2 * batch.labels - 1) * scores),
+    }
+    return losses.pointwise(scores.reshape(-1), batch.labels.reshape(-1)), metrics
 
 
 LOSSES = {"pairwise": pairwise, "pointwise": pointwise}
 
 
-class PairScores(NamedTuple):
-    """Raw scores of both replies of every pair, and the probability that the first is the better one."""
+class Scored(NamedTuple):
+    """Raw scores of all replies, and what was said of them."""
 
-    chosen: np.ndarray
-    rejected: np.ndarray
-    probability: np.ndarray
+    scores: Float[np.ndarray, "N G"]
+    labels: Float[np.ndarray, "N G"]
 
     @property
-    def right(self) -> np.ndarray:
-        """1 for a pair ranked right, 0.5 for a tie, 0 for wrong."""
-        return np.asarray(ranked_right(self.chosen, self.rejected, self.probability))
+    def right(self) -> Float[np.ndarray, " N"]:
+        """1 for an example judged right, 0.5 for a tie, 0 for wrong: pairs by rank, ratings by their score's sign."""
+        if self.labels.shape[1] == 1:
+            return np.asarray(rated_right(self.scores[:, 0], self.labels[:, 0]))
+        return np.asarray(ranked_right(*self.scores.T, self.labels[:, 0]))
 
 
-def collator(processor: Processor, gallery: Gallery, pairs: Sequence[Comparison]) -> functools.partial[PairBatch]:
-    """How pairs become batches of one fixed shape, wide enough for all of them."""
-    length = rounded(max((len(p.prompt.tokens) for p in pairs), default=0))
-    steps = rounded(max((len(r) for p in pairs for r in (p.chosen, p.rejected)), default=0))
-    return functools.partial(_collate, processor, gallery, length, steps)
+def _sizes(examples: Sequence[Sequence[Row]]) -> Int[np.ndarray, "N 2"]:
+    """Tokens of each example's longest prompt and of its longest completion."""
+    return np.array(
+        [
+            (max(len(row.prompt.tokens) for row in rows), max(len(c) for row in rows for c in row.completions))
+            for rows in examples
+        ]
+    ).reshape(-1, 2)
 
 
-def _collate(processor: Processor, gallery: Gallery, length: int, steps: int, pairs: Sequence[Comparison]) -> PairBatch:
-    prompts = processor.prompts([p.prompt for p in pairs], gallery, length=length)
-    completions = processor.completions([[p.chosen, p.rejected] for p in pairs], length=steps)
-    return PairBatch(prompts, completions, np.array([p.probability for p in pairs], np.float32))
+def _read(
+    processor: Processor, gallery: Gallery, examples: Sequence[Sequence[Row]], shape: Sequence[int]
+) -> tuple[Prompts, Completions]:
+    length, steps = shape
+    rows = [row for example in examples for row in example]
+    prompts = processor.prompts([row.prompt for row in rows], gallery, length=length)
+    return prompts, processor.completions([row.completions for row in rows], length=steps)
 
 
-def score_pairs(
-    roles: Roles, processor: Processor, gallery: Gallery, pairs: Sequence[Comparison], *, batch_size: int = 128
-) -> PairScores:
-    """Scores pairs with the role `reward`; the last batch is filled up with its own first pair, and cut again."""
-    collate, found = collator(processor, gallery, pairs), []
+def feed(
+    processor: Processor, gallery: Gallery, examples: Sequence[Judged], settings: RewardConfig, *, seed: int
+) -> Fed[JudgedBatch]:
+    """Examples as endless batches of a few shapes. Raises UserError if there is none."""
+
+    def collate(group: list[Judged], shape: Sequence[int]) -> JudgedBatch:
+        read = _read(processor, gallery, [e.rows for e in group], shape)
+        margins = settings.margin * np.array([e.margin for e in group], np.float32)
+        return JudgedBatch(*read, np.array([e.labels for e in group], np.float32), margins)
+
+    return bucketed(
+        examples,
+        _sizes([e.rows for e in examples]),
+        collate,
+        batch_size=settings.batch_size,
+        seed=seed,
+        what="pairs or ratings",
+        # Prompts and completions of an example, as many in each.
+        weights=(len(examples[0].rows), len(examples[0].labels)) if examples else None,
+    )
+
+
+def score(
+    roles: Roles,
+    processor: Processor,
+    gallery: Gallery,
+    examples: Sequence[Sequence[Row]],
+    *,
+    batch_size: int = 128,
+) -> Float[np.ndarray, "N G"]:
+    """What the role `reward` says of all replies; the last batch is filled up with its own first example, and cut."""
+    shape, found = [rounded(size) for size in _sizes(examples).max(axis=0).tolist()], []
     weights, head = roles.weights("reward"), roles.heads["reward"]
-    for start in range(0, len(pairs), batch_size):
-        block = list(pairs[start : start + batch_size])
-        batch = collate(block + block[:1] * (batch_size - len(block)))
-        scores = forward.score_rewards(processor.config, weights, head, batch.prompts, batch.completions)
-        found.append(np.asarray(scores)[: len(block)])
-    chosen, rejected = np.concatenate(found).T
-    return PairScores(chosen, rejected, np.array([p.probability for p in pairs], np.float32))
+    for start in range(0, len(examples), batch_size):
+        block = list(examples[start : start + batch_size])
+        read = _read(processor, gallery, block + block[:1] * (batch_size - len(block)), shape)
+        scores = forward.score_rewards(processor.config, weights, head, *read)
+        found.append(np.asarray(scores).reshape(batch_size, -1)[: len(block)])
+    return np.concatenate(found)
+
+
+def score_judged(roles: Roles, processor: Processor, gallery: Gallery, examples: Sequence[Judged]) -> Scored:
+    """The scores of examples beside their labels."""
+    scores = score(roles, processor, gallery, [e.rows for e in examples])
+    return Scored(scores, np.array([e.labels for e in examples], np.float32))
 
 
 def train_reward_model(
     roles: Roles,
     processor: Processor,
     gallery: Gallery,
-    pairs: Sequence[Comparison],
-    validation: Sequence[Comparison],
+    examples: Sequence[Judged],
+    validation: Sequence[Judged],
     settings: RewardConfig,
     *,
     remat: bool = False,
@@ -143,30 +215,23 @@ def train_reward_model(
 ) -> Roles:
     """Trains the role `reward` (which must exist, with a head) and returns the roles with its best checkpoint in place.
 
-    At the end the head is standardised on the validation pairs: mean 0, standard deviation 1 over all their replies. A
-    Bradley-Terry score has no zero and no unit of its own, and the weight (1 - beta) of the reward needs both.
+    At the end the head is standardised on the validation examples (`standardised`): a Bradley-Terry score has no zero
+    and no unit of its own, and the weight (1 - beta) of the reward needs a unit.
     """
     if not validation:
         raise UserError(
-            "there are no preference pairs to validate the reward model on. Does the task have a split 'validation'?"
+            "there are no pairs or ratings to validate the reward model on. Does the task have a split 'validation'?"
         )
     loss: Loss = functools.partial(LOSSES[settings.loss], processor.config, settings.dropout, remat)
 
     def validate(trainable: Trainable) -> float:
-        return float(score_pairs(roles.put(trainable), processor, gallery, validation).right.mean())
+        return float(score_judged(roles.put(trainable), processor, gallery, validation).right.mean())
 
-    stream = batches(
-        pairs,
-        collator(processor, gallery, pairs),
-        batch_size=settings.batch_size,
-        seed=seed,
-        what="preference pairs",
-    )
     trained = train(
         "reward_model",
         roles,
         roles.pick("reward"),
-        stream,
+        feed(processor, gallery, examples, settings, seed=seed),
         loss,
         adam(settings.learning_rate, settings.steps, warmup=min(20, settings.steps // 10), decay=True),
         steps=settings.steps,
@@ -178,11 +243,15 @@ def train_reward_model(
     return standardised(roles.put(trained), processor, gallery, validation)
 
 
-def standardised(roles: Roles, processor: Processor, gallery: Gallery, pairs: Sequence[Comparison]) -> Roles:
-    """The reward head rescaled to mean 0 and standard deviation 1 on the replies of these pairs; no ranking changes."""
-    found = score_pairs(roles, processor, gallery, pairs)
-    scores = np.concatenate([found.chosen, found.rejected])
-    mean, deviation = float(scores.mean()), max(float(scores.std()), 1e-6)
+def standardised(roles: Roles, processor: Processor, gallery: Gallery, examples: Sequence[Judged]) -> Roles:
+    """The reward head rescaled to standard deviation 1 on the replies of these examples, and, of pairs, to mean 0.
+
+    No ranking changes. The zero that ratings are learnt with divides right from wrong, and stays.
+    """
+    found = score_judged(roles, processor, gallery, examples)
+    scores = found.scores.T.reshape(-1)
+    mean = float(scores.mean()) if found.labels.shape[1] > 1 else 0.0
+    deviation = max(float(scores.std()), 1e-6)
     head = roles.heads["reward"]
     rescaled = head._replace(weight=head.weight / deviation, bias=(head.bias - mean) / deviation)
     return roles._replace(heads={**roles.heads, "reward": rescaled})

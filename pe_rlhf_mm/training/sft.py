@@ -7,20 +7,21 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
+import numpy as np
 
 from pe_rlhf_mm.adapters.roles import Roles, Trainable
 from pe_rlhf_mm.algorithms import losses, masked
 from pe_rlhf_mm.data.images import Gallery
-from pe_rlhf_mm.data.padding import rounded
-from pe_rlhf_mm.data.pipeline import batches
+from pe_rlhf_mm.data.packing import every_token, pack
 from pe_rlhf_mm.data.processor import EncodedPrompt, Processor
+from pe_rlhf_mm.data.streams import Fed, bucketed, packed
 from pe_rlhf_mm.models.config import VLMConfig
 from pe_rlhf_mm.training import forward
 from pe_rlhf_mm.training.config import SFTConfig
 from pe_rlhf_mm.training.loop import train
 from pe_rlhf_mm.training.observer import Observer, Silent
 from pe_rlhf_mm.training.step import adam
-from pe_rlhf_mm.types import Completions, Prompts
+from pe_rlhf_mm.types import Completions, Packed, Prompts
 
 
 class Demonstration(NamedTuple):
@@ -33,12 +34,53 @@ class Demonstration(NamedTuple):
 def loss(
     config: VLMConfig, dropout: float, remat: bool, trainable: Trainable, roles: Roles, batch: tuple, key: jax.Array
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Negative log-likelihood of the demonstrated tokens."""
+    """Negative log-likelihood of the demonstrated tokens, one demonstration a row."""
     prompts, completions = batch
     how = forward.Pass(dropout, key, remat)
     statistics = forward.policy(config, roles.put(trainable).weights("sft"), prompts, completions, how=how)
     metrics = {"entropy": masked.token_mean(statistics.entropy, completions.mask)}
     return losses.sft(statistics.logprobs, completions.mask), metrics
+
+
+def packed_loss(
+    config: VLMConfig, dropout: float, remat: bool, trainable: Trainable, roles: Roles, batch: Packed, key: jax.Array
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """The same of packed rows."""
+    how = forward.Pass(dropout, key, remat)
+    logprobs, entropy = forward.packed_policy(config, roles.put(trainable).weights("sft"), batch, how)
+    return losses.sft(logprobs, batch.mask), {"entropy": masked.token_mean(entropy, batch.mask)}
+
+
+def one_a_row(
+    processor: Processor, gallery: Gallery, demonstrations: Sequence[Demonstration], *, batch_size: int, seed: int
+) -> Fed[tuple[Prompts, Completions]]:
+    """Batches of one demonstration a row, padded to a few lengths."""
+    sizes = np.array([(len(d.prompt.tokens), len(d.reply)) for d in demonstrations]).reshape(-1, 2)
+
+    def collate(group: list[Demonstration], shape: Sequence[int]) -> tuple[Prompts, Completions]:
+        prompts = processor.prompts([d.prompt for d in group], gallery, length=shape[0])
+        return prompts, processor.completions([[d.reply] for d in group], length=shape[1])
+
+    return bucketed(demonstrations, sizes, collate, batch_size=batch_size, seed=seed, what="demonstrations")
+
+
+def several_a_row(
+    processor: Processor,
+    gallery: Gallery,
+    demonstrations: Sequence[Demonstration],
+    *,
+    capacity: int,
+    batch_size: int,
+    seed: int,
+) -> Fed[Packed]:
+    """Batches of rows that hold `capacity` tokens of demonstrations each."""
+    lengths = [len(d.prompt.tokens) + len(d.reply) for d in demonstrations]
+
+    def collate(rows: list[list[Demonstration]]) -> Packed:
+        return pack(processor.config, gallery, rows, capacity=capacity, asked=every_token)
+
+    size = {"capacity": capacity, "batch_size": batch_size, "seed": seed}
+    return packed(demonstrations, lengths, collate, what="demonstrations", **size)
 
 
 def sft(
@@ -54,20 +96,19 @@ def sft(
     observer: Observer = Silent(),
 ) -> Roles:
     """Trains the role `sft` (which must exist) and returns the roles with it in place."""
-    length = rounded(max((len(d.prompt.tokens) for d in demonstrations), default=0))
-    steps = rounded(max((len(d.reply) for d in demonstrations), default=0))
-
-    def collate(group: list[Demonstration]) -> tuple[Prompts, Completions]:
-        prompts = processor.prompts([d.prompt for d in group], gallery, length=length)
-        return prompts, processor.completions([[d.reply] for d in group], length=steps)
-
-    stream = batches(demonstrations, collate, batch_size=settings.batch_size, seed=seed, what="demonstrations")
+    batch_size, capacity = settings.batch_size, settings.packed_length
+    fed: Fed
+    if capacity:
+        fed = several_a_row(processor, gallery, demonstrations, capacity=capacity, batch_size=batch_size, seed=seed)
+    else:
+        fed = one_a_row(processor, gallery, demonstrations, batch_size=batch_size, seed=seed)
+    objective = packed_loss if capacity else loss
     trained = train(
         "sft",
         roles,
         roles.pick("sft"),
-        stream,
-        functools.partial(loss, processor.config, dropout, remat),
+        fed,
+        functools.partial(objective, processor.config, dropout, remat),
         adam(settings.learning_rate, settings.steps, warmup=min(20, settings.steps // 10), decay=True),
         steps=settings.steps,
         key=jax.random.key(seed),

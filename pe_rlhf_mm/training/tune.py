@@ -1,5 +1,7 @@
 """The whole job on one page: SFT, reward model, RL against the learned reward, examination against ground truth.
 
+A run may start from another one's SFT policy and reward model instead of training its own (`training/start.py`).
+
 Who sees what: SFT sees demonstrations of the training split; the reward model sees pairs of the training split; RL
 sees prompts of the training split and *nothing else*; the validation split chooses the reward model's checkpoint and
 draws the accuracy curve; the test split is met after all training is over.
@@ -26,6 +28,7 @@ from pe_rlhf_mm.models.model import SHIPPED, Model, load_model
 from pe_rlhf_mm.reports.page import write_report
 from pe_rlhf_mm.training.config import TuneConfig
 from pe_rlhf_mm.training.examine import answer, examine
+from pe_rlhf_mm.training.judged import label_source
 from pe_rlhf_mm.training.observer import Observer, Observers
 from pe_rlhf_mm.training.prepare import prepare
 from pe_rlhf_mm.training.presets import settings_of
@@ -34,7 +37,8 @@ from pe_rlhf_mm.training.reinforce import reinforce
 from pe_rlhf_mm.training.reward import train_reward_model
 from pe_rlhf_mm.training.run import Run
 from pe_rlhf_mm.training.sft import sft
-from pe_rlhf_mm.types import PreferenceTask
+from pe_rlhf_mm.training.start import Start, inherited, load_start, read_start
+from pe_rlhf_mm.types import Task
 
 
 def tune(
@@ -43,26 +47,35 @@ def tune(
     model: str | Path = "tiny-vlm",
     out: str | Path,
     config: TuneConfig | None = None,
+    start_from: str | Path | None = None,
     overwrite: bool = False,
     quiet: bool = False,
 ) -> dict[str, Any]:
     """Tunes a model on a task by PE-RLHF and returns the run's summary; everything is kept in the folder `out`.
 
-    Without `config` the task's own settings are used, or the paper's. Raises UserError (UnknownId, PromptTooLong,
-    TrainingDiverged, ..) for what the user can mend; what was on disk before is intact then.
+    Without `config` the task's own settings are used, or the paper's. With `start_from`, the folder of a run of the
+    same model, the SFT policy and the reward model come from there, with the settings they were trained with; what that
+    run does not have is trained here. Raises UserError (UnknownId, PromptTooLong, TrainingDiverged, ..) for what the
+    user can mend; what was on disk before is intact then.
     """
     id = registry.tasks.resolve(task)
     instance = registry.tasks.make(task)
-    if not isinstance(instance, PreferenceTask):
-        raise UserError(f"{id} has no preferences(split, seed), so no reward model can be trained for it")
     config = settings_of(instance) if config is None else config
+    start = None if start_from is None else read_start(start_from, lasting_name(model), config)
+    if start is not None:
+        if Path(out).resolve() == start.run:
+            raise UserError(f"{out} is the run to start from, and would be overwritten. Give another --out.")
+        config = inherited(config, start)
+    if start is None or "reward" not in start.roles:
+        label_source(instance, config.reward.loss)  # or there is nothing to train a reward model on
     loaded = load_model(model, quantize=config.quantize)
     values = {"task": id, "model": lasting_name(model), "settings": dataclasses.asdict(config)}
+    values |= {"start_from": start and start.remembered()}
     run = Run.create(Path(out), values, overwrite=overwrite)
     with ExitStack() as stack:
         stack.enter_context(_ending(run))
         observer: Observer = run if quiet else Observers([run, stack.enter_context(ProgressBar())])
-        return _stages(id, instance, loaded, config, run, observer)
+        return _stages(id, instance, loaded, config, start, run, observer)
 
 
 def lasting_name(model: str | Path) -> str:
@@ -98,25 +111,28 @@ class _Stopwatch:
 
 
 def _stages(
-    id: str, task: PreferenceTask, model: Model, config: TuneConfig, run: Run, observer: Observer
+    id: str, task: Task, model: Model, config: TuneConfig, start: Start | None, run: Run, observer: Observer
 ) -> dict[str, Any]:
     watch, processor, remat, seed = _Stopwatch(), model.processor, config.remat, config.seed
-    roles, data = attach(model, config), prepare(task, model, config)
-    gallery = data.gallery
+    given = () if start is None else start.roles
+    roles, data = attach(model, config), prepare(task, model, config, given=given)
+    roles, gallery = roles if start is None else load_start(roles, start, model.config), data.gallery
 
-    with watch.of("sft"):
-        shown, dropout = data.demonstrations, config.lora.dropout
-        roles = sft(
-            roles, processor, gallery, shown, config.sft, dropout=dropout, remat=remat, seed=seed, observer=observer
-        )
-        run.save(roles, model.config, "sft")
+    if "sft" not in given:
+        with watch.of("sft"):
+            shown, dropout = data.demonstrations, config.lora.dropout
+            roles = sft(
+                roles, processor, gallery, shown, config.sft, dropout=dropout, remat=remat, seed=seed, observer=observer
+            )
+    run.save(roles, model.config, "sft")
 
-    with watch.of("reward_model"):
-        pairs = (data.pairs, data.validation_pairs)
-        roles = train_reward_model(
-            roles, processor, gallery, *pairs, config.reward, remat=remat, seed=seed, observer=observer
-        )
-        run.save(roles, model.config, "reward")
+    if "reward" not in given:
+        with watch.of("reward_model"):
+            labels = (data.judged, data.validation_judged)
+            roles = train_reward_model(
+                roles, processor, gallery, *labels, config.reward, remat=remat, seed=seed, observer=observer
+            )
+    run.save(roles, model.config, "reward")
 
     def monitor(now: Roles) -> float:
         run.save(now, model.config, "policy", "value")
@@ -137,6 +153,7 @@ def _stages(
         "model": model.name,
         "mode": config.mode,
         "seed": config.seed,
+        "start_from": start and start.remembered(),
         **results,
         "trainable_fraction": role_table.count(roles.pick("policy")) / role_table.count(model.state),
         "seconds": round(run.seconds, 1),

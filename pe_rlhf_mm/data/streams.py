@@ -1,0 +1,72 @@
+"""What recipes train on: streams of batches with one example a row, in few lengths, or with several packed into one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Generic, NamedTuple, TypeVar
+
+import jax
+import numpy as np
+from jaxtyping import Int
+
+from pe_rlhf_mm.data.order import Batch, BucketedOrder, PackedOrder, choose_buckets, padding_share
+from pe_rlhf_mm.data.pipeline import Stream, ordered_batches
+
+Example = TypeVar("Example")
+Made = TypeVar("Made")
+
+
+class Fed(NamedTuple, Generic[Made]):
+    """Batches without end, and the share of their tokens that is padding."""
+
+    batches: Stream[Made]
+    padding_share: float
+
+
+def bucketed(
+    examples: Sequence[Example],
+    sizes: Int[np.ndarray, "n k"],
+    collate: Callable[[list[Example], Sequence[int]], Made],
+    *,
+    batch_size: int,
+    seed: int,
+    what: str,
+    weights: Sequence[float] | None = None,
+    saving: float = 0.05,
+    start: int = 0,
+) -> Fed[Made]:
+    """One example a row; `collate` is told to what shape, one of a few. `sizes`, `weights`, `saving`: see
+    `choose_buckets`. Every process makes the rows of its own. Raises UserError if there are no examples."""
+    buckets = choose_buckets(sizes, weights=weights, saving=saving, least=batch_size)
+    order = BucketedOrder(buckets.assignment, batch_size, seed=seed, process=_process(), what=what)
+    shapes = buckets.shapes.tolist()
+
+    def gather(batch: Batch) -> Made:
+        return collate([examples[i] for i in batch.indices], shapes[batch.bucket])
+
+    return Fed(ordered_batches(order, gather, start=start), padding_share(sizes, *buckets, weights=weights))
+
+
+def packed(
+    examples: Sequence[Example],
+    lengths: Sequence[int],
+    collate: Callable[[list[list[Example]]], Made],
+    *,
+    capacity: int,
+    batch_size: int,
+    seed: int,
+    what: str,
+    start: int = 0,
+) -> Fed[Made]:
+    """Rows of `capacity` tokens, `batch_size` a batch; `collate` gets a list of examples for each. Every process makes
+    the rows of its own. Raises UserError for an example that is longer than a row, and if there are none."""
+    order = PackedOrder(lengths, capacity, batch_size, seed=seed, process=_process(), what=what)
+
+    def gather(bins: list[list[int]]) -> Made:
+        return collate([[examples[i] for i in chosen] for chosen in bins])
+
+    return Fed(ordered_batches(order, gather, start=start), order.padding_share)
+
+
+def _process() -> tuple[int, int]:
+    return jax.process_index(), jax.process_count()
