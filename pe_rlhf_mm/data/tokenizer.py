@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -21,17 +22,33 @@ PALIGEMMA = (
 
 
 def read_tokenizer(folder: Path) -> Any:
-    """Reads a tokenizer and its chat template. Raises UserError if one is missing or damaged."""
+    """Reads a tokenizer and its chat template. Raises UserError if a file is missing or damaged."""
+    _refuse_missing(folder)
     try:
         tokenizer = transformers().AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # what a damaged file raises there has no common class
+        reason = textwrap.shorten(f"{type(error).__name__}: {error}", 200, placeholder=" ...")
         raise UserError(
-            f"the tokenizer in {folder} cannot be read: {error!r:.200}. Expected tokenizer.json and "
-            "tokenizer_config.json beside config.json; copy the checkpoint again."
+            f"the tokenizer in {folder} cannot be read ({reason}). Is tokenizer.json or tokenizer_config.json damaged? "
+            "Copy the checkpoint again."
         ) from error
     if not tokenizer.chat_template:
         tokenizer.chat_template = _template(folder)
     return tokenizer
+
+
+def _refuse_missing(folder: Path) -> None:
+    """Raises UserError unless the vocabulary and the special tokens are there.
+
+    transformers would make up what is missing: a vocabulary of a few special tokens, other ones for padding and stops.
+    """
+    if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model")):
+        raise UserError(f"{folder} has no tokenizer.json, which holds the vocabulary. Copy the checkpoint again.")
+    if not (folder / "tokenizer_config.json").is_file():
+        raise UserError(
+            f"{folder} has no tokenizer_config.json, which says what pads and what ends a reply. Copy the checkpoint "
+            "again."
+        )
 
 
 def _template(folder: Path) -> str:

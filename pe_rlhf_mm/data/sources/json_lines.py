@@ -25,10 +25,8 @@ class JsonLines(SpanSource):
         breaks = _line_breaks(data)
         starts = np.concatenate([[0], breaks + 1])
         ends = np.concatenate([breaks, [len(data)]])
-        if damage:
-            starts[-1] = ends[-1]  # the line that was cut off
         rows = ~_empty(data, starts, ends)
-        rows[-1] |= bool(damage)
+        rows[-1] |= bool(damage)  # whatever there is of the line that was cut off
         return Spans(data, starts[rows], ends[rows], np.flatnonzero(rows) + 1, damage)
 
     def _parse(self, content: bytes) -> Row:
