@@ -7,7 +7,7 @@ MODELS := $(VENV)/.models
 TORCH  := $(VENV)/.torch
 RUN    ?= runs/quickstart
 
-.PHONY: quickstart test test-reference check lint types tiny-vlm smol-vlm benchmark benchmark-torch fixtures clean
+.PHONY: quickstart test test-reference check lint types tiny-vlm smol-vlm benchmark benchmark-torch benchmark-data fixtures clean
 
 quickstart: $(READY)      ## tune tiny-vlm on easy-VQA and write a report
 	$(BIN)/pe-rlhf tune pe/easy-vqa --out $(RUN) --overwrite
@@ -41,6 +41,10 @@ benchmark: $(READY)       ## LoRA against full tuning: step time and memory
 benchmark-torch: $(TORCH) $(MODELS)  ## against transformers, PEFT and TRL (10 minutes)
 	$(BIN)/pe-rlhf models fetch smollm2-135m --out models/smollm2 --overwrite
 	$(BIN)/python benchmarks/vs_torch.py models/smollm2
+
+benchmark-data: $(MODELS)  ## pairs and pictures a second from files to batches (10 minutes)
+	$(BIN)/pe-rlhf models fetch smollm2-135m --out models/smollm2 --overwrite
+	$(BIN)/python benchmarks/data.py models/smollm2
 
 fixtures: $(TORCH)        ## tiny checkpoints of every family and the reference's outputs
 	$(BIN)/python tests/reference/make_fixtures.py

@@ -22,8 +22,6 @@ from typing import Any
 
 import jax
 
-from pe_rlhf_mm.data.padding import rounded
-from pe_rlhf_mm.data.pipeline import batches
 from pe_rlhf_mm.models.model import Model, load_model
 from pe_rlhf_mm.registry import tasks
 from pe_rlhf_mm.training import reinforce, reward
@@ -48,8 +46,7 @@ def compiled_peak(*arguments: Any, **static: Any) -> float:
 def reward_step(model: Model, config: TuneConfig, data: Any) -> tuple[Timed, float]:
     """One step of reward modelling, and its peak memory."""
     roles, processor = attach(model, config), model.processor
-    collate = reward.collator(processor, data.gallery, data.pairs)
-    stream = batches(data.pairs, collate, batch_size=config.reward.batch_size, seed=0)
+    stream = reward.feed(processor, data.gallery, data.judged, config.reward, seed=0).batches
     loss = functools.partial(reward.pairwise, model.config, config.reward.dropout, config.remat)
     optimizer = adam(config.reward.learning_rate, config.reward.steps)
     state = new_state(roles.pick("reward"), optimizer, jax.random.key(0))
@@ -71,9 +68,7 @@ def rl_step(model: Model, config: TuneConfig, data: Any) -> tuple[Timed, float]:
     roles = attach(model, config).start("policy", "sft").start("anchor", "sft").start("value", "sft")
     roles = roles.with_head("value", jax.numpy.zeros(model.config.decoder.width))
     sampling = settings.sampling
-    length = rounded(max(len(p.tokens) for p in data.prompts))
-    collate = functools.partial(processor.prompts, gallery=data.gallery, length=length)
-    stream = batches(data.prompts, collate, batch_size=settings.prompts, seed=0)
+    stream = reinforce.feed(processor, data.gallery, data.prompts, settings, seed=0).batches
     trainable = roles.pick("policy", "value")
     optimizer = reinforce.optimizer_for(settings, trainable)
     loss = functools.partial(reinforce.loss, model.config, settings, sampling, config.remat)

@@ -143,10 +143,11 @@ def our_reward_step(checkpoint: str, sizes: Sizes) -> Run:
 
     config, held = our_roles(checkpoint)
     tokens, replies = token_ids(sizes, config.vocabulary)
-    batch = reward.PairBatch(
+    batch = reward.JudgedBatch(
         Prompts(tokens, np.ones(tokens.shape, bool)),
         Completions(replies, np.ones(replies.shape, bool)),
-        np.ones(len(tokens), np.float32),
+        labels=np.tile(np.float32([1, 0]), (len(tokens), 1)),
+        margin=np.zeros(len(tokens), np.float32),
     )
     optimizer = adam(1e-5, 1000)
     loss = functools.partial(reward.pairwise, config, 0.0, False)

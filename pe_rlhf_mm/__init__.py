@@ -9,6 +9,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pe_rlhf_mm.data.labels import read_labels as read_labels
+    from pe_rlhf_mm.data.labels import write_labels as write_labels
     from pe_rlhf_mm.errors import UserError as UserError
     from pe_rlhf_mm.evaluation.evaluate import Evaluation as Evaluation
     from pe_rlhf_mm.evaluation.evaluate import evaluate as evaluate
@@ -31,12 +33,14 @@ if TYPE_CHECKING:
     from pe_rlhf_mm.types import Message as Message
     from pe_rlhf_mm.types import Outcome as Outcome
     from pe_rlhf_mm.types import Preference as Preference
+    from pe_rlhf_mm.types import Rated as Rated
     from pe_rlhf_mm.types import Sample as Sample
     from pe_rlhf_mm.types import Score as Score
     from pe_rlhf_mm.types import Step as Step
     from pe_rlhf_mm.types import Text as Text
 
 _HOMES = {
+    "data.labels": ("read_labels", "write_labels"),
     "errors": ("UserError",),
     "evaluation.evaluate": ("Evaluation", "evaluate"),
     "models.model": ("Model", "load_model"),
@@ -47,7 +51,7 @@ _HOMES = {
     "rollout.policy": ("Policy",),
     "training.config": ("LoraConfig", "RewardConfig", "RLConfig", "SFTConfig", "TuneConfig"),
     "training.tune": ("tune",),
-    "types": ("Image", "Message", "Outcome", "Preference", "Sample", "Score", "Step", "Text"),
+    "types": ("Image", "Message", "Outcome", "Preference", "Rated", "Sample", "Score", "Step", "Text"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

@@ -84,11 +84,11 @@ AGAIN, SAME = "opy .*the checkpoint again", "of the same checkpoint"
         (cut(WEIGHTS, 5_000), WEIGHTS, "damaged", AGAIN),
         (cut(WEIGHTS, 1_000_000), WEIGHTS, "damaged", AGAIN),
         (folder_named(WEIGHTS), WEIGHTS, "damaged", AGAIN),
-        (without(WORDS), "", "tokenizer .* cannot be read", AGAIN),
+        (without(WORDS), "", "has no tokenizer.json", AGAIN),
         (cut(WORDS, 3_000), "", "tokenizer .* cannot be read", AGAIN),
         (holding(WORDS, "{}"), "", "tokenizer .* cannot be read", AGAIN),
         (holding(TEMPLATE, "{"), "", "tokenizer .* cannot be read", AGAIN),
-        (without(TEMPLATE), "", "has no chat template", AGAIN),
+        (without(TEMPLATE), "", "has no tokenizer_config.json", AGAIN),
         (saying(TEMPLATE, "chat_template", value=""), "", "has no chat template", AGAIN),
     ],
 )
@@ -135,10 +135,11 @@ MATRICES = "adapters/policy/adapter_model.safetensors"
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
-        (without("config.json"), "no run folder: it has no config.json"),
+        (without("config.json"), "no run folder and no checkpoint folder: it has no config.json"),
         (cut("config.json", 10), "config.json is not valid JSON"),
         (holding("config.json", "3"), "config.json holds a int"),
         (holding("config.json", '{"task": "t"}'), "names no task and model"),
+        (holding("config.json", "{}"), "model_type None"),
         (saying("config.json", "model", value="nowhere"), "no model 'nowhere'"),
         (lambda folder: shutil.rmtree(folder / "adapters"), "no role 'policy'; saved so far: none"),
         (without(ADAPTER), "there is no adapter_config.json"),

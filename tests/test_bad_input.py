@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 from PIL import Image as Pillow
 
@@ -167,6 +170,18 @@ def test_sampling_values_out_of_range_are_named(policy: pe.Policy, name: str, va
     with pytest.raises(OutOfRange, match=f"{name} must be .*, not {value}"):
         policy.generate([[Message("user", "hi")]], **{name: value})
     assert issubclass(OutOfRange, UserError)
+
+
+@pytest.mark.parametrize("dtype", ["float99", "int32", "bool", "complex64", "float64", int, 7, "float8_e4m3fn"])
+def test_a_type_that_weights_cannot_have_is_named(dtype: Any) -> None:
+    with pytest.raises(UserError, match=r"dtype is .*; supported: float32, bfloat16, float16, or None"):
+        pe.load_model("tiny-vlm", dtype=dtype)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", np.float16, jnp.bfloat16])
+def test_types_that_weights_can_have_are_taken(dtype: Any) -> None:
+    leaves = jax.tree.leaves(pe.load_model("tiny-vlm", dtype=dtype).state)
+    assert {leaf.dtype for leaf in leaves} == {jnp.dtype(dtype)}
 
 
 def test_settings_out_of_range_are_named() -> None:

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from published_files import hh_pair, write_hh
 
 from pe_rlhf_mm.cli.main import VERBS
 
@@ -49,6 +50,9 @@ def slow(messages):
     time.sleep(60)
 
 PRICE = 3
+
+class Grim(ToyTask):
+    upsetting = "The colours are grim."
 """
 
 
@@ -116,6 +120,33 @@ def test_a_task_is_shown_with_a_sample(here: Path) -> None:
         "  user          <image> Which color is it?\n"
         "  target        'red'\n"
     )
+
+
+def test_upsetting_texts_are_shown_only_when_asked_for(here: Path) -> None:
+    assert run(here, "tasks", "show", "mine.py:Grim").stdout == (
+        "mine.py:Grim\n"
+        "  \n"
+        "  evaluators    pe/exact-match\n"
+        "  first sample  train-0\n"
+        "  user          <image> <21 characters>\n"
+        "  target        <3 characters>\n"
+        "\n"
+        "The colours are grim. Their lengths are shown; --reveal prints them.\n"
+    )
+    revealed = run(here, "tasks", "show", "mine.py:Grim", "--reveal").stdout
+    assert revealed.splitlines()[-2:] == ["  user          <image> Which color is it?", "  target        'red'"]
+
+
+@pytest.mark.parametrize("name", ["text/harmless", "text/helpful-hh"])
+def test_the_texts_of_hh_are_upsetting(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for subset in ("harmless-base", "helpful-base"):
+        write_hh(tmp_path / "from", subset, pairs=[hh_pair(3)])
+    monkeypatch.setenv("PE_RLHF_DATA", str(tmp_path / "home"))
+    assert run(tmp_path, "data", "prepare", "hh", "--from", "from").returncode == 0
+    shown = run(tmp_path, "tasks", "show", name).stdout
+    assert not re.search("Hello|boil|No idea", shown)
+    assert "The texts are upsetting by design. Their lengths are shown; --reveal prints them." in shown
+    assert "How do I boil 3 eggs?" in run(tmp_path, "tasks", "show", name, "--reveal").stdout
 
 
 def test_what_conforms_is_said_to_conform(here: Path) -> None:

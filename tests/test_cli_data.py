@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,8 @@ from published_files import (
     write_screenqa,
     write_tldr,
     write_tldr_posts,
+    write_vqav2,
+    write_zip,
 )
 
 from pe_rlhf_mm.cli.main import run
@@ -123,7 +126,8 @@ def test_the_texts_of_hh_are_shown_only_when_asked_for(folder: Path, capsys: pyt
         assert "harmless-base" in printed
         revealed = said(capsys, "show", "hh", "--reveal", *more)
         assert all(text in revealed for text in texts)
-    assert "upsetting by design" in said(capsys, "show", "hh")
+    last = "The texts are upsetting by design. Their lengths are shown; --reveal prints them."
+    assert said(capsys, "show", "hh").splitlines()[-1] == last
 
 
 def test_hh_rows_are_not_printed_in_errors(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -139,11 +143,27 @@ def test_hh_rows_are_not_printed_in_errors(folder: Path, capsys: pytest.CaptureF
     assert "secret" not in printed
 
 
-def test_images_are_shown_by_their_size(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_images_are_shown_by_their_path(folder: Path, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_screenqa(folder)
-    size = (folder / "combined" / "5.jpg").stat().st_size
     said(capsys, "prepare", "screenqa", "--from", folder)
-    assert f"<image of {size:,} bytes>" in said(capsys, "show", "screenqa")
+    path = Path(json.loads(said(capsys, "show", "screenqa", "--json"))["records"][0]["image"])
+    assert path.is_relative_to(home / "screenqa" / "1.0.0" / "images")
+    assert path.read_bytes() == (folder / "combined" / "5.jpg").read_bytes()
+    assert f"  image          {path}" in said(capsys, "show", "screenqa").splitlines()
+
+
+def test_archives_are_named_before_they_are_unpacked(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Only those that are: the other one has been unpacked by somebody already."""
+    asked, _ = write_vqav2(folder)
+    write_zip(folder / "v2_Questions_Train_mscoco.zip", {asked.name: asked.read_bytes()})
+    images = {path.name: path.read_bytes() for path in (folder / "train2014").iterdir()}
+    path = write_zip(folder / "train2014.zip", images)
+    shutil.rmtree(folder / "train2014")
+    assert run(["data", "prepare", "vqav2", "--from", str(folder)]) == 0
+    size = path.stat().st_size / 1e6
+    assert [line for line in capsys.readouterr().err.splitlines() if "unpacking" in line] == [
+        f"vqav2 unpacking {path} ({size:,.1f} MB)"
+    ]
 
 
 def test_screens_that_are_not_there_are_said(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,15 +14,20 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from models import in_float32, logits, slot_of
+from PIL import Image as Pillow
 from safetensors.numpy import load_file, save_file
 
 import pe_rlhf_mm as pe
 from pe_rlhf_mm.adapters import files, lora, roles
 from pe_rlhf_mm.adapters.roles import Weights
 from pe_rlhf_mm.checkpoints.export import export_merged, export_weights
+from pe_rlhf_mm.data.images import Gallery
 from pe_rlhf_mm.errors import UserError
+from pe_rlhf_mm.models.model import SHIPPED
 from pe_rlhf_mm.rollout.export import export_role
 from pe_rlhf_mm.rollout.policy import Policy
+from pe_rlhf_mm.training import forward
+from pe_rlhf_mm.training.reward_model import load_reward
 
 FIXTURES = Path(__file__).parent / "fixtures"
 TOKENS = np.arange(5, 17)[None]
@@ -143,6 +148,82 @@ def test_a_folder_that_holds_something_is_left_as_it_is(run: Path, tmp_path: Pat
     assert {p.name: p.read_bytes() for p in kept.iterdir()} == before
     export_role(run, kept, "policy", "peft", overwrite=True)
     assert sorted(p.name for p in kept.iterdir()) == ["adapter_config.json", "adapter_model.safetensors"]
+
+
+def test_a_reward_model_scores_replies_as_its_run_does(run: Path, tmp_path: Path) -> None:
+    """Over the backbone as loaded; by hand: the head's number at the stop token of each reply, here in its own row."""
+    export_role(run, tmp_path / "judge", "reward", "peft")
+    loaded = pe.load_model("tiny-vlm")
+    judge = load_reward(loaded, tmp_path / "judge")
+    picture = pe.Image(Pillow.new("RGB", (64, 64), "teal"))
+    asked = [[pe.Message("user", [picture, pe.Text("what is it?")])], [pe.Message("user", "hello")]]
+    replies = ["a teal square", "yes"]
+    weights, found = judge.roles.weights("reward"), []
+    for talk, reply in zip(asked, replies, strict=True):
+        gallery = Gallery(loaded.config)
+        (prompt,), (said,) = loaded.processor.encode([talk], gallery), loaded.processor.encode_replies([reply])
+        prompts = loaded.processor.prompts([prompt], gallery, length=len(prompt.tokens))
+        completions = loaded.processor.completions([[said]], length=len(said))
+        last = forward.hidden(loaded.config, weights, prompts, completions)[0, -1]
+        found.append(float(last.sum()))  # a head of ones
+    scores = judge.score(asked, replies)
+    np.testing.assert_allclose(scores, found, rtol=1e-4, atol=1e-4)
+    assert abs(found[0] - found[1]) > 0.1
+    np.testing.assert_array_equal(load_reward(loaded, run / "adapters/reward").score(asked, replies), scores)
+    assert judge.score([], []).shape == (0,)
+    assert len(repr(judge)) < 200
+    with pytest.raises(UserError, match="1 replies were given to 2 conversations"):
+        judge.score(asked, replies[:1])
+
+
+def test_a_judge_is_no_policy_and_a_policy_no_judge(run: Path, tmp_path: Path) -> None:
+    loaded = pe.load_model("tiny-vlm")
+    for role in ("policy", "reward"):
+        export_role(run, tmp_path / role, role, "peft")
+    no_policy = r"the role reward reads a number off a head, .* no policy. Use pe.load_reward"
+    with pytest.raises(UserError, match=no_policy):
+        pe.load_policy(run, role="reward")
+    with pytest.raises(UserError, match=no_policy):
+        pe.load_adapter(loaded, tmp_path / "reward")
+    with pytest.raises(UserError, match="holds the role policy, and no reward model"):
+        load_reward(loaded, tmp_path / "policy")
+    (tmp_path / "reward/head.safetensors").unlink()
+    with pytest.raises(UserError, match=no_policy):
+        pe.load_adapter(loaded, tmp_path / "reward")
+    with pytest.raises(UserError, match=r"head\.safetensors does not exist"):
+        load_reward(loaded, tmp_path / "reward")
+
+
+def test_a_role_of_a_quantised_run_is_exported_as_an_adapter(run: Path, tmp_path: Path) -> None:
+    values = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps(values | {"settings": {"quantize": "nf4"}}))
+    with pytest.raises(UserError, match=r"quantised \(nf4\), .*\. Use --format peft, and serve") as refused:
+        export_role(run, tmp_path / "out", "policy", "merged")
+    assert "without quantize" not in str(refused.value)
+    export_role(run, tmp_path / "out", "policy", "peft")
+
+
+def test_a_policy_comes_from_a_run_a_folder_or_a_name(run: Path, tmp_path: Path) -> None:
+    """One that is no run is the model as it is."""
+    folder = shutil.copytree(SHIPPED["tiny-vlm"], tmp_path / "model")
+    whole = pe.load_policy("tiny-vlm")
+    assert whole.weights.bank is None
+    assert pe.load_policy(folder).complete(["the"], max_tokens=4) == whole.complete(["the"], max_tokens=4)
+    assert pe.load_policy(run).weights.bank is not None
+    with pytest.raises(UserError, match="names no task and model"):
+        pe.load_policy(folder, role="sft")
+    with pytest.raises(UserError, match="no model 'tiny-vim'"):
+        pe.load_policy("tiny-vim")
+
+
+def test_what_is_printed_of_a_model_is_one_line(run: Path) -> None:
+    """Not thousands of weights."""
+    model, quantised = pe.load_model("tiny-vlm"), pe.load_model("tiny-vlm", quantize="nf4")
+    total = f"{roles.count(model.state):,} weights in"
+    assert repr(model) == f"Model('tiny-vlm', tiny-vlm, {total} float32)"
+    assert f"{total} float32, uint8" in repr(quantised)
+    assert repr(pe.load_policy("tiny-vlm")) == "Policy('tiny-vlm', of tiny-vlm, adapted matrices: none)"
+    assert repr(pe.load_policy(run)) == f"Policy('{run}:policy', of tiny-vlm, adapted matrices: down, q)"
 
 
 @pytest.mark.parametrize("form", ["peft", "merged"])

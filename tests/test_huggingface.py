@@ -23,6 +23,7 @@ from pe_rlhf_mm.errors import PromptTooLong, UserError
 from pe_rlhf_mm.types import Image, Message, Text
 
 FIXTURES = Path(__file__).parent / "fixtures"
+SEES = ("gemma3", "paligemma2", "qwen2_5_vl", "qwen3_vl", "smolvlm")
 WEIGHTS, CONFIG, IMAGES = "model.safetensors", "config.json", "preprocessor_config.json"
 INDEX, SHARD = "model.safetensors.index.json", "model-00002-of-00002.safetensors"
 Damage = Callable[[Path], object]
@@ -116,28 +117,36 @@ Q, NORM = "model.layers.1.self_attn.q_proj.weight", "model.norm.weight"
         ("llama_sharded", first_shard_only, r"(?s)missing: language_model.layers.2.*missing: language_model.norm"),
         ("llama", cut(CONFIG, 40), f"{CONFIG} is not valid JSON"),
         ("llama", saying(CONFIG, "model_type", value="mamba"), "model_type 'mamba'; supported: llama, qwen2"),
-        ("llama", saying(CONFIG, "hidden_act", value="relu"), "activation 'relu'; supported: silu, gelu"),
+        ("llama", saying(CONFIG, "hidden_act", value="relu"), "json: hidden_act is 'relu'; supported: silu, gelu"),
         ("llama", saying(CONFIG, "rope_parameters", value={"rope_type": "yarn", "rope_theta": 1e4, "factor": 2.0,
-         "original_max_position_embeddings": 64}), "rotary positions of type 'yarn'"),
+         "original_max_position_embeddings": 64}), "rope_parameters.rope_type is 'yarn'; supported: default"),
         ("llama", saying(CONFIG, "rope_parameters", value={"rope_type": "linear", "rope_theta": 1e4, "factor": 2.0,
-         "partial_rotary_factor": 0.5}), "partial_rotary_factor is 0.5, supported: 1"),
-        ("llama", saying(CONFIG, "pretraining_tp", value=2), "pretraining_tp is 2, supported: 1"),
+         "partial_rotary_factor": 0.5}), "partial_rotary_factor is 0.5; supported: 1"),
+        ("llama", saying(CONFIG, "pretraining_tp", value=2), "pretraining_tp is 2; supported: 1"),
         ("llama", saying(CONFIG, "num_hidden_layers", value="three"), f"{CONFIG} does not describe a model"),
         ("llama", saying(CONFIG, "vocab_size", value=288), "stop_ids must be an id of the vocabulary"),
-        ("gemma3_text", saying(CONFIG, "layer_types", value=["chunked_attention"] * 4), "layers of type chunked_att"),
+        ("gemma3_text", saying(CONFIG, "layer_types", value=["chunked_attention"] * 4), "layer_types has chunked_att"),
         ("gemma3", saying(CONFIG, "text_config", "model_type", value="mistral"), "'gemma3' with a decoder 'mistral'"),
-        ("gemma3", saying(CONFIG, "vision_config", "hidden_act", value="relu"), "activation 'relu'; supported: silu"),
+        ("gemma3", saying(CONFIG, "vision_config", "hidden_act", value="relu"),
+         "vision_config.hidden_act is 'relu'; supported: silu"),
         ("llama", saying(CONFIG, "quantization_config", value={"quant_method": "awq"}), "quantization_config is"),
         ("llama", saying(CONFIG, "num_hidden_layers", value=4), r"missing: language_model.layers.3.input_layernorm"),
         ("gemma3_text", saying(CONFIG, "use_bidirectional_attention", value=True), "use_bidirectional_attention"),
-        ("gemma3", saying(IMAGES, "do_pan_and_scan", value=True), "do_pan_and_scan is True, supported: False"),
+        ("gemma3", saying(IMAGES, "do_pan_and_scan", value=True), "do_pan_and_scan is True; supported: False"),
         ("gemma3", saying(IMAGES, "size", value={"height": 32, "width": 32}), "size is {'height': 32, 'width': 32}"),
-        ("smolvlm", saying(IMAGES, "do_image_splitting", value=False), "do_image_splitting is False, supported: True"),
-        ("qwen2_5_vl", saying(IMAGES, "temporal_patch_size", value=1), "temporal_patch_size is 1, supported: 2"),
-        ("qwen3_vl", saying(IMAGES, "merge_size", value=1), "merge_size is 1, supported: 2"),
-        ("paligemma2", other_steps, "do_resize is False, .* rescale_factor is 0.5, .* do_normalize .* resample is 0"),
+        ("smolvlm", saying(IMAGES, "do_image_splitting", value=False), "do_image_splitting is False; supported: True"),
+        ("qwen2_5_vl", saying(IMAGES, "temporal_patch_size", value=1), "temporal_patch_size is 1; supported: 2"),
+        ("qwen3_vl", saying(IMAGES, "merge_size", value=1), "merge_size is 1; supported: 2"),
+        ("paligemma2", other_steps, "(?s)do_resize is False.* rescale_factor is 0.5.* do_normalize .* resample is 0"),
         ("qwen3_vl", without(IMAGES), "has no preprocessor_config.json"),
-        ("llama", without("tokenizer.json", "tokenizer_config.json"), "tokenizer .* cannot be read"),
+        *((f, without("tokenizer.json"), "has no tokenizer.json") for f in ("llama", "gemma3_text", "qwen3", *SEES)),
+        *((f, without("tokenizer_config.json"), "has no tokenizer_config.json") for f in ("llama", "gemma3", "qwen3")),
+        *((f, saying(CONFIG, "vision_config", name, value=1), f"vision_config.{name} is 1; supported: 3")
+          for f, name in (("gemma3", "num_channels"), ("smolvlm", "num_channels"), ("qwen3_vl", "in_channels"))),
+        *(("qwen3_vl", saying(CONFIG, "text_config", "rope_parameters", "mrope_section", value=v),
+           "mrope_section is .*; supported: three numbers that add up to 8") for v in ([1, 1, 1], [4, 4], None)),
+        ("qwen3_vl", saying(CONFIG, "text_config", "rope_parameters", "mrope_interleaved", value=False),
+         "text_config.rope_parameters.mrope_interleaved is False; supported: True"),
         ("smolvlm", without("chat_template.jinja"), "has no chat template"),
     ],
 )  # fmt: skip
@@ -151,6 +160,46 @@ def test_a_checkpoint_that_cannot_be_used_is_refused(
     with pytest.raises(UserError, match=said):
         pe.load_model(folder)
     assert {p.name: p.read_bytes() for p in folder.iterdir()} == before
+
+
+def test_what_is_wrong_with_a_tokenizer_is_one_line_that_ends_with_a_word(monkeypatch: pytest.MonkeyPatch) -> None:
+    def wordy(*_: object, **__: object) -> None:
+        raise ValueError("Couldn't build the tokenizer:\n\n" + "(1) a reason,\n" * 40)
+
+    monkeypatch.setattr(huggingface.transformers().AutoTokenizer, "from_pretrained", wordy)
+    with pytest.raises(UserError, match=r"read \(ValueError: Couldn't build the tokenizer: [^\\\n]*\w,? \.\.\.\)\. Is"):
+        pe.load_model(FIXTURES / "llama")
+
+
+def test_all_that_is_not_supported_is_listed_at_once(tmp_path: Path) -> None:
+    """Of the whole, of its decoder, of its tower and of its preprocessor, each by its full name."""
+    folder = shutil.copytree(FIXTURES / "gemma3", tmp_path / "model")
+    saying(CONFIG, "quantization_config", value={"quant_method": "awq"})(folder)
+    saying(CONFIG, "text_config", "hidden_activation", value="relu")(folder)
+    saying(CONFIG, "text_config", "pretraining_tp", value=2)(folder)
+    saying(CONFIG, "text_config", "use_bidirectional_attention", value=True)(folder)
+    far = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 2.0, "partial_rotary_factor": 0.5}
+    saying(CONFIG, "text_config", "rope_parameters", "full_attention", value=far)(folder)
+    saying(CONFIG, "vision_config", "hidden_act", value="relu")(folder)
+    saying(CONFIG, "vision_config", "num_channels", value=4)(folder)
+    saying(IMAGES, "resample", value=0)(folder)
+    saying(IMAGES, "do_pan_and_scan", value=True)(folder)
+    with pytest.raises(UserError) as refused:
+        pe.load_model(folder)
+    first, *lines = str(refused.value).splitlines()
+    assert first == "model asks for what is not supported:"
+    assert [line.partition(" is ")[0].strip() for line in lines] == [
+        "config.json: quantization_config",
+        "config.json: text_config.use_bidirectional_attention",
+        "config.json: text_config.hidden_activation",
+        "config.json: text_config.pretraining_tp",
+        "config.json: text_config.rope_parameters.full_attention.rope_type",
+        "config.json: text_config.rope_parameters.full_attention.partial_rotary_factor",
+        "config.json: vision_config.hidden_act",
+        "config.json: vision_config.num_channels",
+        "preprocessor_config.json: do_pan_and_scan",
+        "preprocessor_config.json: resample",
+    ]
 
 
 def test_code_of_a_checkpoint_is_never_run(tmp_path: Path) -> None:

@@ -17,12 +17,14 @@ import numpy as np
 import pytest
 
 from pe_rlhf_mm.data.order import Batch, BucketedOrder, PackedOrder
-from pe_rlhf_mm.data.pipeline import batches, ordered_batches, pick
+from pe_rlhf_mm.data.pipeline import ordered_batches, pick
 from pe_rlhf_mm.errors import UserError
 
 
 def drawn(count: int, *, size: int, seed: int = 0, start: int = 0, items: int) -> list[list[int]]:
-    return list(islice(batches(range(items), list, batch_size=size, seed=seed, start=start), count))
+    order = BucketedOrder(np.zeros(items, int), size, seed=seed)
+    with ordered_batches(order, lambda batch: batch.indices.tolist(), start=start) as stream:
+        return list(islice(stream, count))
 
 
 @pytest.mark.parametrize(("items", "size"), [(12, 4), (10, 4), (3, 8), (1, 5), (7, 7)])
@@ -56,13 +58,13 @@ def test_the_stream_is_the_one_that_runs_have_always_had() -> None:
     assert drawn(3, size=8, seed=1, items=3) == [
         [1, 0, 2, 2, 1, 0, 2, 1], [0, 1, 0, 2, 2, 1, 0, 2], [1, 0, 0, 1, 2, 0, 2, 1],
     ]  # fmt: skip
-    letters = batches("abcdefg", "".join, batch_size=3, seed=0, start=2)
-    assert list(islice(letters, 5)) == ["afg", "bec", "adg", "fce", "bad"]
+    letters = [["abcdefg"[i] for i in batch] for batch in drawn(5, size=3, start=2, items=7)]
+    assert list(map("".join, letters)) == ["afg", "bec", "adg", "fce", "bad"]
 
 
 def test_nothing_to_draw_from_is_said_at_once() -> None:
     with pytest.raises(UserError, match="there are no demonstrations to train on"):
-        batches([], list, batch_size=4, seed=0, what="demonstrations")
+        BucketedOrder(np.zeros(0, int), 4, seed=0, what="demonstrations")
 
 
 def test_pick_is_seeded_keeps_the_order_and_takes_nothing_twice() -> None:

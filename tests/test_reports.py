@@ -202,6 +202,74 @@ def test_decimals(number: float | None, written: str) -> None:
     assert decimal(number) == written
 
 
+# --- the reward model ----------------------------------------------------------------------------------------------
+
+REWARD = {
+    "sft": {"mean": -0.1, "n": 16, "interval": [-0.25, 0.05]},
+    "rl": {"mean": 0.3, "n": 16, "interval": [0.2, 0.4]},
+    "gain": {"mean": 0.4, "n": 16, "interval": [0.1, 0.7]},
+}
+UNKNOWN = {"accuracy": None, "n": 0, "interval": [None, None]}
+
+
+def test_the_learned_reward_has_a_table(tmp_path: Path) -> None:
+    page = read(make_run(tmp_path / "run", summary=SUMMARY | {"learned_reward": REWARD}))
+    assert ["SFT", "−0.100", "16", "−0.250 to 0.050"] in page.rows
+    assert ["RL", "0.300", "16", "0.200 to 0.400"] in page.rows
+    assert ["Gain by RL", "+0.400", "16", "+0.100 to +0.700"] in page.rows
+    assert "Learned reward of test replies" not in read(make_run(tmp_path / "older")).text
+
+
+def test_the_accuracy_of_the_reward_model_is_told_apart_in_the_order_of_the_run(tmp_path: Path) -> None:
+    part = {"accuracy": 0.75, "n": 4, "interval": [0.5, 1.0]}
+    by = {"confidence": {"9": part, "10": part | {"n": 8}}, "domain": {SCRIPT: UNKNOWN}}
+    page = read(make_run(tmp_path / "run", summary=SUMMARY | {"reward_model": SUMMARY["reward_model"] | {"by": by}}))
+    cells = [[cell.replace("\xa0", " ") for cell in cells] for cells in page.rows]
+    nine = cells.index(["9", "75.0 %", "4", "50.0 % to 100.0 %"])
+    assert cells[nine + 1] == ["10", "75.0 %", "8", "50.0 % to 100.0 %"]
+    assert [SCRIPT, "–", "0", "–"] in cells
+    assert len(page.all("script")) == 0
+
+
+def test_of_many_parts_the_largest_are_shown(tmp_path: Path) -> None:
+    by = {"domain": {f"d{i}": {"accuracy": 0.5, "n": i} for i in range(30)}}
+    page = read(make_run(tmp_path / "run", summary=SUMMARY | {"reward_model": {"by": by}}))
+    shown = [cells[0] for cells in page.rows if re.fullmatch(r"d\d+", cells[0] if cells else "")]
+    assert shown == [f"d{i}" for i in range(10, 30)]
+
+
+@pytest.mark.parametrize("broken", [7, {"sft": 7}, {"sft": {"mean": "x"}}, [REWARD]])
+def test_rewards_that_are_none_break_no_page(tmp_path: Path, broken: Any) -> None:
+    summary = SUMMARY | {"learned_reward": broken, "reward_model": {"by": {"domain": broken}}}
+    assert "Accuracy on 1,500 test questions" in read(make_run(tmp_path / "run", summary=summary)).text
+
+
+def test_where_no_reply_is_scored_the_headline_is_the_learned_reward(tmp_path: Path) -> None:
+    unscored = dict.fromkeys(("sft", "rl", "reward_model", "gain"), UNKNOWN)
+    summary = SUMMARY | unscored | {"learned_reward": REWARD}
+    page = read(make_run(tmp_path / "run", summary=summary, samples=[sample("1", None, None), {"id": "2"}]))
+    assert "The mean learned reward of the test replies was −0.100 after SFT and is 0.300 after RL: +0.400" in page.text
+    assert "(95 % interval +0.100 to +0.700)." in page.text
+    assert "chance" not in page.text
+    assert row(page, "Reward model").split(" | ")[1:5] == ["–", "0", "–", ""]
+    assert "2 not scored" in page.text
+    assert "both wrong" not in page.text
+    doubtful = REWARD | {"gain": {"mean": 0.4, "interval": [-0.1, 0.9]}}
+    text = read(make_run(tmp_path / "doubtful", summary=summary | {"learned_reward": doubtful})).text
+    assert "may be chance" in text
+
+
+def test_roles_of_another_run_are_told_as_its_own(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run")
+    config = json.loads((folder / "config.json").read_text())
+    config["start_from"] = {"run": "/runs/tldr", "task": "text/tldr@1", "roles": ["sft"]}
+    (folder / "config.json").write_text(json.dumps(config))
+    page = read(folder)
+    assert "trained by a run on text/tldr@1" in row(page, "SFT")
+    assert "trained by" not in row(page, "Reward model")
+    assert ["started from", "/runs/tldr"] in page.rows
+
+
 # --- unfinished runs -----------------------------------------------------------------------------------------------
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import codecs
 import gzip
-import io
 import json
 import multiprocessing
 import os
@@ -12,8 +11,8 @@ import pickle
 import random
 import subprocess
 import sys
-import tarfile
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +28,10 @@ from published_files import (
     write_parquet,
     write_tfrecord,
     write_vqav2,
-    write_zip,
     written,
 )
 
 from pe_rlhf_mm.data.sources import crc32c, json_lines
-from pe_rlhf_mm.data.sources.archives import unpack
 from pe_rlhf_mm.data.sources.array_records import ArrayRecords
 from pe_rlhf_mm.data.sources.json_lines import JsonLines
 from pe_rlhf_mm.data.sources.json_list import JsonList
@@ -104,8 +101,8 @@ def test_worker_processes_share_a_source_that_has_been_read(tmp_path: Path) -> N
     sources.append(XmlFolder(tmp_path / "data"))
     for source in sources:
         source[0]
-    with multiprocessing.get_context("spawn").Pool(2) as workers:
-        answers = workers.map(read, sources * 2, chunksize=1)
+    with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as workers:
+        answers = list(workers.map(read, sources * 2))
     assert answers[: len(MAKERS)] == answers[len(sources) :][: len(MAKERS)] == [ROWS] * len(MAKERS)
     assert answers[len(MAKERS)] == [{"id": 1}]
     assert answers[-1][0]["root"].get("id") == "SMS_ENG_20120903.0001"
@@ -289,41 +286,6 @@ def test_tensorflow_is_not_loaded(tmp_path: Path) -> None:
         "assert 'tensorflow' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", program], check=True)
-
-
-# --- archives ---------------------------------------------------------------------------------------------------
-
-
-def tar_gz(path: Path, members: list[tuple[tarfile.TarInfo, bytes]]) -> Path:
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
-        for member, content in members:
-            member.size = len(content)
-            archive.addfile(member, io.BytesIO(content))
-    return written(path, buffer.getvalue())
-
-
-FILES = {"val2014/a.jpg": b"picture", "val2014/deep/b.txt": "naïve".encode(), "top.json": b"{}", "empty.txt": b""}
-
-
-@pytest.mark.parametrize("kind", ["zip", "tar.gz"])
-def test_an_archive_is_unpacked(kind: str, tmp_path: Path) -> None:
-    path, folder = tmp_path / f"archive.{kind}", tarfile.TarInfo("val2014/none/")
-    folder.type = tarfile.DIRTYPE
-    if kind == "zip":
-        write_zip(path, FILES | {"val2014/none/": b""})
-    else:
-        tar_gz(path, [(folder, b""), *((tarfile.TarInfo(name), content) for name, content in FILES.items())])
-    into = tmp_path / "new" / "folder"
-    assert unpack(path, into) == into
-    assert {str(p.relative_to(into)): p.read_bytes() for p in into.rglob("*") if p.is_file()} == FILES
-    assert (into / "val2014" / "none").is_dir()
-    assert not [p for p in into.parent.iterdir() if p != into]
-
-
-def test_the_paths_of_windows_are_paths(tmp_path: Path) -> None:
-    unpack(write_zip(tmp_path / "a.zip", {"train\\a.txt": b"a", "./train//b.txt": b"b"}), tmp_path / "out")
-    assert sorted(p.name for p in (tmp_path / "out" / "train").iterdir()) == ["a.txt", "b.txt"]
 
 
 # --- the real files ---------------------------------------------------------------------------------------------

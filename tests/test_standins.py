@@ -13,7 +13,7 @@ from xml.etree import ElementTree
 import pytest
 from PIL import Image as Pillow
 
-from pe_rlhf_mm.data.building import prepare
+from pe_rlhf_mm.data.preparation.building import prepare
 from pe_rlhf_mm.data.published.catalogue import published
 from pe_rlhf_mm.data.standins import STAND_INS
 from pe_rlhf_mm.data.standins.draws import one_of, others, share

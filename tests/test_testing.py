@@ -12,11 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image as Pillow
 
 from pe_rlhf_mm.registry import BrokenEntry, UnknownId
-from pe_rlhf_mm.testing import ToyTask, check_task
-from pe_rlhf_mm.types import Image, Message, Preference, Sample, Text
+from pe_rlhf_mm.testing import ToyEnvironment, ToyTask, check_task
+from pe_rlhf_mm.testing.contents import content_of
+from pe_rlhf_mm.types import Image, Message, Preference, Rated, Sample, Text
 
+RED = Pillow.new("RGB", (9, 9), "red")
 ASK = Message("user", "Which color is it?")
 
 
@@ -43,6 +46,93 @@ def test_what_a_task_may_leave_out_is_not_missed() -> None:
         def solve(self, sample: Sample) -> None: ...
 
     assert check_task(NothingMore()) == []
+
+
+class Rating(ToyTask):
+    """Ratings beside the pairs, and replies with pictures in both."""
+
+    def preferences(self, split: str, *, seed: int = 0) -> Iterator[Preference]:
+        drawn = [Image(Pillow.new("RGB", (9, 9), color)) for color in ("red", "blue")]
+        return (Preference(s.messages, (Text("so:"), drawn[0]), drawn[1:], 0.5, 0.3) for s in self.samples(split))
+
+    def ratings(self, split: str, *, seed: int = 0) -> Iterator[Rated]:
+        return (Rated(sample.messages, sample.target, 0.3) for sample in self.samples(split))
+
+
+def test_ratings_and_replies_with_pictures_conform() -> None:
+    assert check_task(Rating()) == []
+
+
+def test_one_question_about_many_pictures_is_no_leak_and_one_picture_with_many_questions_is_none() -> None:
+    """The toy asks one question about many pictures; here a picture is asked about twice."""
+
+    def samples(split: str, *, seed: int = 0) -> Iterator[Sample]:
+        same = Image(Pillow.new("RGB", (9, 9), "red"))
+        for number in range(ToyTask.SIZES[split]):
+            yield Sample(f"{split}-{number}", [Message("user", (same, Text(f"{split} {number}")))], target="red")
+
+    def refusing(split: str, *, seed: int = 0) -> Iterator[Sample]:
+        return samples(split) if split in ToyTask.SIZES else unchanged(split)
+
+    assert check_task(Toy(samples=refusing)) == []
+
+
+def test_one_picture_in_memory_in_bytes_and_in_a_file_is_seen_through_in_each(tmp_path: Path) -> None:
+    """What is the same is told by contents, not by names: two files of one picture are one."""
+    picture = Pillow.new("RGB", (9, 9), "red")
+    for name in ("a.png", "b.png"):
+        picture.save(tmp_path / name)
+    content = (tmp_path / "a.png").read_bytes()
+    pairs = [
+        (tmp_path / "a.png", str(tmp_path / "b.png")),
+        (content, bytes(bytearray(content))),
+        (picture, picture.copy()),
+    ]
+    for one, other in pairs:
+        assert content_of((Image(one), Text("x"))) == content_of((Image(other), Text("x")))
+    blue = Pillow.new("RGB", (9, 9), "blue")
+    assert content_of((Image(picture),)) != content_of((Image(blue),))
+    assert content_of((Image(picture),)) != content_of((Image(picture.resize((3, 27))),))
+
+
+def test_a_few_samples_that_repeat_are_let_pass_and_many_are_not() -> None:
+    """Of 32 training samples 1 (3 %) may, 2 (6 %) may not; with another target none of them repeats."""
+    for repeats, target, found in ((1, "red", 0), (2, "red", 1), (2, None, 0)):
+        problems = check_task(Toy(samples=repeating(repeats, target), solve=first_target))
+        assert len(problems) == found, problems
+        assert all("2 of 32 samples of 'train' repeat another one, target and all; 5% may" in p for p in problems)
+
+
+def first_target(sample: Sample) -> list[str]:
+    return [sample.target if isinstance(sample.target, str) else sample.target[0]]
+
+
+def repeating(count: int, target: str | None) -> Any:
+    def samples(split: str, *, seed: int = 0) -> Iterator[Sample]:
+        kept = list(unchanged(split))
+        for i, sample in enumerate(kept):
+            again = split == "train" and 0 < i <= count
+            said = kept[0].target if target else ["red", f"number {i}"]
+            yield replace(sample, messages=kept[0].messages, target=said) if again else sample
+
+    return samples
+
+
+def test_episodes_that_begin_alike_are_no_leak() -> None:
+    """They show what they are made of when they are played."""
+
+    class Counting(Toy):
+        def environment(self) -> ToyEnvironment:
+            return ToyEnvironment()
+
+        def solve(self, sample: Sample) -> list[str]:
+            return ["up"] * sample.target + ["done"]
+
+        def samples(self, split: str, *, seed: int = 0) -> Iterator[Sample]:
+            ids = [sample.id for sample in unchanged(split)]
+            return (Sample(id, [Message("user", "Count.")], target=1 + i % 3) for i, id in enumerate(ids))
+
+    assert check_task(Counting()) == []
 
 
 def test_a_reference_that_leads_nowhere_is_no_problem_of_the_task() -> None:
@@ -134,6 +224,29 @@ def strings(split: str, *, seed: int = 0) -> Iterator[Any]:
     return (sample.target for sample in unchanged(split))
 
 
+def leaking(split: str, *, seed: int = 0) -> Iterator[Sample]:
+    """Two of the training prompts stand in test again, under other ids and in other files."""
+    shared = [sample.messages for sample in unchanged("train")][:2] if split == "test" else []
+    for i, sample in enumerate(unchanged(split)):
+        yield replace(sample, messages=shared[i]) if i < len(shared) else sample
+
+
+def blind(split: str, *, seed: int = 0) -> Iterator[Sample]:
+    """The pictures were forgotten."""
+    return (replace(s, messages=[Message("user", f"Which color is it in {split}?")]) for s in unchanged(split))
+
+
+def odd_ratings(**fields: Any) -> dict[str, Any]:
+    def ratings(split: str, *, seed: int = 0) -> Iterator[Rated]:
+        return (replace(Rated(sample.messages, "red", 1.0), **fields) for sample in unchanged(split))
+
+    return {"ratings": ratings}
+
+
+def other_ratings(split: str, *, seed: int = 0) -> Iterator[Rated]:
+    return (Rated([ASK], "red", random.random()) for _ in range(3))
+
+
 def no_pairs(split: str, *, seed: int = 0) -> Iterator[Preference]:
     return iter(())
 
@@ -166,6 +279,14 @@ TASKS = {
     "targets change": (Toy(samples=never_the_same("target")), "gives other samples, or another order"),
     "any split": (Toy(samples=any_split), r"samples\('no such split'\) does not complain"),
     "split refused otherwise": (Toy(samples=any_error), "should raise UserError .* raised KeyError"),
+    "prompts leak": (
+        Toy(samples=leaking),
+        r"2 prompts of 'test' stand in 'train' too, such as those of \[\('test-0', 'train-0'\)\]: what is tested",
+    ),
+    "pictures forgotten": (
+        Toy(samples=blind),
+        r"\d+ of \d+ samples of '\w+' repeat another one, target and all; 5% may\. Does every prompt",
+    ),
     "id empty": (Toy(**odd(id="")), "sample '' of 'train': an id must be a string, not empty"),
     "id no string": (Toy(**odd(id=7)), "sample 7 of 'train': an id must be a string, not empty"),
     "id cannot be hashed": (Toy(**odd(id=[7])), "an id must be a string, not empty"),
@@ -195,6 +316,32 @@ TASKS = {
     "pairs are no pairs": (Toy(preferences=strings), r"pair \d of '\w+' is a str; expected pe_rlhf_mm.Preference"),
     "replies alike": (Toy(**odd_pairs(chosen="red", rejected="red")), r"pair \d of '\w+': both replies are 'red'"),
     "reply no string": (Toy(**odd_pairs(rejected=7)), r"pair \d of '\w+' has the reply 7; expected a string"),
+    "reply a picture that is not there": (
+        Toy(**odd_pairs(rejected=[Image("no.png")])),
+        r"opening a picture of pair \d of '\w+' raised ImageError",
+    ),
+    "reply of parts that are none": (
+        Toy(**odd_pairs(rejected=["red"])),
+        r"pair \d of '\w+' has the part 'red'; expected Text of a string, or Image",
+    ),
+    "replies the same picture": (
+        Toy(**odd_pairs(chosen=[Image(RED)], rejected=[Image(RED.copy())])),
+        r"pair \d of '\w+': both replies are",
+    ),
+    "margin negative": (Toy(**odd_pairs(margin=-1)), r"pair \d of '\w+': margin is -1; expected a number of 0 or more"),
+    "ratings none": (Toy(ratings=no_pairs), r"ratings\('\w+'\) yields nothing"),
+    "ratings raise": (Toy(ratings=fails), r"ratings\('\w+'\) raised RuntimeError: no display"),
+    "ratings change": (Toy(ratings=other_ratings), "gives other ratings when it is called again"),
+    "ratings are pairs": (
+        Toy(ratings=ToyTask().preferences),
+        r"rating \d of '\w+' is a Preference; expected pe_rlhf_mm.Rated",
+    ),
+    "label above 1": (
+        Toy(**odd_ratings(label=1.5)),
+        r"rating \d of '\w+': label is 1.5; expected a number from 0 to 1",
+    ),
+    "rated reply no string": (Toy(**odd_ratings(reply=None)), r"rating \d of '\w+' has the reply None; expected a"),
+    "rating without prompt": (Toy(**odd_ratings(messages=())), r"rating \d of '\w+': messages is \(\)"),
     "probability above 1": (Toy(**odd_pairs(probability=1.5)), "probability is 1.5; expected a number from 0 to 1"),
     "probability no number": (Toy(**odd_pairs(probability="high")), "probability is 'high'; expected a number"),
     "probability nan": (

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from pe_rlhf_mm.data.building import prepare
+from pe_rlhf_mm.data.preparation.building import prepare
 from pe_rlhf_mm.data.prepared import Unprepared
 from pe_rlhf_mm.data.published.catalogue import published
 from pe_rlhf_mm.errors import UserError

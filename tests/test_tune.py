@@ -40,6 +40,7 @@ SUMMARY = {
     "sft": {"accuracy": float, "n": int},
     "reward_model": {"accuracy": float, "n": int},
     "rl": {"accuracy": float, "n": int, "kl": float},
+    "learned_reward": {name: {"mean": float, "n": int, "interval": list} for name in ("sft", "rl", "gain")},
     "trainable_fraction": float,
     "seconds": float,
     "peak_rss_gib": float,

@@ -7,15 +7,13 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 
+from pe_rlhf_mm.adapters.origin import JUDGES, origin_of, read_origin
 from pe_rlhf_mm.adapters.peft import Serving, read_adapter, write_adapter
 from pe_rlhf_mm.adapters.roles import Head, Roles
 from pe_rlhf_mm.adapters.tensors import read_tensors, write_tensors
 from pe_rlhf_mm.checkpoints import backbone
 from pe_rlhf_mm.errors import UserError
 from pe_rlhf_mm.models.config import VLMConfig
-
-JUDGES = ("reward", "value")
-"""Roles that are nothing without their head."""
 
 
 def save_role(
@@ -26,26 +24,32 @@ def save_role(
     if role in roles.copies:
         backbone.save_state(folder, roles.copies[role], jnp.float32)
     else:
-        write_adapter(folder, roles.slots[role], float(roles.scales[role]), config, base, serving=serving)
+        origin = origin_of(role, config, roles.backbone, model=base, head=role in roles.heads)
+        write_adapter(folder, roles.slots[role], float(roles.scales[role]), config, origin, serving=serving)
     if role in roles.heads:
         head = roles.heads[role]
         write_tensors(folder / "head.safetensors", {"weight": np.asarray(head.weight), "bias": np.asarray(head.bias)})
 
 
 def load_role(folder: Path, roles: Roles, role: str, config: VLMConfig) -> Roles:
-    """Adds a role from its folder. Raises UserError if a file is missing or damaged, or does not fit the model."""
+    """Adds a role from its folder. Raises UserError if a file is missing or damaged, or is of another model."""
+    origin = read_origin(folder)
+    if origin is not None:
+        origin.refuse_other(folder, config, roles.backbone)
     if (folder / "model.safetensors").is_file():
         copy = backbone.load_state(folder, config, jnp.dtype(jnp.float32))
         roles = roles._replace(copies={**roles.copies, role: copy})
     else:
         slot, scale = read_adapter(folder, config)
         roles = roles._replace(slots={**roles.slots, role: slot}, scales={**roles.scales, role: jnp.float32(scale)})
-    if role in JUDGES or (folder / "head.safetensors").is_file():
+    if role in JUDGES or (origin is not None and origin.head) or (folder / "head.safetensors").is_file():
         roles = roles._replace(heads={**roles.heads, role: _read_head(folder / "head.safetensors", config)})
     return roles
 
 
 def _read_head(path: Path, config: VLMConfig) -> Head:
+    if not path.is_file():
+        raise UserError(f"{path} does not exist, and what lies beside it reads a number off a head. Copy it again.")
     stored = read_tensors(path)
     if {name: tensor.shape for name, tensor in stored.items()} != {"weight": (config.decoder.width,), "bias": ()}:
         raise UserError(f"{path} is not a head of a model of width {config.decoder.width}")

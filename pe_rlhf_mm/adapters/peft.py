@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from pe_rlhf_mm.adapters.lora import LowRank, Slot
+from pe_rlhf_mm.adapters.origin import Origin
 from pe_rlhf_mm.adapters.tensors import read_tensors, write_tensors
 from pe_rlhf_mm.checkpoints.names import canonical
 from pe_rlhf_mm.errors import UserError
@@ -78,7 +79,7 @@ def layers_of(config: VLMConfig, serving: Serving | None) -> str:
 
 
 def write_adapter(
-    folder: Path, slot: Slot, scale: float, config: VLMConfig, base: str, *, serving: Serving | None = None
+    folder: Path, slot: Slot, scale: float, config: VLMConfig, origin: Origin, *, serving: Serving | None = None
 ) -> None:
     """Writes `adapter_model.safetensors` and `adapter_config.json`, replacing older ones only when complete."""
     place, tensors = layers_of(config, serving), {}
@@ -92,7 +93,7 @@ def write_adapter(
     settings = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": base,
+        "base_model_name_or_path": origin.model,
         "r": rank,
         "lora_alpha": scale * rank,
         "lora_dropout": 0.0,
@@ -101,7 +102,7 @@ def write_adapter(
         "target_modules": _target_modules(place, slot),
     }
     folder.mkdir(parents=True, exist_ok=True)
-    write_tensors(folder / "adapter_model.safetensors", tensors)
+    write_tensors(folder / "adapter_model.safetensors", tensors, origin.metadata())
     write_json(folder / "adapter_config.json", settings)
 
 
@@ -119,6 +120,7 @@ def read_adapter(folder: Path, config: VLMConfig) -> tuple[Slot, float]:
     Raises UserError for damaged files, settings that are not supported, and an adapter of another model.
     """
     settings = _settings(folder)
+    _refuse_pickle(folder)
     tensors = read_tensors(folder / "adapter_model.safetensors")
     stored = {canonical(name.removeprefix("base_model.model.")): tensor for name, tensor in tensors.items()}
     if len(stored) < len(tensors):
@@ -159,6 +161,14 @@ def _settings(folder: Path) -> dict[str, Any]:
         named = "; ".join(f"{name} is {value!r}" for name, value in wrong.items())
         raise UserError(f"{path} asks for what is not supported and would change the adapter: {named}.")
     return settings
+
+
+def _refuse_pickle(folder: Path) -> None:
+    if not (folder / "adapter_model.safetensors").exists() and (folder / "adapter_model.bin").exists():
+        raise UserError(
+            f"{folder} has its adapter as a pickle (adapter_model.bin), which can run code and is never opened. Save "
+            "it from PEFT with safe_serialization=True, which writes adapter_model.safetensors."
+        )
 
 
 def _refuse_misfits(folder: Path, wanted: Mapping[str, tuple], found: Mapping[str, tuple]) -> None:

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import tyro
 
 from pe_rlhf_mm.cli.arguments import parse
+from pe_rlhf_mm.cli.upsetting import length_of, notice
 from pe_rlhf_mm.data.prepared import data_home, folder_of, preparation
 from pe_rlhf_mm.data.published.catalogue import PLACES, published
 from pe_rlhf_mm.data.published.description import REPORT
@@ -52,7 +53,7 @@ class Show:
     n: int = 3
     """How many records are shown."""
     reveal: bool = False
-    """Print the texts of hh, which are upsetting by design."""
+    """Print the texts of a data set that calls them upsetting."""
     json: bool = False
     """Print JSON."""
 
@@ -78,15 +79,15 @@ class Imitate:
 
 
 def prepare(arguments: Sequence[str]) -> None:
-    """Prepares, with a progress bar, and says what was read, kept and set aside."""
+    """Prepares, with a progress bar, and says what is unpacked, and what was read, kept and set aside."""
     options = parse(Prepare, arguments, prog="pe-rlhf data prepare")
     described, home = published(options.name), options.out or data_home()
-    from pe_rlhf_mm.data import building
+    from pe_rlhf_mm.data.preparation import building
 
     choices = {"skip_bad": options.skip_bad, "overwrite": options.overwrite}
     try:
-        with _bar(options.name) as tick:
-            report = building.prepare(described, options.source, home, **choices, tick=tick)
+        with _bar(options.name) as (tick, say):
+            report = building.prepare(described, options.source, home, **choices, tick=tick, say=say)
     except BadRow as error:
         raise UserError(f"{error} With --skip-bad such rows are left out and listed.") from error
     folder = folder_of(options.name, home)
@@ -136,7 +137,7 @@ def show(arguments: Sequence[str]) -> None:
     for record in values["records"]:
         print("\n" + "\n".join(f"  {name:<14} {_line(value)}" for name, value in record.items()))
     if hidden:
-        print("\nThe texts are upsetting by design, so their lengths are shown; --reveal prints them.")
+        print(f"\n{notice(described.warning)}")
 
 
 def _first(options: Show, split: str) -> Iterator[Mapping[str, Any]]:
@@ -147,12 +148,10 @@ def _first(options: Show, split: str) -> Iterator[Mapping[str, Any]]:
 
 
 def _shown(value: Any, hidden: bool) -> Any:
-    """A field for people and for JSON: an image as its size, a text that is hidden as its length."""
+    """A field for people and for JSON: a text that is hidden as its length."""
     match value:
-        case bytes():
-            return f"<image of {len(value):,} bytes>"
         case str() if hidden:
-            return f"<{len(value):,} characters>"
+            return length_of(value)
         case list():
             return [_shown(item, hidden) for item in value]
         case _:
@@ -202,8 +201,8 @@ def stand_in(arguments: Sequence[str]) -> None:
 
 
 @contextmanager
-def _bar(name: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar with rate and time left; where nobody watches, a line every tenth of the way."""
+def _bar(name: str) -> Iterator[tuple[Callable[[int, int], None], Callable[[str], None]]]:
+    """A bar with rate and time left; where nobody watches, a line every tenth of the way. And what prints a line."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -227,6 +226,9 @@ def _bar(name: str) -> Iterator[Callable[[int, int], None]]:
             bar.update(task, completed=done, total=total, rate=f"{rate:,.0f}")
             if not console.is_terminal and (done * 10 // total > said):
                 said = done * 10 // total
-                console.print(f"{name} {done:,}/{total:,}  {rate:,.0f} rows/s", highlight=False, soft_wrap=True)
+                say(f"{done:,}/{total:,}  {rate:,.0f} rows/s")
 
-        yield tick
+        def say(line: str) -> None:
+            console.print(f"{name} {line}", highlight=False, markup=False, soft_wrap=True)
+
+        yield tick, say

@@ -13,6 +13,7 @@ import tyro
 
 from pe_rlhf_mm import registry
 from pe_rlhf_mm.cli.arguments import parse
+from pe_rlhf_mm.cli.upsetting import length_of, notice
 from pe_rlhf_mm.errors import UserError
 from pe_rlhf_mm.types import Image, Text
 
@@ -33,6 +34,14 @@ class Named:
 
     name: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="NAME")]
     """An id, or path.py:Class, or package.module:Class."""
+
+
+@dataclass(frozen=True)
+class Show(Named):
+    """A task's documentation, and its first training sample."""
+
+    reveal: bool = False
+    """Print the texts of a task that calls them upsetting."""
 
 
 @dataclass(frozen=True)
@@ -87,21 +96,26 @@ def fetch_model(arguments: Sequence[str]) -> None:
 
 
 def show_task(arguments: Sequence[str]) -> None:
-    """A task's documentation, and its first training sample."""
-    name = parse(Named, arguments, prog="pe-rlhf tasks show", description=show_task.__doc__).name
-    task = registry.tasks.make(name)
+    """A task's documentation, and its first training sample; of texts that it calls `upsetting` the lengths."""
+    options = parse(Show, arguments, prog="pe-rlhf tasks show")
+    task = registry.tasks.make(options.name)
+    warning = "" if options.reveal else getattr(task, "upsetting", "")
+    text_of = length_of if warning else str
     rows = [("evaluators", ", ".join(task.evaluators))]
     for sample in itertools.islice(task.samples("train"), 1):
-        rows += [("first sample", sample.id), *((m.role, " ".join(map(_shown, m.parts))) for m in sample.messages)]
-        rows += [("target", repr(sample.target))]
-    print(registry.tasks.resolve(name))
+        rows += [("first sample", sample.id)]
+        rows += [(m.role, " ".join(_shown(part, text_of) for part in m.parts)) for m in sample.messages]
+        rows += [("target", length_of(str(sample.target)) if warning else repr(sample.target))]
+    print(registry.tasks.resolve(options.name))
     print(f"  {(type(task).__doc__ or '').strip()}")
     print("\n".join(f"  {what:<14}{text[:SHOWN_CHARACTERS]}" for what, text in rows))
+    if warning:
+        print(f"\n{notice(warning)}")
 
 
-def _shown(part: Text | Image) -> str:
+def _shown(part: Text | Image, text_of: Callable[[str], str]) -> str:
     if isinstance(part, Text):
-        return part.text
+        return text_of(part.text)
     return f"<image {part.source}>" if isinstance(part.source, str | Path) else "<image>"
 
 

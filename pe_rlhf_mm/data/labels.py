@@ -46,7 +46,8 @@ def fault(label: Label) -> str | None:
     """What is wrong with the numbers of a label, in words, or None."""
     for name in (field.name for field in dataclasses.fields(label) if field.name in HIGHEST):
         value, highest = getattr(label, name), HIGHEST[name]
-        if not isinstance(value, Real) or not 0 <= value <= highest or math.isinf(value):
+        known = isinstance(value, Real) and not math.isinf(value)
+        if not known or not 0 <= value <= highest:
             limits = "from 0 to 1" if highest == 1 else "of 0 or more"
             return f"{name} is {value!r:.80}; expected a number {limits}"
     return None

@@ -25,6 +25,8 @@ Item_co = TypeVar("Item_co", covariant=True)
 
 
 class Order(Protocol[Item_co]):
+    """What gives the content of the k-th batch; copies of it replay for themselves."""
+
     def __getitem__(self, k: int) -> Item_co: ...
 
 

@@ -17,13 +17,13 @@ import sys
 import threading
 import traceback
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Generic, TypeVar
 
 import numpy as np
 from jaxtyping import UInt8
 
-from pe_rlhf_mm.data.order import Batch, BucketedOrder, Order
+from pe_rlhf_mm.data.order import Order
 from pe_rlhf_mm.errors import UserError
 
 Example = TypeVar("Example")
@@ -32,27 +32,6 @@ Made = TypeVar("Made")
 
 AHEAD = 4
 """Batches that a thread makes ahead; of each worker process, half as many."""
-
-
-def batches(
-    examples: Sequence[Example],
-    collate: Callable[[list[Example]], Made],
-    *,
-    batch_size: int,
-    seed: int,
-    start: int = 0,
-    what: str = "examples",
-) -> Iterator[Made]:
-    """Endless batches; every epoch is shuffled anew from the seed, and `start` skips batches already consumed.
-
-    Raises UserError if there is nothing to draw from.
-    """
-    order = BucketedOrder(np.zeros(len(examples), int), batch_size, seed=seed, what=what)
-
-    def gather(batch: Batch) -> Made:
-        return collate([examples[i] for i in batch.indices])
-
-    return ordered_batches(order, gather, start=start)
 
 
 def ordered_batches(
@@ -165,7 +144,7 @@ def _sendable(error: Exception) -> Exception:
 
 
 def _pickled(value: Any) -> bytes:
-    import cloudpickle  # type: ignore[import-untyped]
+    import cloudpickle
 
     pickled: bytes = cloudpickle.dumps(value)
     return pickled

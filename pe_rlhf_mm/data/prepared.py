@@ -59,17 +59,17 @@ class Records(ArrayRecords, Sequence[Record]):
 
 
 def prepared(name: str, split: str) -> Sequence[Record]:
-    """The records of a split.
+    """The records of a split; an image is an absolute path, the same one for all rows that show the same image.
 
     Raises Unprepared where the data set is not there, and UserError for a split it does not have.
     """
-    from pe_rlhf_mm.data.examples import decode
+    from pe_rlhf_mm.data.preparation.examples import decode
 
     preparation(name)
-    folder = folder_of(name)
+    folder = folder_of(name).absolute()
     splits = {row["name"]: row["shardLengths"] for row in read_json(folder / "dataset_info.json").get("splits", [])}
     if split not in splits:
         raise UserError(f"{name} has no split {split!r} in {folder}; it has {', '.join(splits)}.")
     start, lengths = f"{tfds_name(name)}-{split}.array_record", splits[split]
     paths = [folder / f"{start}-{i:05d}-of-{len(lengths):05d}" for i in range(len(lengths))]
-    return Records(paths, partial(decode, features=published(name).features))
+    return Records(paths, partial(decode, features=published(name).features, folder=str(folder)))

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Int
 
 from pe_rlhf_mm.data.order import Batch, BucketedOrder, PackedOrder, choose_buckets, padding_share
+from pe_rlhf_mm.data.padding import rounded
 from pe_rlhf_mm.data.pipeline import Stream, ordered_batches
 
 Example = TypeVar("Example")
@@ -66,6 +67,38 @@ def packed(
         return collate([[examples[i] for i in chosen] for chosen in bins])
 
     return Fed(ordered_batches(order, gather, start=start), order.padding_share)
+
+
+class Block(NamedTuple):
+    """Examples to be computed at once, padded to `shape`; the last ones of a bucket are fewer than the `rows` it takes.
+
+    `filled` repeats the first of them until there are as many, so that few programs are compiled.
+    """
+
+    indices: list[int]
+    rows: int
+    shape: list[int]
+
+    @property
+    def filled(self) -> list[int]:
+        return self.indices + self.indices[:1] * (self.rows - len(self.indices))
+
+
+def blocks(
+    sizes: Int[np.ndarray, "n k"], *, weights: Sequence[float] | None = None, rows: int = 128, tokens: int = 16384
+) -> list[Block]:
+    """All examples once, in blocks of few shapes: what is scored or answered, and not trained on.
+
+    A block has at most `rows` examples and, where each of them is shorter, at most `tokens` tokens: that bounds memory,
+    however long the longest is. Raises UserError if there are no examples.
+    """
+    buckets, found = choose_buckets(sizes, weights=weights, saving=0.15), []
+    for bucket, shape in enumerate(buckets.shapes.tolist()):
+        own = np.flatnonzero(buckets.assignment == bucket).tolist()
+        length = int(np.dot(shape, weights or [1] * len(shape)))
+        at_once = max(1, min(rows, rounded(len(own)), tokens // length))
+        found += [Block(own[i : i + at_once], at_once, shape) for i in range(0, len(own), at_once)]
+    return found
 
 
 def _process() -> tuple[int, int]:

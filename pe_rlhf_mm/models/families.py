@@ -1,7 +1,7 @@
 """Families of checkpoints as data: a Hugging Face configuration becomes a VLMConfig, or is refused by name.
 
-What a family has that others lack is a value of the config, never code of its own. Fields that would change the result
-and are not understood are refused, all together.
+What a family has that others lack is a value of the config, never code of its own. What may be asked for, and what is
+refused, is in `supported.py`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 from pe_rlhf_mm.errors import UserError
 from pe_rlhf_mm.models.config import (
-    Activation,
     BlockConfig,
     Connector,
     LayerKind,
@@ -24,10 +23,7 @@ from pe_rlhf_mm.models.config import (
     VisionConfig,
     VLMConfig,
 )
-
-ACTIVATIONS: dict[str, Activation] = {"silu": "silu", "gelu": "gelu", "gelu_pytorch_tanh": "gelu_tanh"}
-LANCZOS, BILINEAR, BICUBIC = 1, 2, 3
-"""Pillow's numbers, which preprocessors are configured with."""
+from pe_rlhf_mm.models.supported import ACTIVATIONS, INTERLEAVED, unsupported
 
 
 class Ids(NamedTuple):
@@ -37,27 +33,11 @@ class Ids(NamedTuple):
     stops: tuple[int, ...]
 
 
-def _refuse(file: str, fields: Mapping[str, Any], **expected: Any) -> None:
-    """Raises UserError that lists every field with another value than the one that is understood. None is no value."""
-    wrong = {name: fields[name] for name, value in expected.items() if fields.get(name) not in (None, value)}
-    if wrong:
-        named = "; ".join(f"{name} is {value!r}, supported: {expected[name]!r}" for name, value in wrong.items())
-        raise UserError(f"{file} asks for what is not supported: {named}.")
-
-
-def _activation(name: str) -> Activation:
-    if name not in ACTIVATIONS:
-        raise UserError(f"config.json asks for the activation {name!r}; supported: {', '.join(ACTIVATIONS)}.")
-    return ACTIVATIONS[name]
-
-
-def _rope(values: Mapping[str, Any]) -> Rope:
-    _refuse("config.json", values, partial_rotary_factor=1)
-    kind, theta = values.get("rope_type", "default"), float(values["rope_theta"])
-    sections, interleaved = tuple(values.get("mrope_section") or ()), bool(values.get("mrope_interleaved"))
-    rope = Rope(theta, sections=sections, interleaved=interleaved)
-    if kind in ("default", "mrope"):
-        return rope
+def _rope(config: Any, values: Mapping[str, Any]) -> Rope:
+    interleaved = INTERLEAVED.get(config.model_type)
+    sections = tuple(values["mrope_section"]) if interleaved is not None else ()
+    rope = Rope(float(values["rope_theta"]), sections=sections, interleaved=bool(interleaved))
+    kind = values.get("rope_type", "default")
     if kind == "linear":
         return replace(rope, factor=float(values["factor"]))
     if kind == "llama3":
@@ -68,18 +48,15 @@ def _rope(values: Mapping[str, Any]) -> Rope:
             int(values["original_max_position_embeddings"]),
         )
         return replace(rope, llama3=scaling)
-    raise UserError(f"config.json asks for rotary positions of type {kind!r}; supported: default, linear, llama3.")
+    return rope
 
 
 def _kinds(config: Any) -> tuple[tuple[LayerKind, ...], tuple[int, ...]]:
     """The kinds of layers, and which each layer is."""
     types = list(getattr(config, "layer_types", None) or ["full_attention"] * config.num_hidden_layers)
-    unknown = set(types) - {"full_attention", "sliding_attention"}
-    if unknown:
-        raise UserError(f"config.json has layers of type {', '.join(sorted(unknown))}; supported: full, sliding.")
     present, ropes = sorted(set(types)), config.rope_parameters
     kinds = tuple(
-        LayerKind(_rope(ropes.get(t) or ropes), config.sliding_window if t == "sliding_attention" else None)
+        LayerKind(_rope(config, ropes.get(t) or ropes), config.sliding_window if t == "sliding_attention" else None)
         for t in present
     )
     return kinds, tuple(present.index(t) for t in types) if len(kinds) > 1 else ()
@@ -98,13 +75,12 @@ def _decoder(config: Any, **switches: Any) -> BlockConfig:
         kinds=kinds,
         pattern=pattern,
         norm_epsilon=config.rms_norm_eps,
-        **{"activation": _activation(getattr(config, "hidden_act", "silu")), **switches},
+        **{"activation": ACTIVATIONS[getattr(config, "hidden_act", "silu")], **switches},
     )
 
 
 def llama_decoder(config: Any) -> BlockConfig:
     """Llama and SmolLM2: biases only where the configuration asks for them."""
-    _refuse("config.json", vars(config), pretraining_tp=1)
     bias = config.attention_bias
     return _decoder(config, qkv_bias=bias, out_bias=bias, mlp_bias=config.mlp_bias)
 
@@ -128,7 +104,7 @@ def gemma_decoder(config: Any) -> BlockConfig:
         qk_norm=config.model_type == "gemma3_text",
         qkv_bias=config.attention_bias,
         out_bias=config.attention_bias,
-        activation=_activation(config.hidden_activation),
+        activation=ACTIVATIONS[config.hidden_activation],
         query_scale=config.query_pre_attn_scalar**-0.5,
         soft_cap=config.attn_logit_softcapping,
     )
@@ -162,18 +138,12 @@ def _siglip(
         out_bias=True,
         mlp_bias=True,
         gated=False,
-        activation=_activation(config.hidden_act),
+        activation=ACTIVATIONS[config.hidden_act],
     )
     side = config.image_size // config.patch_size
     return VisionConfig(
         block, views, config.patch_size, merge, side, *_colours(images), patch_bias=True, connector=connector
     )
-
-
-def _refuse_steps(images: Mapping[str, Any], **expected: Any) -> None:
-    """Raises UserError that lists what a preprocessor does to pictures otherwise than `data/views.py`."""
-    always = {"do_resize": True, "do_rescale": True, "rescale_factor": 1 / 255, "do_normalize": True}
-    _refuse("preprocessor_config.json", images, **always, **expected)
 
 
 def _colours(images: Mapping[str, Any]) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -184,7 +154,6 @@ def _colours(images: Mapping[str, Any]) -> tuple[tuple[float, ...], tuple[float,
 
 def smolvlm_vision(config: Any, images: Mapping[str, Any]) -> VisionConfig:
     """SigLIP, tiles, and a pixel shuffle before one matrix."""
-    _refuse_steps(images, do_image_splitting=True, resample=LANCZOS)
     tile = images.get("max_image_size", {}).get("longest_edge", config.vision_config.image_size)
     views = Tiled(tile, images.get("size", {}).get("longest_edge", 4 * tile))
     return _siglip(config.vision_config, views, config.scale_factor, images, Connector())
@@ -193,7 +162,6 @@ def smolvlm_vision(config: Any, images: Mapping[str, Any]) -> VisionConfig:
 def gemma3_vision(config: Any, images: Mapping[str, Any]) -> VisionConfig:
     """SigLIP on squashed pictures, averaged over blocks, normed."""
     tower = config.vision_config
-    _refuse_steps(images, do_pan_and_scan=False, resample=BILINEAR, size=_both_sides(tower.image_size))
     merge = round((tower.image_size // tower.patch_size) / config.mm_tokens_per_image**0.5)
     connector = Connector(pool=True, norm="rms_plus_one")
     return _siglip(tower, Square(tower.image_size, "bilinear"), merge, images, connector)
@@ -202,22 +170,10 @@ def gemma3_vision(config: Any, images: Mapping[str, Any]) -> VisionConfig:
 def paligemma_vision(config: Any, images: Mapping[str, Any]) -> VisionConfig:
     """SigLIP on squashed pictures, every patch a token."""
     tower = config.vision_config
-    _refuse_steps(images, resample=BICUBIC, size=_both_sides(tower.image_size))
     return _siglip(tower, Square(tower.image_size, "bicubic"), 1, images, Connector(bias=True))
 
 
-def _both_sides(pixels: int) -> dict[str, int]:
-    return {"height": pixels, "width": pixels}
-
-
 def _native(tower: Any, images: Mapping[str, Any]) -> Native:
-    _refuse_steps(
-        images,
-        resample=BICUBIC,
-        patch_size=tower.patch_size,
-        merge_size=tower.spatial_merge_size,
-        temporal_patch_size=tower.temporal_patch_size,
-    )
     size = images.get("size") or {}
     low = size.get("shortest_edge") or images.get("min_pixels") or 56 * 56
     high = size.get("longest_edge") or images.get("max_pixels") or 28 * 28 * 1280
@@ -240,7 +196,7 @@ def _qwen_block(
         qkv_bias=True,
         out_bias=True,
         mlp_bias=True,
-        activation=_activation(tower.hidden_act),
+        activation=ACTIVATIONS[tower.hidden_act],
         **switches,
     )
 
@@ -303,19 +259,15 @@ SUPPORTED = (*DECODERS, *TOWERS)
 def config_of(config: Any, images: Mapping[str, Any], ids: Ids, name: str) -> VLMConfig:
     """The model that a Hugging Face configuration describes; `images` is its preprocessor's configuration.
 
-    Raises UserError for a family or a field that is not supported.
+    Raises UserError that lists a family and all fields that are not supported.
     """
     family, text = config.model_type, config.get_text_config()
-    _refuse("config.json", vars(config), quantization_config=None)
-    if getattr(text, "use_bidirectional_attention", None) and family != "paligemma":
-        raise UserError(
-            f"config.json of a {family} model asks for use_bidirectional_attention, which is not supported."
-        )
+    wrong = unsupported(config, images)
     if text.model_type not in DECODERS or (text is not config and family not in TOWERS):
-        raise UserError(
-            f"config.json says model_type {family!r} with a decoder {text.model_type!r}, which is not supported. "
-            f"Supported: {', '.join(SUPPORTED)}."
-        )
+        known = f"supported: {', '.join(SUPPORTED)}"
+        wrong.insert(0, f"config.json: model_type is {family!r} with a decoder {text.model_type!r}; {known}")
+    if wrong:
+        raise UserError(f"{name} asks for what is not supported:\n  " + "\n  ".join(wrong))
     vision = TOWERS[family](config, images) if text is not config else None
     return VLMConfig(
         decoder=DECODERS[text.model_type](text),

@@ -16,6 +16,7 @@ from flax import nnx
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
+from pe_rlhf_mm.adapters.roles import count
 from pe_rlhf_mm.checkpoints import backbone, huggingface
 from pe_rlhf_mm.data.images import Gallery
 from pe_rlhf_mm.data.processor import EncodedPrompt, Processor, refuse_misfit
@@ -28,6 +29,8 @@ from pe_rlhf_mm.types import Image, Prompts
 
 SHIPPED = {"tiny-vlm": Path(__file__).parent.parent / "assets" / "tiny-vlm"}
 """Checkpoints that come with the package."""
+DTYPES = ("float32", "bfloat16", "float16")
+"""Of the weights of a backbone."""
 
 
 @functools.partial(jax.jit, static_argnames="config")
@@ -36,7 +39,7 @@ def _logits(config: VLMConfig, state: nnx.State, prompts: Prompts) -> Float[Arra
     return model.logits(model.hidden(vlm.prompt_rows(config, prompts), prompts.images)[0]).astype(jnp.float32)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Model:
     """A vision-language model: its weights, its config, and the processor that speaks its template."""
 
@@ -44,6 +47,11 @@ class Model:
     config: VLMConfig
     state: nnx.State
     processor: Processor
+
+    def __repr__(self) -> str:
+        """One line: weights would be thousands."""
+        kinds = sorted({str(leaf.dtype) for leaf in jax.tree.leaves(self.state)})
+        return f"Model({self.name!r}, {self.config.family}, {count(self.state):,} weights in {', '.join(kinds)})"
 
     def logits(
         self, tokens: Int[np.ndarray, "B S"], images: Sequence[Sequence[Any]] | None = None
@@ -91,19 +99,30 @@ def default_dtype() -> jnp.dtype:
     return jnp.dtype(jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16)
 
 
+def checked_dtype(dtype: Any) -> jnp.dtype:
+    """A type of weights that a user named; None is the default. Raises UserError for one that is not supported."""
+    try:
+        found = default_dtype() if dtype is None else jnp.dtype(dtype)
+    except TypeError:
+        found = None
+    if found is None or found.name not in DTYPES:
+        raise UserError(f"dtype is {dtype!r}; supported: {', '.join(DTYPES)}, or None.")
+    return found
+
+
 def load_model(
     name: str | Path, *, dtype: Any = None, quantize: Literal["int8", "nf4"] | None = None, mesh: Mesh | None = None
 ) -> Model:
     """Loads a shipped model by name ("tiny-vlm"), a checkpoint folder, or a model of the Hugging Face hub ("org/name").
 
-    `dtype` is that of the backbone: by default float32 on CPU and bfloat16 on accelerators. `quantize` holds the
-    matrices of its layers in 8 or 4 bits (`models/quantize.py`): for a backbone that stays frozen. With a `mesh`
-    (`pe.make_mesh`) every weight goes straight to the devices that hold its parts (`models/sharding.py`). Raises
-    UserError for a name that is none of them, and for a folder that does not hold a whole checkpoint; nothing is half
-    loaded.
+    `dtype` is that of the backbone, float32, bfloat16 or float16: by default float32 on CPU, bfloat16 on accelerators.
+    `quantize` holds the matrices of its layers in 8 or 4 bits (`models/quantize.py`): for a backbone that stays frozen.
+    With a `mesh` (`pe.make_mesh`) every weight goes straight to the devices that hold its parts (`models/sharding.py`).
+    Raises UserError for a name that is none of them, and for a folder that does not hold a whole checkpoint; nothing is
+    half loaded.
     """
-    folder, kind = folder_of(str(name)), quantization.checked(quantize)
-    dtype = jnp.dtype(dtype) if dtype is not None else default_dtype()
+    dtype, kind = checked_dtype(dtype), quantization.checked(quantize)
+    folder = folder_of(str(name))
     if backbone.is_own(folder):
         config = backbone.read_config(folder)
         tokenizer = read_tokenizer(folder)

@@ -123,11 +123,9 @@ def quantized_state(state: nnx.State, kind: Quantization) -> nnx.State:
     )
 
 
-def refuse(state: nnx.State, purpose: str) -> None:
-    """Raises UserError if weights are quantised, for a purpose that needs them in full."""
+def refuse(state: nnx.State, purpose: str, *, remedy: str = "Load the model without quantize for that.") -> None:
+    """Raises UserError if weights are quantised, for a purpose that needs them in full; `remedy` is what to do."""
     leaves = jax.tree.leaves(state, is_leaf=lambda leaf: isinstance(leaf, Quantized))
     kinds = {leaf.kind for leaf in leaves if isinstance(leaf, Quantized)}
     if kinds:
-        raise UserError(
-            f"the backbone is quantised ({kinds.pop()}), and {purpose}. Load the model without quantize for that."
-        )
+        raise UserError(f"the backbone is quantised ({kinds.pop()}), and {purpose}. {remedy}")

@@ -45,7 +45,13 @@ class Metric(NamedTuple):
 METRICS = (
     Metric("sft", "loss", "SFT: loss", "nats per token", "How surprised the model is by the demonstrations."),
     Metric("reward_model", "loss", "Reward model: loss", "nats", "Guessing gives 0.693."),
-    Metric("reward_model", CHECKED, "Reward model: validation accuracy", "%", "Held-out pairs ranked right, or ratings met."),
+    Metric(
+        "reward_model",
+        CHECKED,
+        "Reward model: validation accuracy",
+        "%",
+        "Held-out labels met.",
+    ),
     Metric("rl", CHECKED, "RL: validation accuracy", "%", "Held-out questions answered right; never trained on."),
     Metric("rl", "reward", "RL: learned reward", "standard deviations", "What the reward model says of the replies."),
     Metric("rl", "kl", "RL: KL to the SFT policy", "nats per reply", "How far RL has moved from where it started."),

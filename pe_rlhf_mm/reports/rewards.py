@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from pe_rlhf_mm.reports.records import Record, at, interval, number
-from pe_rlhf_mm.reports.wording import DASH, count, decimal, percent, signed
+from pe_rlhf_mm.reports.wording import DASH, count, gained, percent, reward
 
 MOST_ROWS = 20
 """Of a breakdown: the values with the most labels."""
@@ -32,7 +32,7 @@ class Table(NamedTuple):
 
 def reward_tables(summary: Record) -> list[Table]:
     """The tables that a run has numbers for."""
-    written = {"sft": decimal, "rl": decimal, "gain": signed}
+    written = {"sft": reward, "rl": reward, "gain": gained}
     rewards = [
         _line(label, at(summary, "learned_reward", name), "mean", written[name])
         for name, label in _REPLIES.items()

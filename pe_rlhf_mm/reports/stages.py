@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from pe_rlhf_mm.reports.folder import RunRecord
 from pe_rlhf_mm.reports.records import Record, at, interval, number, text
-from pe_rlhf_mm.reports.wording import DASH, SPACE, count, decimal, duration, percent, points, signed
+from pe_rlhf_mm.reports.wording import DASH, SPACE, count, decimal, duration, gained, percent, points, reward
 
 STAGES = {"sft": "SFT", "reward_model": "Reward model", "rl": "RL", "evaluation": "Evaluation"}
 _MEASURES = {
@@ -73,12 +73,12 @@ def _outcome_by_reward(summary: Record) -> str:
         return "The run is finished, but its summary names no accuracy before and after RL."
     sentence = (
         "The evaluator scored no reply. The mean learned reward of the test replies was "
-        f"{decimal(before)} after SFT and is {decimal(after)} after RL: {signed(gain)} deviations of the reward model"
+        f"{reward(before)} after SFT and is {reward(after)} after RL: {gained(gain)} deviations of the reward model"
     )
     ends = interval(summary, "learned_reward", "gain", "interval")
     if ends is None:
         return f"{sentence}."
-    return f"{sentence} (95{SPACE}% interval {signed(ends[0])} to {signed(ends[1])}).{_doubt(*ends)}"
+    return f"{sentence} (95{SPACE}% interval {gained(ends[0])} to {gained(ends[1])}).{_doubt(*ends)}"
 
 
 def _doubt(low: float, high: float) -> str:

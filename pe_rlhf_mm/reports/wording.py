@@ -33,10 +33,14 @@ def decimal(number: float | None) -> str:
     return _minus(f"{number:z,.{3 if size < 10 else 1 if size < 1000 else 0}f}")
 
 
-def signed(number: float | None) -> str:
-    """A difference, with its sign: +0.512."""
-    written = decimal(number)
-    return f"+{written}" if number is not None and number > 0 else written
+def reward(number: float | None) -> str:
+    """A mean reward, in deviations: 0.512."""
+    return DASH if number is None else _minus(f"{number:z.3f}")
+
+
+def gained(number: float | None) -> str:
+    """A difference of two of them, with its sign: +0.512."""
+    return DASH if number is None else _minus(f"{number:+z.3f}")
 
 
 def power_of_ten(exponent: int) -> str:

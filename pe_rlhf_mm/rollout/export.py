@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from pe_rlhf_mm.adapters import lora
 from pe_rlhf_mm.adapters.files import save_role
+from pe_rlhf_mm.adapters.origin import origin_of, read_origin
 from pe_rlhf_mm.adapters.peft import Serving, read_adapter, write_adapter
 from pe_rlhf_mm.adapters.roles import Weights
 from pe_rlhf_mm.checkpoints.export import export_merged, export_weights
@@ -16,7 +17,7 @@ from pe_rlhf_mm.checkpoints.folders import written_whole
 from pe_rlhf_mm.errors import UserError
 from pe_rlhf_mm.models import quantize
 from pe_rlhf_mm.models.model import Model, folder_of
-from pe_rlhf_mm.rollout.load import load_run_role
+from pe_rlhf_mm.rollout.load import load_run_role, refusal_of_judge
 from pe_rlhf_mm.rollout.policy import Policy
 
 
@@ -34,12 +35,21 @@ def save_adapter(
         raise UserError(f"{policy.name} has no adapter: it is a model by itself. Export it merged.")
     slot = {target: lora.LowRank(low.a[:, 0], low.b[:, 0]) for target, low in bank.matrices.items()}
     config = policy.processor.config
+    origin = origin_of("policy", config, policy.weights.state, model=config.name)
     with written_whole(Path(folder), overwrite=overwrite) as partial:
-        write_adapter(partial, slot, float(bank.scale[0]), config, config.name, serving=serving)
+        write_adapter(partial, slot, float(bank.scale[0]), config, origin, serving=serving)
 
 
 def load_adapter(model: Model, folder: str | Path) -> Policy:
-    """A policy of a model and an adapter that was written here or by PEFT. Raises UserError if they do not fit."""
+    """A policy of a model and an adapter that was written here or by PEFT.
+
+    Raises UserError if the adapter does not fit the model or was trained on another one, and for the role of a judge.
+    """
+    origin = read_origin(Path(folder))
+    if (origin is not None and origin.head) or (Path(folder) / "head.safetensors").exists():
+        raise UserError(refusal_of_judge(origin.role if origin is not None else "reward", folder))
+    if origin is not None:
+        origin.refuse_other(Path(folder), model.config, model.state)
     slot, scale = read_adapter(Path(folder), model.config)
     return Policy(model.processor, Weights(model.state, lora.only(slot, jnp.float32(scale))), f"{model.name}+{folder}")
 
@@ -77,7 +87,9 @@ def export_role(
     if serving is not None:
         raise UserError("--as is about the names in a PEFT adapter; a merged checkpoint keeps those of its source.")
     quantize.refuse(
-        model.state, "what was trained on it would be merged into other weights than those it was trained on"
+        model.state,
+        "what was trained on it would be merged into other weights than those it was trained on",
+        remedy="Use --format peft, and serve the adapter over the backbone quantised alike.",
     )
     if role in roles.copies:
         export_weights(source, out, config, roles.copies[role], overwrite=overwrite)

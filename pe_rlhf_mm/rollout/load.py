@@ -7,22 +7,42 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pe_rlhf_mm.adapters.files import load_role
+from pe_rlhf_mm.adapters.origin import JUDGES
 from pe_rlhf_mm.adapters.roles import BACKBONE, Roles, only_backbone
 from pe_rlhf_mm.errors import UserError
 from pe_rlhf_mm.json_files import read_json
-from pe_rlhf_mm.models.model import SHIPPED, Model, load_model
+from pe_rlhf_mm.models.model import Model, load_model
 from pe_rlhf_mm.registry import import_attribute
 from pe_rlhf_mm.rollout.policy import Policy
 from pe_rlhf_mm.types import Message
 
 
-def load_policy(folder: str | Path, *, role: str | None = None) -> Policy:
-    """The tuned policy of a run: the role `policy`, or `sft` where RL has not been reached, or the role asked for.
+def load_policy(source: str | Path, *, role: str | None = None) -> Policy:
+    """The policy of a run folder, or a model as it is: a checkpoint folder, a shipped model, a model of the hub.
 
-    Raises UserError if the folder is no run, or has no such role.
+    Of a run it is the role `policy`, or `sft` where RL has not been reached, or the role asked for. Raises UserError if
+    the source is neither, has no such role, or if the role judges replies and writes none.
     """
-    loaded = load_run_role(Path(folder), role)
-    return Policy(loaded.model.processor, loaded.roles.weights(loaded.role), f"{folder}:{loaded.role}")
+    if role in JUDGES:
+        raise UserError(refusal_of_judge(role, source))
+    if is_run(Path(source)) or role is not None:
+        loaded = load_run_role(Path(source), role)
+        return Policy(loaded.model.processor, loaded.roles.weights(loaded.role), f"{source}:{loaded.role}")
+    model = load_model(source)
+    return Policy(model.processor, only_backbone(model.state).weights(BACKBONE), model.name)
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a folder is that of a run. Raises UserError for a folder that is neither a run nor a checkpoint."""
+    if folder.is_dir() and not (folder / "config.json").is_file():
+        raise UserError(f"{folder} is no run folder and no checkpoint folder: it has no config.json")
+    return folder.is_dir() and "task" in read_json(folder / "config.json")
+
+
+def refusal_of_judge(role: str, source: str | Path) -> str:
+    """Why that role is no policy, and what to do."""
+    remedy = " Use pe.load_reward(model, folder), and score replies." * (role == "reward")
+    return f"{source}: the role {role} reads a number off a head, and writes no replies: it is no policy.{remedy}"
 
 
 class RunRole(NamedTuple):
@@ -63,11 +83,7 @@ def policy_from(reference: Policy | Callable[[Sequence[Message]], str] | str | P
             )
         return reference
     reference = str(reference)
-    folder = Path(reference)
-    if (folder / "config.json").is_file() and "task" in read_json(folder / "config.json"):
-        return load_policy(folder)
-    if ":" in reference and reference not in SHIPPED:
+    if ":" in reference and not Path(reference).exists():
         function: Callable[..., str] = import_attribute(reference, "policy")
         return function
-    model = load_model(reference)
-    return Policy(model.processor, only_backbone(model.state).weights(BACKBONE), model.name)
+    return load_policy(reference)

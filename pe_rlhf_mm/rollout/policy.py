@@ -44,13 +44,18 @@ def reply(
     return replies
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Policy:
     """A model with one role's weights, ready to answer."""
 
     processor: Processor
     weights: Weights
     name: str = "policy"
+
+    def __repr__(self) -> str:
+        """One line: weights would be thousands."""
+        adapted = ", ".join(self.weights.bank.matrices) if self.weights.bank is not None else "none"
+        return f"Policy({self.name!r}, of {self.processor.config.name}, adapted matrices: {adapted})"
 
     def generate(
         self,

@@ -76,7 +76,9 @@ def examine(
 
     labels = _test_labels(task, config)
     judged = judge(labels, processor, gallery, room=config.rl.max_tokens)
-    accuracy = _reward_accuracy(labels, score_judged(roles, processor, gallery, judged).right if judged else ())
+    accuracy = _reward_accuracy(
+        labels, score_judged(roles, processor, gallery, judged).right.tolist() if judged else []
+    )
     observer.step("evaluation", 3, _known({"reward_model": accuracy["accuracy"]}))
 
     replies = zip(questions.prompts, found["sft"].tokens, found["policy"].tokens, strict=True)

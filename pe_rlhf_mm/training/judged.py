@@ -18,7 +18,7 @@ class LabelSource(NamedTuple):
     """What the labels of a task are called, and the method that yields them."""
 
     kind: str
-    read: Callable[..., Iterable[Preference] | Iterable[Rated]]
+    read: Callable[..., Iterable[Label]]
 
 
 def label_source(task: Task, loss: str) -> LabelSource:

@@ -25,7 +25,7 @@ from pe_rlhf_mm.data.images import Gallery
 from pe_rlhf_mm.data.padding import rounded
 from pe_rlhf_mm.data.pipeline import pick
 from pe_rlhf_mm.data.processor import EncodedPrompt, Processor
-from pe_rlhf_mm.data.streams import bucketed
+from pe_rlhf_mm.data.streams import Fed, bucketed
 from pe_rlhf_mm.models.config import VLMConfig
 from pe_rlhf_mm.rollout.sampler import Sampled, sample
 from pe_rlhf_mm.rollout.settings import Sampling
@@ -173,6 +173,22 @@ def collect(
     return Rollout(prompts, sampled.completions, rewards, returns, anchor.full_logprobs), metrics
 
 
+def feed(
+    processor: Processor, gallery: Gallery, prompts: Sequence[EncodedPrompt], settings: RLConfig, *, seed: int
+) -> Fed[Prompts]:
+    """Batches of prompts in a few lengths. Raises UserError if there are none."""
+    drawn = settings.group * settings.max_tokens
+    return bucketed(
+        prompts,
+        np.array([(len(p.tokens), drawn) for p in prompts]).reshape(-1, 2),
+        lambda group, shape: processor.prompts(group, gallery, length=shape[0]),
+        batch_size=settings.prompts,
+        seed=seed,
+        what="prompts",
+        saving=0.15,  # each length compiles a sampler, two scorings and an update
+    )
+
+
 def optimizer_for(settings: RLConfig, trainable: Trainable) -> optax.GradientTransformation:
     """Adam for the policy and for the value model, each with its own rate and its own gradient norm."""
     labels = Trainable(
@@ -205,15 +221,7 @@ def reinforce(
     scorer = learned_reward(config) if scorer is None else scorer
     roles = roles.start("policy", "sft").start("anchor", "sft").start("value", "sft")
     roles = roles.with_head("value", jnp.zeros(config.decoder.width))
-    fed = bucketed(
-        prompts,
-        np.array([(len(p.tokens), settings.group * settings.max_tokens) for p in prompts]).reshape(-1, 2),
-        lambda group, shape: processor.prompts(group, gallery, length=shape[0]),
-        batch_size=settings.prompts,
-        seed=seed,
-        what="prompts",
-        saving=0.15,  # each length compiles a sampler, two scorings and an update
-    )
+    fed = feed(processor, gallery, prompts, settings, seed=seed)
     training_key, drawing_key = jax.random.split(jax.random.key(seed))
     trainable = roles.pick("policy", "value")
     optimizer = optimizer_for(settings, trainable)

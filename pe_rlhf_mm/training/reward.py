@@ -132,7 +132,8 @@ class Scored(NamedTuple):
         """1 for an example judged right, 0.5 for a tie, 0 for wrong: pairs by rank, ratings by their score's sign."""
         if self.labels.shape[1] == 1:
             return np.asarray(rated_right(self.scores[:, 0], self.labels[:, 0]))
-        return np.asarray(ranked_right(*self.scores.T, self.labels[:, 0]))
+        chosen, rejected = self.scores.T
+        return np.asarray(ranked_right(chosen, rejected, self.labels[:, 0]))
 
 
 def _sizes(examples: Sequence[Sequence[Row]]) -> Int[np.ndarray, "N 2"]:

@@ -69,8 +69,8 @@ def tune(
     if start is None or "reward" not in start.roles:
         label_source(instance, config.reward.loss)  # or there is nothing to train a reward model on
     loaded = load_model(model, quantize=config.quantize)
-    values = {"task": id, "model": lasting_name(model), "settings": dataclasses.asdict(config)}
-    values |= {"start_from": start and start.remembered()}
+    values: dict[str, Any] = {"task": id, "model": lasting_name(model), "settings": dataclasses.asdict(config)}
+    values["start_from"] = start and start.remembered()
     run = Run.create(Path(out), values, overwrite=overwrite)
     with ExitStack() as stack:
         stack.enter_context(_ending(run))

@@ -2,7 +2,7 @@
 
 The headline is likeness to the chosen answer (ROUGE-L): a stand-in that needs no judge, and NOT a measure of how
 helpful or harmless a reply is. The texts are upsetting by design, those of the harmless part most of all; nothing here
-prints them.
+prints them, and `upsetting` keeps `pe-rlhf tasks show` from it.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 
 from pe_rlhf_mm.data.prepared import prepared
+from pe_rlhf_mm.data.published.hh import HH as PUBLISHED
 from pe_rlhf_mm.errors import UserError
 from pe_rlhf_mm.tasks.text.small import tuning
 from pe_rlhf_mm.types import Message, Preference, Sample
@@ -41,6 +42,7 @@ class HH:
     subsets: ClassVar[str]
     evaluators: Sequence[str] = ("pe/rouge",)
     tuning = tuning(max_tokens=96)
+    upsetting = PUBLISHED.warning
 
     def _rows(self, split: str) -> Iterator[dict[str, Any]]:
         found = False

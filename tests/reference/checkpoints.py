@@ -34,7 +34,8 @@ def write(folder: Path, family: Family, seed: int) -> None:
 def randomize(model: PreTrainedModel, gains: Mapping[str, float], generator: torch.Generator) -> None:
     """No parameter keeps its first value, norms and biases neither: one that is forgotten shows in the logits."""
     for name, weight in sorted(model.named_parameters()):
-        start = weight.data.mean() if weight.ndim == 1 else 0.0  # norms start from ones or, in Gemma, from zeros
+        # Norms start from ones or, in Gemma, from zeros. Biases may start anywhere near zero: nobody seeded them.
+        start = weight.data.mean().round() if weight.ndim == 1 else 0.0
         scale = 0.2 if weight.ndim == 1 else weight[0].numel() ** -0.5
         gain = next((gain for end, gain in gains.items() if name.endswith(end)), 1.0)
         weight.data = start + gain * scale * torch.randn(weight.shape, generator=generator)

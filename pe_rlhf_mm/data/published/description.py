@@ -12,8 +12,9 @@ if TYPE_CHECKING:
     from pe_rlhf_mm.data.sources.source import Row, Source
 
 Record = dict[str, Any]
-"""A prepared row: text as str, lists of text, whole numbers, floats, and images as the bytes of their file."""
+"""A prepared row: text as str, lists of text, whole numbers, floats, and an image as the path of its file, or None."""
 Kind = Literal["text", "texts", "int", "float", "image"]
+"""What a field holds; records on disk hold an image as a path from the folder of the data set."""
 VERSION = "1.0.0"
 """Of what is prepared: it moves when a record or a rule of any data set changes."""
 REPORT = "preparation.json"
@@ -36,7 +37,7 @@ class WrongRow(ValueError):
 
 
 Convert = Callable[["Row"], tuple[str, Record]]
-"""From a row to its split and its record; an image may be a path still. Raises SetAside or WrongRow."""
+"""From a row to its split and its record; an image is a published path or bytes still. Raises SetAside or WrongRow."""
 
 
 class Meaning(Protocol):
@@ -60,7 +61,7 @@ class Published:
 
     `files` are the names looked for, as patterns, and `archives` those of the packed files they may be in. `prompt`
     names the fields that no two splits may share, `ignored` those in which two copies of a row may differ, and
-    `upsetting` those that nobody should meet unprepared.
+    `upsetting` those that nobody should meet unprepared, of which `warning` is the sentence that says so.
     `parts` are its rows out of the files found; `row` is the meaning of one row, whatever kind of file it came in.
     """
 
@@ -76,6 +77,7 @@ class Published:
     archives: tuple[str, ...] = ()
     ignored: tuple[str, ...] = ()
     upsetting: tuple[str, ...] = ()
+    warning: str = ""
 
     @property
     def content(self) -> tuple[str, ...]:
@@ -106,7 +108,9 @@ def choice(row: Mapping[str, Any], name: str) -> int:
 
 
 def texts(values: Sequence[Any], name: str) -> list[str]:
-    """The values, which must be texts. Raises WrongRow where one is not."""
+    """The values, which must be texts. Raises WrongRow where one is not, and where there is none."""
+    if not values:
+        raise WrongRow(f"the field {name!r} is empty; expected one text at least")
     if not all(isinstance(value, str) for value in values):
         raise WrongRow(f"the field {name!r} does not hold texts only")
     return list(values)

@@ -8,13 +8,16 @@ import os
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePath
 
 from pe_rlhf_mm.data.published.description import REPORT
 from pe_rlhf_mm.errors import UserError
+
+Say = Callable[[str], None]
+"""Told what takes a while before it begins."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,7 @@ def find(folder: Path) -> Found:
     return Found(folder, tuple(sorted(_walk(folder))))
 
 
-def unpacked(found: Found, archives: Sequence[str], into: Path) -> Found:
+def unpacked(found: Found, archives: Sequence[str], into: Path, say: Say) -> Found:
     """The files found, and those in archives among them, unpacked once into a folder each.
 
     An archive that somebody has unpacked already is left alone: its first file lies below the folder. Raises UserError
@@ -63,7 +66,10 @@ def unpacked(found: Found, archives: Sequence[str], into: Path) -> Found:
         if _first_file(path) in found.by_name:
             continue
         folder = into / path.name
-        paths += _walk(folder if folder.is_dir() else unpack(path, folder))
+        if not folder.is_dir():
+            say(f"unpacking {path} ({path.stat().st_size / 1e6:,.1f} MB)")
+            unpack(path, folder)
+        paths += _walk(folder)
     return Found(found.folder, tuple(sorted(paths)))
 
 

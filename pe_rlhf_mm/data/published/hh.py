@@ -103,4 +103,5 @@ HH = Published(
     row=pair,
     ignored=("subset",),
     upsetting=("turns", "chosen", "rejected"),
+    warning="The texts are upsetting by design.",
 )

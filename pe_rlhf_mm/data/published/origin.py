@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pe_rlhf_mm.data.published import huggingface
 from pe_rlhf_mm.data.published.description import Part, Published
-from pe_rlhf_mm.data.published.finding import Found, find, unpacked
+from pe_rlhf_mm.data.published.finding import Found, Say, find, unpacked
 from pe_rlhf_mm.errors import UserError
 
 HUB = "hf:"
@@ -17,14 +17,14 @@ HUB = "hf:"
 
 @dataclass(frozen=True)
 class Origin:
-    """Rows yet to be read, from `place`; `parts(folder)` finds them, and may unpack into the folder.
+    """Rows yet to be read, from `place`; `parts(folder, say)` finds them, and may unpack into the folder.
 
     Whoever has the same `fingerprint` has the same rows.
     """
 
     place: str
     fingerprint: str
-    parts: Callable[[Path], Sequence[Part]]
+    parts: Callable[[Path, Say], Sequence[Part]]
 
 
 def origin_of(published: Published, source: str) -> Origin:
@@ -38,11 +38,12 @@ def origin_of(published: Published, source: str) -> Origin:
 
 
 def _saved(published: Published, place: str, splits: huggingface.Splits) -> Origin:
-    return Origin(place, huggingface.fingerprint(splits), lambda folder: huggingface.parts(published, splits))
+    return Origin(place, huggingface.fingerprint(splits), lambda folder, say: huggingface.parts(published, splits))
 
 
-def _parts(published: Published, found: Found, folder: Path) -> Sequence[Part]:
-    parts = published.parts(unpacked(found, published.archives, folder)) or huggingface.parquet_parts(published, found)
+def _parts(published: Published, found: Found, folder: Path, say: Say) -> Sequence[Part]:
+    files = unpacked(found, published.archives, folder, say)
+    parts = published.parts(files) or huggingface.parquet_parts(published, found)
     if not parts:
         raise UserError(
             f"no file of {published.name} is in {found.folder} or in a folder below: looked for "

@@ -1,11 +1,9 @@
-"""Pictures of a data set: found for a row, and looked at before they are kept."""
+"""Pictures of a data set, found for its rows."""
 
 from __future__ import annotations
 
 import fnmatch
-import io
 from collections.abc import Callable
-from functools import lru_cache
 from pathlib import Path
 
 from pe_rlhf_mm.data.published.description import WrongRow
@@ -14,8 +12,6 @@ from pe_rlhf_mm.data.sources.source import Row, Source
 from pe_rlhf_mm.errors import UserError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".webp")
-KEPT = 64
-"""Pictures that stay in memory: questions about one picture stand side by side."""
 
 
 class Pictured:
@@ -60,36 +56,3 @@ def image_of(row: Row) -> Path | bytes:
     if not isinstance(image, Path | bytes):
         raise WrongRow("there is no image in the field 'image'")
     return image
-
-
-@lru_cache(maxsize=KEPT)
-def looked_at(image: Path | bytes) -> bytes:
-    """The bytes of an image's file, unchanged, once it has shown that it is a picture, whole and not too large.
-
-    A JPEG is decoded at an eighth of its size for that, which reads all of it. Raises WrongRow otherwise.
-    """
-    from PIL import Image as Pillow
-
-    from pe_rlhf_mm.data.images import FORMATS, MAX_PIXELS
-
-    name = f"its image of {len(image)} bytes" if isinstance(image, bytes) else f"its image {image}"
-    try:
-        content = image if isinstance(image, bytes) else image.read_bytes()
-        if not content:
-            raise WrongRow(f"{name} is empty (0 bytes). Copy it again")
-        with Pillow.open(io.BytesIO(content), formats=FORMATS) as picture:
-            width, height = picture.size
-            if width * height > MAX_PIXELS:
-                raise WrongRow(f"{name} is {width} x {height} pixels; the limit is {MAX_PIXELS:,} in all. Resize it")
-            picture.draft("RGB", (1, 1))
-            picture.load()
-    except Pillow.DecompressionBombError as error:
-        raise WrongRow(f"{name} would unpack to an enormous picture: {error}. Resize it") from error
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise WrongRow(f"{name} cannot be read: {reason}. Expected a PNG, JPEG, GIF or WebP file") from error
-    except (SyntaxError, ValueError) as error:
-        if isinstance(error, WrongRow):
-            raise
-        raise WrongRow(f"{name} cannot be read: {error}. Expected a PNG, JPEG, GIF or WebP file") from error
-    return content

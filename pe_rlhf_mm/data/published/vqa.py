@@ -20,6 +20,7 @@ from pe_rlhf_mm.data.published.description import (
     SetAside,
     WrongRow,
     take,
+    texts,
     train_or_validation,
 )
 from pe_rlhf_mm.data.published.finding import Found
@@ -74,10 +75,7 @@ def question(row: Row, split: str, subset: str, *, name: str) -> tuple[str, Reco
 
 
 def _answers(row: Row) -> list[str]:
-    answers = take(row, "answers", list)
-    if not answers:
-        raise WrongRow("there are no answers")
-    return [take(answer, "answer", str) for answer in answers]
+    return texts([take(answer, "answer", str) for answer in take(row, "answers", list)], "answers")
 
 
 def _image_name(row: Row, images: str) -> str:

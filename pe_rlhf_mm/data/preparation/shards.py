@@ -1,7 +1,7 @@
 """Rows turned into records, a fixed number at a time: what is finished stays on disk and is not made again.
 
 A shard is a folder that appears whole: for each split the records (`train.array_record`) and their digests
-(`train.npy`), and the counts (`tally.json`).
+(`train.npy`), the images of all its rows (`images`), and the counts (`tally.json`).
 """
 
 from __future__ import annotations
@@ -11,29 +11,38 @@ import itertools
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from pe_rlhf_mm.data.duplicates import DIGESTS, digest
-from pe_rlhf_mm.data.examples import encode
+from pe_rlhf_mm.data.preparation.duplicates import DIGESTS, digest
+from pe_rlhf_mm.data.preparation.examples import encode
+from pe_rlhf_mm.data.preparation.images import IMAGES, Kept, looked_at
+from pe_rlhf_mm.data.preparation.tally import Tally
 from pe_rlhf_mm.data.published.description import SPLITS, Kind, Part, Published, Record, SetAside, WrongRow
-from pe_rlhf_mm.data.published.pictures import looked_at
 from pe_rlhf_mm.data.sources.source import BadRow
-from pe_rlhf_mm.data.tally import Tally
 from pe_rlhf_mm.errors import UserError
 from pe_rlhf_mm.json_files import read_json, write_json
 
 ROWS = 4096
-"""Rows that a shard is made of, kept or not; a shard of photographs comes to some 700 MB."""
-SAMPLED = 100
-"""Rows that the size of all is estimated from."""
+"""Rows that a shard is made of, kept or not; with five questions a photograph it comes to some 130 MB."""
+STRETCHES, STRETCH = 8, 32
+"""The size of all is estimated from so many stretches of so many rows: rows of one image stand side by side."""
 RECORD, FILE = 150, 1 << 17
 """Bytes that a record takes beyond its own, digests included, and that a file takes at most beyond its records."""
 Tick = Callable[[int, int], None]
 """Told of rows done and rows in all."""
+
+
+class Read(NamedTuple):
+    """A row that was read: its split, its record as it is kept, that record as bytes, and the images that it shows."""
+
+    split: str
+    record: Record
+    encoded: bytes
+    images: tuple[Kept, ...]
 
 
 class Rows:
@@ -57,15 +66,14 @@ class Rows:
         part, index = self._place(number)
         return part.source.where(index)
 
-    def read(self, number: int) -> tuple[str, Record, bytes]:
-        """Split, record and encoded record of a row. Raises SetAside, or BadRow that says file, line and reason."""
+    def read(self, number: int) -> Read:
+        """A row. Raises SetAside, or BadRow that says file, line and reason."""
         part, index = self._place(number)
         try:
             split, record = part.convert(part.source[index])
-            for name, kind in self.features.items():
-                if kind == "image":
-                    record[name] = looked_at(record[name])
-            return split, record, encode(record, self.features)
+            images = {name: looked_at(record[name]) for name, kind in self.features.items() if kind == "image"}
+            record |= {name: image.path for name, image in images.items()}
+            return Read(split, record, encode(record, self.features), tuple(images.values()))
         except WrongRow as error:
             raise BadRow(f"{part.source.where(index)}: {error}.") from error
 
@@ -112,7 +120,7 @@ def _make(rows: Rows, numbers: range, shard: Path, skip_bad: bool) -> Iterator[i
         for number in numbers:
             tally.read += 1
             try:
-                split, record, encoded = rows.read(number)
+                row = rows.read(number)
             except SetAside as error:
                 tally.put_aside(error.reason, [rows.where(number)])
             except BadRow as error:
@@ -120,9 +128,10 @@ def _make(rows: Rows, numbers: range, shard: Path, skip_bad: bool) -> Iterator[i
                     raise
                 tally.skipped.append(str(error))
             else:
-                tally.keep(split)
-                content, prompt = (digest(record, names) for names in (rows.published.content, rows.published.prompt))
-                writers.write(split, encoded, (number, content, prompt))
+                tally.keep(row.split)
+                described = rows.published
+                content, prompt = (digest(row.record, names) for names in (described.content, described.prompt))
+                writers.write(row, (number, content, prompt))
             if tally.read % 64 == 0:
                 yield tally.read
     write_json(partial / "tally.json", tally.to_json())
@@ -131,23 +140,30 @@ def _make(rows: Rows, numbers: range, shard: Path, skip_bad: bool) -> Iterator[i
 
 
 class _Writers:
-    """Records and digests of a shard, a file each for every split."""
+    """Records and digests of a shard, a file each for every split, and its images, each once."""
 
     def __init__(self, folder: Path):
         self._folder = folder
         self._open = ExitStack()
         self._files: dict[str, Any] = {}
         self._digests: dict[str, list[tuple[int, bytes, bytes]]] = {}
+        self._images: set[str] = set()
 
     def __enter__(self) -> _Writers:
         return self
 
-    def write(self, split: str, encoded: bytes, digests: tuple[int, bytes, bytes]) -> None:
-        if split not in self._files:
-            self._files[split] = self._open.enter_context(array_record(self._folder / f"{split}.array_record"))
-            self._digests[split] = []
-        self._files[split](encoded)
-        self._digests[split].append(digests)
+    def write(self, row: Read, digests: tuple[int, bytes, bytes]) -> None:
+        if row.split not in self._files:
+            path = self._folder / f"{row.split}.array_record"
+            self._files[row.split] = self._open.enter_context(array_record(path))
+            self._digests[row.split] = []
+        self._files[row.split](row.encoded)
+        self._digests[row.split].append(digests)
+        for image in row.images:
+            if image.file not in self._images:
+                (self._folder / IMAGES).mkdir(exist_ok=True)
+                (self._folder / IMAGES / image.file).write_bytes(image.content)
+                self._images.add(image.file)
 
     def __exit__(self, kind: object, error: object, trace: object) -> None:
         self._open.close()
@@ -173,21 +189,23 @@ def array_record(path: Path) -> Iterator[Callable[[bytes], Any]]:
 
 
 def _require_room(rows: Rows, stretches: Sequence[range], folder: Path) -> None:
-    """Refuses to begin what would not fit: the records of 100 rows, spread evenly, tell the size of all."""
+    """Refuses to begin what would not fit: stretches of rows, spread evenly, tell the size of all."""
     numbers = [number for stretch in stretches for number in stretch]
-    sample = numbers[:: max(1, len(numbers) // SAMPLED)]
-    sizes = []
+    starts = range(0, len(numbers), max(STRETCH, len(numbers) // STRETCHES))
+    sample = [number for start in starts for number in numbers[start : start + STRETCH]]
+    records, images = 0, dict[str, int]()
     for number in sample:
-        try:
-            sizes.append(len(rows.read(number)[2]))
-        except (SetAside, BadRow):
-            sizes.append(0)
-    records = (sum(sizes) / max(len(sizes), 1) + RECORD) * len(numbers)
-    needed, free = records + FILE * len(SPLITS) * len(stretches), shutil.disk_usage(folder).free
+        with suppress(SetAside, BadRow):
+            row = rows.read(number)
+            records += len(row.encoded)
+            images |= {image.file: image.room for image in row.images}
+    each = (records + sum(images.values())) / max(len(sample), 1) + RECORD
+    needed, free = each * len(numbers) + FILE * len(SPLITS) * len(stretches), shutil.disk_usage(folder).free
     if needed > free:
+        showing = f" with {len(images):,} images" if images else ""
         raise UserError(
             f"{rows.published.name} needs about {_size(needed)} more (estimated from {len(sample)} of {len(numbers):,} "
-            f"rows), and {_size(free)} are free. Make room, or give another folder with --out."
+            f"rows{showing}), and {_size(free)} are free. Make room, or give another folder with --out."
         )
 
 

@@ -1,6 +1,6 @@
 """The data pipeline: pairs and pictures a second, cold and warm, in the training process and by worker processes.
 
-    python benchmarks/pipeline.py [CHECKPOINT] [--rounds 5] [--pairs 4096]
+    python benchmarks/data.py [CHECKPOINT] [--rounds 5] [--pairs 4096]
 
 Pairs are TL;DR-shaped: about 350 words of English (out of Python's own manual) and two replies of about 30, as JSON
 Lines. CHECKPOINT's tokenizer is used (SmolLM2's: `pe-rlhf models fetch smollm2-135m`), or tiny-vlm's. Pictures are the

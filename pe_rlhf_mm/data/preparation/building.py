@@ -7,7 +7,6 @@ another version of them, have another fingerprint. The whole data set appears in
 from __future__ import annotations
 
 import fcntl
-import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,12 +17,14 @@ import numpy as np
 import tensorflow_datasets as tfds
 from jaxtyping import Bool
 
-from pe_rlhf_mm.data.duplicates import surplus
+from pe_rlhf_mm.data.preparation.duplicates import surplus
+from pe_rlhf_mm.data.preparation.images import bring_together, link
+from pe_rlhf_mm.data.preparation.shards import ROWS, Rows, Tick, array_record, make_shards, tally_of
+from pe_rlhf_mm.data.preparation.tally import EXAMPLES, Tally
 from pe_rlhf_mm.data.prepared import folder_of, tfds_name
 from pe_rlhf_mm.data.published.description import REPORT, SPLITS, VERSION, Kind, Published
+from pe_rlhf_mm.data.published.finding import Say
 from pe_rlhf_mm.data.published.origin import origin_of
-from pe_rlhf_mm.data.shards import ROWS, Rows, Tick, array_record, make_shards, tally_of
-from pe_rlhf_mm.data.tally import EXAMPLES, Tally
 from pe_rlhf_mm.errors import UserError
 from pe_rlhf_mm.json_files import read_json, write_json
 
@@ -36,6 +37,7 @@ def prepare(
     skip_bad: bool = False,
     overwrite: bool = False,
     tick: Tick | None = None,
+    say: Say = lambda line: None,
 ) -> dict[str, Any]:
     """Prepares a data set from `source` into `home`; returns its report, which lies beside it as preparation.json.
 
@@ -51,7 +53,7 @@ def prepare(
             if folder.exists() and _same(folder, origin.fingerprint, overwrite):
                 return read_json(folder / REPORT)
             work = _of_these_files(unfinished, origin.fingerprint)
-            rows = Rows(published, origin.parts(work / "unpacked"))
+            rows = Rows(published, origin.parts(work / "unpacked", say))
             make_shards(rows, work / "shards", skip_bad=skip_bad, tick=tick)
             try:
                 if folder.exists():
@@ -70,7 +72,7 @@ def prepare(
 
 
 class PublishedBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registration=True):  # type: ignore[call-arg]
-    """Writes the rows as ArrayRecord files, shard by shard, those that `shards` holds already not again."""
+    """Writes rows as ArrayRecord files and their images beside them, shard by shard, what `shards` holds not again."""
 
     VERSION = tfds.core.Version(VERSION)
     url_infos = None  # nothing is downloaded, and looking for a list of it fails without importlib_resources
@@ -105,6 +107,7 @@ class PublishedBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registr
         tally.kept = {split: tally.kept[split] for split in SPLITS if tally.kept.get(split)}
         if not tally.kept:
             raise UserError(f"not one of {tally.read:,} rows of {self.name} can be kept: {tally.reasons()}.")
+        bring_together(shards, Path(self._data_dir))  # also those of rows that went
         infos = []
         for split, kept in stays.items():
             ends = np.cumsum([len(part) for part in digests[split]])
@@ -132,7 +135,7 @@ class PublishedBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registr
         size = 0
         for index, (file, kept) in enumerate(pieces):
             place = Path(template.sharded_filepath(shard_index=index, num_shards=len(pieces)))
-            _link(file, place) if kept.all() else _copy_kept(file, place, kept)
+            link(file, place) if kept.all() else _copy_kept(file, place, kept)
             size += place.stat().st_size
         lengths = [int(kept.sum()) for _, kept in pieces]
         return tfds.core.SplitInfo(name=name, shard_lengths=lengths, num_bytes=size, filename_template=template)
@@ -149,7 +152,7 @@ FEATURES: dict[Kind, Callable[[], Any]] = {
     "texts": lambda: tfds.features.Sequence(tfds.features.Text()),
     "int": lambda: tfds.features.Scalar(np.int64),
     "float": lambda: tfds.features.Scalar(np.float32),
-    "image": tfds.features.Image,
+    "image": tfds.features.Text,
 }
 
 
@@ -204,14 +207,6 @@ def _of_these_files(unfinished: Path, fingerprint: str) -> Path:
             shutil.rmtree(other)
     work.mkdir(exist_ok=True)
     return work
-
-
-def _link(file: Path, place: Path) -> None:
-    """The same file at a second place, so that a process killed now can begin again; a copy where links are unknown."""
-    try:
-        os.link(file, place)
-    except OSError:
-        shutil.copyfile(file, place)
 
 
 def _copy_kept(file: Path, place: Path, kept: Bool[np.ndarray, "N"]) -> None:

@@ -1,0 +1,62 @@
+"""A reward model as a user holds it: conversations and replies in, scores out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+
+from pe_rlhf_mm.adapters.files import load_role
+from pe_rlhf_mm.adapters.origin import read_origin
+from pe_rlhf_mm.adapters.roles import Roles, only_backbone
+from pe_rlhf_mm.data.images import Gallery
+from pe_rlhf_mm.data.processor import Processor
+from pe_rlhf_mm.errors import UserError
+from pe_rlhf_mm.models.model import Model
+from pe_rlhf_mm.training.judged import judge
+from pe_rlhf_mm.training.reward import score
+from pe_rlhf_mm.types import Message, Rated, Reply
+
+
+@dataclass(frozen=True, repr=False)
+class RewardModel:
+    """A model with the role `reward`, its head included."""
+
+    processor: Processor
+    roles: Roles
+    name: str
+
+    def __repr__(self) -> str:
+        """One line: weights would be thousands."""
+        return f"RewardModel({self.name!r}, of {self.processor.config.name})"
+
+    def score(self, conversations: Sequence[Sequence[Message]], replies: Sequence[Reply]) -> Float[np.ndarray, " N"]:
+        """The score of each reply to its conversation, as in training: deviations of the validation replies' scores.
+
+        Raises UserError for as many replies as there are not conversations, PromptTooLong, ImageError.
+        """
+        if len(conversations) != len(replies):
+            raise UserError(
+                f"{len(replies)} replies were given to {len(conversations)} conversations; expected as many."
+            )
+        if not replies:
+            return np.zeros(0, np.float32)
+        gallery = Gallery(self.processor.config)
+        asked = [Rated(messages, reply, 1.0) for messages, reply in zip(conversations, replies, strict=True)]
+        examples = judge(asked, self.processor, gallery, room=1)
+        return score(self.roles, self.processor, gallery, [example.rows for example in examples])[:, 0]
+
+
+def load_reward(model: Model, folder: str | Path) -> RewardModel:
+    """The reward model that was exported to a folder (or lies in `adapters/reward` of a run), over its backbone.
+
+    Raises UserError if it has no head, is another role, or was trained on another model.
+    """
+    origin = read_origin(Path(folder))
+    if origin is not None and origin.role != "reward":
+        raise UserError(f"{folder} holds the role {origin.role}, and no reward model. Export it with --role reward.")
+    roles = load_role(Path(folder), only_backbone(model.state), "reward", model.config)
+    return RewardModel(model.processor, roles, f"{model.name}+{folder}")
