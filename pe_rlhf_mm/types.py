@@ -87,9 +87,9 @@ Reply = str | Sequence[Text | Image]
 class Preference:
     """Two replies to one prompt.
 
-    `probability` is that of `chosen` being the better one: 1 for a hard label, 0.5 for a tie, in between for labels that
-    are uncertain (several workers, an AI judge). `margin` (0 or more, no unit) says by how much; it counts as much as
-    the reward model's settings let it. `metadata` is what accuracies are broken down by: "confidence", "domain", ..
+    `probability` is that of `chosen` being the better one: 1 for a hard label, 0.5 for a tie, in between for labels
+    that are uncertain (several workers, an AI judge). `margin` (0 or more, no unit) says by how much; it counts as much
+    as the reward model's settings let it. `metadata` is what accuracies are broken down by: "confidence", "domain".
     """
 
     messages: Sequence[Message]

@@ -21,7 +21,11 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
     atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 
-LONGEST = ("test_tune", "test_docs", "test_families", "test_quantize")
+# What is tokenized is kept for the next run: not in the folder of whoever runs the tests.
+os.environ["PE_RLHF_CACHE"] = tempfile.mkdtemp(prefix="encoded-")
+atexit.register(shutil.rmtree, os.environ["PE_RLHF_CACHE"], ignore_errors=True)
+
+LONGEST = ("test_tune", "test_docs", "test_data_families", "test_families", "test_quantize")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

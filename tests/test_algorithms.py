@@ -100,7 +100,7 @@ def test_swapping_a_pair_and_its_label_changes_nothing() -> None:
 
 def test_pointwise_is_binary_cross_entropy_and_its_gradient_is_the_error() -> None:
     scores, labels = jnp.array([2.0, -1.0, 0.5]), jnp.array([1.0, 0.0, 0.25])
-    loss, slope = jax.value_and_grad(losses.pointwise)(scores, labels)
+    loss, slope = jax.value_and_grad(losses.pointwise)(scores, labels, jnp.ones(scores.shape, bool))
     np.testing.assert_allclose(loss, reference.pointwise(scores, labels), **ROUNDING)
     error = [reference.sigmoid(2.0) - 1, reference.sigmoid(-1.0), reference.sigmoid(0.5) - 0.25]
     np.testing.assert_allclose(slope, np.array(error) / 3, **ROUNDING)
@@ -109,7 +109,7 @@ def test_pointwise_is_binary_cross_entropy_and_its_gradient_is_the_error() -> No
 def test_enormous_scores_cost_what_they_should_and_not_infinity() -> None:
     """-log σ(-200) = 200 + log(1 + exp(-200)) = 200, where log(σ(-200)) in float32 is -inf."""
     far, one = jnp.array([200.0]), jnp.ones(1)
-    for loss in (lambda x: losses.pairwise(jnp.zeros(1), x, one), lambda x: losses.pointwise(-x, one)):
+    for loss in (lambda x: losses.pairwise(jnp.zeros(1), x, one), lambda x: losses.pointwise(-x, one, one > 0)):
         cost, slope = jax.value_and_grad(loss)(far)
         assert (float(cost), float(slope[0])) == (200.0, 1.0)
 

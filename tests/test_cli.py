@@ -128,7 +128,7 @@ def test_upsetting_texts_are_shown_only_when_asked_for(here: Path) -> None:
         "  \n"
         "  evaluators    pe/exact-match\n"
         "  first sample  train-0\n"
-        "  user          <image> <21 characters>\n"
+        "  user          <image> <18 characters>\n"
         "  target        <3 characters>\n"
         "\n"
         "The colours are grim. Their lengths are shown; --reveal prints them.\n"
@@ -139,14 +139,14 @@ def test_upsetting_texts_are_shown_only_when_asked_for(here: Path) -> None:
 
 @pytest.mark.parametrize("name", ["text/harmless", "text/helpful-hh"])
 def test_the_texts_of_hh_are_upsetting(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for subset in ("harmless-base", "helpful-base"):
-        write_hh(tmp_path / "from", subset, pairs=[hh_pair(3)])
+    for number, subset in enumerate(("harmless-base", "helpful-base")):
+        write_hh(tmp_path / "from", subset, pairs=[hh_pair(number)])
     monkeypatch.setenv("PE_RLHF_DATA", str(tmp_path / "home"))
     assert run(tmp_path, "data", "prepare", "hh", "--from", "from").returncode == 0
     shown = run(tmp_path, "tasks", "show", name).stdout
     assert not re.search("Hello|boil|No idea", shown)
     assert "The texts are upsetting by design. Their lengths are shown; --reveal prints them." in shown
-    assert "How do I boil 3 eggs?" in run(tmp_path, "tasks", "show", name, "--reveal").stdout
+    assert "eggs?" in run(tmp_path, "tasks", "show", name, "--reveal").stdout
 
 
 def test_what_conforms_is_said_to_conform(here: Path) -> None:

@@ -31,6 +31,7 @@ def python(code: str) -> str:
         LIST,
         LIST.replace("tasks", "evaluators"),
         LIST.replace("tasks", "models"),
+        LIST.replace("tasks", "data"),
     ],
 )
 def test_nothing_heavy_is_imported(code: str) -> None:

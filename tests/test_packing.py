@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -20,8 +21,8 @@ from pe_rlhf_mm.data.packing import every_token, last_token, pack
 from pe_rlhf_mm.data.processor import EncodedPrompt
 from pe_rlhf_mm.errors import UserError
 from pe_rlhf_mm.models.model import Model, load_model
-from pe_rlhf_mm.training import forward, sft
-from pe_rlhf_mm.training.config import SFTConfig
+from pe_rlhf_mm.training import forward, reward, sft
+from pe_rlhf_mm.training.config import RewardConfig, SFTConfig
 from pe_rlhf_mm.types import Image, Message, Text
 
 FIXTURES = Path(__file__).parent / "fixtures"
@@ -150,3 +151,32 @@ def test_a_demonstration_longer_than_a_row_is_refused() -> None:
     told = [sft.Demonstration(*item) for item in conversations(found, gallery)]
     with pytest.raises(UserError, match=r"of the demonstrations has \d+ tokens, and a row holds 9"):
         sft.several_a_row(found.processor, gallery, told, capacity=9, batch_size=2, seed=0)
+
+
+def test_ratings_in_packed_rows_have_the_loss_of_rows_of_their_own() -> None:
+    found = model("smolvlm")
+    gallery = Gallery(found.config, look_with=found.state)
+    labels = [1.0, 0.0, 0.3, 1.0, 0.5, 0.0]
+    items = conversations(found, gallery)
+    told = [reward.Judged((reward.Row(p, [r]),), [x]) for (p, r), x in zip(items, labels, strict=True)]
+    judge = roles.only_backbone(found.state)
+    judge = judge._replace(slots={"reward": random_slot(3, config=found.config)}, scales={"reward": jnp.float32(0.5)})
+    judge = judge.with_head("reward", jax.random.normal(jax.random.key(1), (found.config.decoder.width,)))
+    longest = max(len(p.tokens) + len(r) for p, r in items)
+    settings = RewardConfig(loss="pointwise", batch_size=6)
+    # A row is as long as the longest, so six rows hold all six, whatever the order.
+    packed = replace(settings, packed_length=longest)
+    (one, metrics), (other, same) = (
+        loss(found.config, 0.0, False, judge.pick("reward"), judge, next(fed.batches), jax.random.key(0))
+        for loss, fed in (
+            (reward.pointwise, reward.feed(found.processor, gallery, told, settings, seed=0)),
+            (reward.packed_pointwise, reward.packed_feed(found.processor, gallery, told, packed, seed=0)),
+        )
+    )
+    np.testing.assert_allclose(other, one, rtol=1e-5)
+    np.testing.assert_allclose(list(same.values()), list(metrics.values()), rtol=1e-4)
+
+
+def test_pairs_are_not_packed() -> None:
+    with pytest.raises(UserError, match="the replies of a pair share a row already"):
+        RewardConfig(packed_length=64)

@@ -281,6 +281,18 @@ def test_an_adapter_that_says_nothing_of_its_origin_is_read(tmp_path: Path) -> N
     assert pe.load_adapter(loaded, tmp_path).weights.bank is not None
 
 
+def test_the_same_adapter_is_the_same_file(tmp_path: Path) -> None:
+    """safetensors shuffles its metadata; a name that JSON escapes, or that is no ASCII, changes no length."""
+    loaded, found = model("llama"), set()
+    told = dataclasses.replace(origin(loaded), model='org/bäse "1"\n\x01')
+    for _ in range(20):
+        write_adapter(tmp_path, slot_of(loaded.config), 1.0, loaded.config, told)
+        found.add((tmp_path / "adapter_model.safetensors").read_bytes())
+    assert len(found) == 1
+    assert read_origin(tmp_path) == told
+    assert pe.load_adapter(loaded, tmp_path).weights.bank is not None
+
+
 @pytest.mark.parametrize("told", ["{}", "[1]", "{", '{"role": "policy", "colour": 1}'])
 def test_an_origin_of_another_release_is_named(told: str, tmp_path: Path) -> None:
     loaded, path = model("llama"), tmp_path / "adapter_model.safetensors"

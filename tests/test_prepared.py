@@ -28,7 +28,7 @@ from published_rows import noise
 
 from pe_rlhf_mm.data import images as pictures
 from pe_rlhf_mm.data.images import Gallery
-from pe_rlhf_mm.data.preparation import building, shards
+from pe_rlhf_mm.data.preparation import building, images, shards
 from pe_rlhf_mm.data.preparation.images import looked_at
 from pe_rlhf_mm.data.prepared import prepared
 from pe_rlhf_mm.data.published.catalogue import published
@@ -106,19 +106,23 @@ def test_an_image_is_a_file_with_its_own_bytes(tmp_path: Path, prepare: Prepare)
 def test_an_image_is_there_once_whatever_its_questions_call_it(
     tmp_path: Path, prepare: Prepare, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Images 1 and 3 have the same bytes, in two shards: two files of three, decoded and looked at once each."""
+    """Images 1 and 3 have the same bytes, in two shards: three files, linked, decoded and looked at once each."""
     monkeypatch.setattr(shards, "ROWS", 4)
-    contents = {1: picture(1), 2: picture(2), 3: picture(1)}
-    write_vqav2(tmp_path / "from", "val2014", asked(1, 1, 2, 1, 3, 2, 3), pictures=contents)
+    linked = []
+    link = images.link
+    monkeypatch.setattr(images, "link", lambda file, place: linked.append(place) or link(file, place))
+    contents = {1: picture(1), 2: picture(2), 3: picture(1), 4: picture(4)}
+    write_vqav2(tmp_path / "from", "val2014", asked(1, 1, 2, 1, 3, 2, 4, 3), pictures=contents)
     assert images_in(prepare("vqav2")) == {named(content, "jpg"): content for content in contents.values()}
     paths = [record["image"] for record in prepared("vqav2", "test")]
-    assert [Path(path).read_bytes() for path in paths] == [contents[n] for n in (1, 1, 2, 1, 3, 2, 3)]
+    assert [Path(path).read_bytes() for path in paths] == [contents[n] for n in (1, 1, 2, 1, 3, 2, 4, 3)]
+    assert len(linked) == 3
     opened = []
     open_image = pictures.open_image
     monkeypatch.setattr(pictures, "open_image", lambda image: opened.append(image) or open_image(image))
     gallery = Gallery(CONFIG)
-    assert [gallery.add(Image(path)) for path in paths] == [0, 0, 1, 0, 0, 1, 0]
-    assert len(gallery) == len(opened) == 2
+    assert [gallery.add(Image(path)) for path in paths] == [0, 0, 1, 0, 0, 1, 2, 0]
+    assert len(gallery) == len(opened) == 3
 
 
 def test_paths_are_absolute_and_those_of_where_the_data_set_is_now(
@@ -191,12 +195,14 @@ def test_a_prompt_is_its_question_and_what_its_image_shows(tmp_path: Path, prepa
 
 
 def test_images_of_rows_that_go_stay_and_those_of_bad_rows_do_not(tmp_path: Path, prepare: Prepare) -> None:
-    """The row about image 2 goes, its question and its number standing in test; that about image 3 is cut off."""
-    contents = {1: picture(1), 2: picture(2), 3: picture(3)[:200]}
-    write_screenqa(tmp_path / "from", "train", [(n, f"q{n}?", ["a"]) for n in contents], pictures=contents)
+    """The row about image 2 goes, as it stands in test; image 3 is cut off, and the question about 4 is no text."""
+    contents = {1: picture(1), 2: picture(2), 3: picture(3)[:-20], 4: picture(4)}
+    path = write_screenqa(tmp_path / "from", "train", [(n, f"q{n}?", ["a"]) for n in contents], pictures=contents)
+    path.write_text(path.read_text().replace("q4?", "\\ud83d"))
     write_screenqa(tmp_path / "from", "test", [(2, "q2?", ["a"])], pictures={})
     folder = prepare("screenqa", skip_bad=True)
     assert [record["image_id"] for record in prepared("screenqa", "train")] == [1]
+    assert len(json.loads((folder / "preparation.json").read_text())["skipped"]) == 2
     assert images_in(folder) == {named(picture(n), "jpg"): picture(n) for n in (1, 2)}
 
 

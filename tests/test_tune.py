@@ -73,7 +73,7 @@ def test_a_run_leaves_everything_behind(lora_run: Path) -> None:
     assert json.loads((lora_run / "config.json").read_text())["status"] == "finished"
     assert {p.name for p in (lora_run / "adapters").iterdir()} == {"sft", "reward", "policy", "value"}
     assert (lora_run / "report.html").stat().st_size > 10_000
-    assert [line["step"] for line in lines(lora_run, "sft")] == [1, 2, 3, 4, 5, 6]
+    assert [line["step"] for line in lines(lora_run, "sft") if "loss" in line] == [1, 2, 3, 4, 5, 6]
     assert [line["step"] for line in lines(lora_run, "rl") if "validation_accuracy" in line] == [0, 2, 3]
     samples = [json.loads(line) for line in (lora_run / "samples.jsonl").read_text().splitlines()]
     assert len(samples) == SMALL.test_samples == summary["rl"]["n"]

@@ -88,6 +88,7 @@ def test_every_question_is_there_with_its_picture(task: ImageQuestions) -> None:
     found = {split: list(task.samples(split)) for split in SPLITS}
     assert len(found["train"]) + len(found["validation"]) == (204 if task.data == "screenqa" else 180)
     assert len(found["test"]) == 24
+    assert len({sample.messages[0].parts[0].source for sample in found["test"]}) == 8  # a path each, for 24 questions
     sample = found["test"][0]
     picture, text = sample.messages[0].parts
     assert text.text == "What color is the round thing?"

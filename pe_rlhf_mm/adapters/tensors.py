@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -33,4 +34,15 @@ def write_tensors(path: Path, tensors: Mapping[str, np.ndarray], metadata: Mappi
     except SafetensorError as error:  # what the library makes of every OSError
         partial.unlink(missing_ok=True)
         raise UserError(f"{path} cannot be written: {error}. Is the disk full?") from error
+    _order_metadata(partial)
     os.replace(partial, path)
+
+
+def _order_metadata(path: Path) -> None:
+    """Puts the metadata in the order of their names. The library writes them in any, and the same is to be the same."""
+    with path.open("r+b") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        file.seek(8)
+        file.write(json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode().ljust(length))

@@ -30,22 +30,22 @@ def pairwise(
         L = -(1/B) Σ [p · log σ(d - m) + (1 - p) · log σ(-d - m)],   d = r_c - r_r,  m >= 0
 
     p = 1 is the hard label of PE-RLHF (arXiv 2403.10704, A.1.2); 0 < p < 1 is the soft label of RLAIF (arXiv
-    2309.00267, 2.2.1), where the pair's two scores go through a softmax; p = 0.5 is a tie, best met at d = 0. The margin
-    is that of Llama 2 (arXiv 2307.09288, eq. 2), asked of whichever reply is said to be the better one.
+    2309.00267, 2.2.1), where the pair's two scores go through a softmax; p = 0.5 is a tie, best met at d = 0. The
+    margin is that of Llama 2 (arXiv 2307.09288, eq. 2), asked of whichever reply is said to be the better one.
     """
     difference = chosen - rejected
     won, lost = jax.nn.log_sigmoid(difference - margin), jax.nn.log_sigmoid(-difference - margin)
     return -jnp.mean(probability * won + (1 - probability) * lost)
 
 
-def pointwise(scores: Float[Array, " B"], labels: Float[Array, " B"]) -> Float[Array, ""]:
+def pointwise(scores: Float[Array, "*n"], labels: Float[Array, "*n"], mask: Bool[Array, "*n"]) -> Float[Array, ""]:
     """Binary cross-entropy of a reward model on single replies; labels in [0, 1].
 
-        L = -(1/B) Σ [p · log σ(r) + (1 - p) · log(1 - σ(r))]
+        L = -(1/M) Σ mask · [p · log σ(r) + (1 - p) · log(1 - σ(r))],   M = Σ mask
 
     The paper (A.1.2) prints log σ(1 - r) for the negative class, which is no cross-entropy; this is the intended one.
     """
-    return -jnp.mean(labels * jax.nn.log_sigmoid(scores) + (1 - labels) * jax.nn.log_sigmoid(-scores))
+    return -masked.token_mean(labels * jax.nn.log_sigmoid(scores) + (1 - labels) * jax.nn.log_sigmoid(-scores), mask)
 
 
 def reinforce(

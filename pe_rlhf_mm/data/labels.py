@@ -23,13 +23,13 @@ import dataclasses
 import json
 import math
 import os
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from numbers import Real
 from pathlib import Path
 from typing import IO, Any, get_args
 
-from pe_rlhf_mm.data.sources.json_lines import JsonLines
 from pe_rlhf_mm.data.sources.json_row import as_row, json_type, parse_json
 from pe_rlhf_mm.errors import UserError
 from pe_rlhf_mm.types import Image, Message, Preference, Rated, Reply, Role, Text
@@ -38,7 +38,7 @@ VERSION = 1
 """Of the format."""
 Label = Preference | Rated
 KINDS: dict[str, type[Preference] | type[Rated]] = {"preference": Preference, "rating": Rated}
-HIGHEST = {"probability": 1.0, "margin": math.inf, "label": 1.0}
+HIGHEST = {"probability": 1.0, "margin": sys.float_info.max, "label": 1.0}
 """The lowest is 0."""
 
 
@@ -46,7 +46,7 @@ def fault(label: Label) -> str | None:
     """What is wrong with the numbers of a label, in words, or None."""
     for name in (field.name for field in dataclasses.fields(label) if field.name in HIGHEST):
         value, highest = getattr(label, name), HIGHEST[name]
-        known = isinstance(value, Real) and not math.isinf(value)
+        known = isinstance(value, Real)
         if not known or not 0 <= value <= highest:
             limits = "from 0 to 1" if highest == 1 else "of 0 or more"
             return f"{name} is {value!r:.80}; expected a number {limits}"
@@ -142,6 +142,8 @@ def read_labels(path: str | Path) -> list[Label]:
     Raises UserError for a file that cannot be read or is empty, and for a line that is not exactly what is described
     above, by file and line. It never quotes a line, which may be private or upsetting.
     """
+    from pe_rlhf_mm.data.sources.json_lines import JsonLines  # it brings NumPy, and checks of tasks are instant
+
     lines, folder, labels = JsonLines(path), os.path.realpath(Path(path).parent), []
     for number in range(len(lines)):
         try:

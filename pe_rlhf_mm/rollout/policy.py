@@ -10,8 +10,8 @@ import numpy as np
 
 from pe_rlhf_mm.adapters.roles import Weights
 from pe_rlhf_mm.data.images import Gallery
-from pe_rlhf_mm.data.padding import rounded
 from pe_rlhf_mm.data.processor import EncodedPrompt, Processor
+from pe_rlhf_mm.data.streams import blocks
 from pe_rlhf_mm.errors import OutOfRange
 from pe_rlhf_mm.rollout.sampler import sample
 from pe_rlhf_mm.rollout.settings import Sampling
@@ -29,19 +29,18 @@ def reply(
     seed: int = 0,
     batch_size: int = 128,
 ) -> list[list[list[int]]]:
-    """`samples` completions of each prompt, as token ids with their stop token; a constant shape for every batch."""
-    length = rounded(max((len(p.tokens) for p in prompts), default=0))
-    batch_size = min(batch_size, rounded(max(1, len(prompts))))
-    key, replies = jax.random.key(seed), []
-    for start in range(0, len(prompts), batch_size):
-        block = list(prompts[start : start + batch_size])
-        batch = processor.prompts(block + block[:1] * (batch_size - len(block)), gallery, length=length)
-        drawn = sample(
-            processor.config, *weights, batch, jax.random.fold_in(key, start), group=samples, sampling=sampling
-        )
-        tokens, mask = (np.asarray(x)[: len(block)] for x in drawn.completions)
-        replies += [[t[m].tolist() for t, m in zip(*group, strict=True)] for group in zip(tokens, mask, strict=True)]
-    return replies
+    """`samples` completions of each prompt, as token ids with their stop token."""
+    drawn = samples * sampling.max_tokens
+    sizes = np.array([(len(p.tokens), drawn) for p in prompts]).reshape(-1, 2)
+    key, replies = jax.random.key(seed), dict[int, list[list[int]]]()
+    for block in blocks(sizes, rows=batch_size) if prompts else ():
+        batch = processor.prompts([prompts[i] for i in block.filled], gallery, length=block.shape[0])
+        key_of_block = jax.random.fold_in(key, block.indices[0])
+        found = sample(processor.config, *weights, batch, key_of_block, group=samples, sampling=sampling)
+        tokens, mask = (np.asarray(x) for x in found.completions)
+        for i, *group in zip(block.indices, tokens, mask, strict=False):
+            replies[i] = [t[m].tolist() for t, m in zip(*group, strict=True)]
+    return [replies[i] for i in range(len(prompts))]
 
 
 @dataclass(frozen=True, repr=False)

@@ -115,11 +115,17 @@ class RewardConfig:
     validate_every: int = 250
     validation_pairs: int = 512
     """Validate on so many pairs, or ratings."""
+    packed_length: int = 0
+    """Pack replies into rows of so many tokens, `batch_size` rows a step; only pointwise. 0: one example a row."""
 
     def __post_init__(self) -> None:
         _refuse_other_types(self)
         _positive(self, "steps", "batch_size", "learning_rate", "validate_every", "validation_pairs")
-        _not_negative(self, "margin", "pairs")
+        _not_negative(self, "margin", "pairs", "packed_length")
+        if self.packed_length and self.loss == "pairwise":
+            raise OutOfRange(
+                "RewardConfig.packed_length is for the loss pointwise: the replies of a pair share a row already"
+            )
         if not 0 <= self.dropout < 1:
             raise OutOfRange(f"RewardConfig.dropout must be in [0, 1), not {self.dropout}")
 

@@ -17,15 +17,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from pe_rlhf_mm.adapters.roles import Roles, Trainable
 from pe_rlhf_mm.algorithms import advantages, kl, losses, masked
 from pe_rlhf_mm.data.images import Gallery
-from pe_rlhf_mm.data.padding import rounded
 from pe_rlhf_mm.data.pipeline import pick
 from pe_rlhf_mm.data.processor import EncodedPrompt, Processor
-from pe_rlhf_mm.data.streams import Fed, bucketed
+from pe_rlhf_mm.data.streams import Fed, blocks, bucketed
 from pe_rlhf_mm.models.config import VLMConfig
 from pe_rlhf_mm.rollout.sampler import Sampled, sample
 from pe_rlhf_mm.rollout.settings import Sampling
@@ -177,16 +176,20 @@ def feed(
     processor: Processor, gallery: Gallery, prompts: Sequence[EncodedPrompt], settings: RLConfig, *, seed: int
 ) -> Fed[Prompts]:
     """Batches of prompts in a few lengths. Raises UserError if there are none."""
-    drawn = settings.group * settings.max_tokens
     return bucketed(
         prompts,
-        np.array([(len(p.tokens), drawn) for p in prompts]).reshape(-1, 2),
+        _sizes(prompts, settings),
         lambda group, shape: processor.prompts(group, gallery, length=shape[0]),
         batch_size=settings.prompts,
         seed=seed,
         what="prompts",
         saving=0.15,  # each length compiles a sampler, two scorings and an update
     )
+
+
+def _sizes(prompts: Sequence[EncodedPrompt], settings: RLConfig) -> Int[np.ndarray, "n 2"]:
+    """Tokens of each prompt, and of all that may be drawn behind it."""
+    return np.array([(len(p.tokens), settings.group * settings.max_tokens) for p in prompts]).reshape(-1, 2)
 
 
 def optimizer_for(settings: RLConfig, trainable: Trainable) -> optax.GradientTransformation:
@@ -263,17 +266,16 @@ def mean_divergence(
 ) -> Divergence:
     """KL(policy || anchor), estimated on completions drawn as in training for prompts drawn from the seed."""
     config, key, sampling = processor.config, jax.random.key(seed), settings.sampling
-    chosen, found = pick(prompts, at_most, seed=seed), []
-    length, size = rounded(max(len(p.tokens) for p in chosen)), min(settings.prompts, len(chosen))
-    for start in range(0, len(chosen), size):
-        block = chosen[start : start + size]
-        batch = processor.prompts(block + block[:1] * (size - len(block)), gallery, length=length)
-        draw_key = jax.random.fold_in(key, start)
+    chosen = pick(prompts, at_most, seed=seed)
+    nats = np.zeros((len(chosen), settings.group))
+    for block in blocks(_sizes(chosen, settings), rows=settings.prompts):
+        batch = processor.prompts([chosen[i] for i in block.filled], gallery, length=block.shape[0])
+        draw_key = jax.random.fold_in(key, block.indices[0])
         drawn = sample(config, *roles.weights("policy"), batch, draw_key, group=settings.group, sampling=sampling)
         policy_now, anchor = (
             forward.score_policy(config, roles.weights(role), batch, drawn.completions, sampling)
             for role in ("policy", "anchor")
         )
         terms = kl.k1(policy_now.full_logprobs, anchor.full_logprobs) * drawn.completions.mask
-        found.append(np.asarray(terms.sum(axis=-1))[: len(block)])
-    return Divergence(float(np.concatenate(found).mean()), len(chosen))
+        nats[block.indices] = np.asarray(terms.sum(axis=-1))[: len(block.indices)]
+    return Divergence(float(nats.mean()), len(chosen))

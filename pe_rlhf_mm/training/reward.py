@@ -9,7 +9,7 @@ way, and every loss, accuracy and test starts from them.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -17,12 +17,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from pe_rlhf_mm.adapters.roles import Roles, Trainable
-from pe_rlhf_mm.algorithms import losses
+from pe_rlhf_mm.adapters.roles import Head, Roles, Trainable, Weights
+from pe_rlhf_mm.algorithms import losses, masked
 from pe_rlhf_mm.data.images import Gallery
-from pe_rlhf_mm.data.padding import rounded
+from pe_rlhf_mm.data.packing import last_token, pack
 from pe_rlhf_mm.data.processor import EncodedPrompt, Processor
-from pe_rlhf_mm.data.streams import Fed, bucketed
+from pe_rlhf_mm.data.streams import Fed, blocks, bucketed, packed
 from pe_rlhf_mm.errors import UserError
 from pe_rlhf_mm.models.config import VLMConfig
 from pe_rlhf_mm.training import forward
@@ -30,7 +30,7 @@ from pe_rlhf_mm.training.config import RewardConfig
 from pe_rlhf_mm.training.loop import train
 from pe_rlhf_mm.training.observer import Observer, Silent
 from pe_rlhf_mm.training.step import Loss, adam
-from pe_rlhf_mm.types import Completions, Prompts
+from pe_rlhf_mm.types import Completions, Packed, Prompts
 
 
 class Row(NamedTuple):
@@ -61,8 +61,12 @@ class JudgedBatch(NamedTuple):
     margin: Float[Any, " B"]
 
 
+def _judge_of(roles: Roles) -> tuple[Weights, Head]:
+    return roles.weights("reward"), roles.heads["reward"]
+
+
 def _scores(config: VLMConfig, roles: Roles, batch: JudgedBatch, how: forward.Pass) -> Float[Array, "B G"]:
-    weights, head = roles.weights("reward"), roles.heads["reward"]
+    weights, head = _judge_of(roles)
     read = forward.rewards(config, weights, head, batch.prompts, batch.completions, how)
     return read.reshape(batch.labels.shape)
 
@@ -115,10 +119,36 @@ def pointwise(
         # Of as many right replies as wrong ones: how far those lie above these.
         "margin": 2 * jnp.mean((2 * batch.labels - 1) * scores),
     }
-    return losses.pointwise(scores.reshape(-1), batch.labels.reshape(-1)), metrics
+    return losses.pointwise(scores, batch.labels, jnp.ones(scores.shape, bool)), metrics
 
 
 LOSSES = {"pairwise": pairwise, "pointwise": pointwise}
+
+
+class PackedBatch(NamedTuple):
+    """Replies with their prompts, several in a row, and a label for each column that is asked about."""
+
+    packed: Packed
+    labels: Float[Any, "B K"]
+
+
+def packed_pointwise(
+    config: VLMConfig,
+    dropout: float,
+    remat: bool,
+    trainable: Trainable,
+    roles: Roles,
+    batch: PackedBatch,
+    key: jax.Array,
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Binary cross-entropy on the replies of packed rows."""
+    (weights, head), how = _judge_of(roles.put(trainable)), forward.Pass(dropout, key, remat)
+    scores, mask = forward.packed_rewards(config, weights, head, batch.packed, how), batch.packed.mask
+    metrics = {
+        "accuracy": masked.token_mean(rated_right(scores, batch.labels), mask),
+        "margin": 2 * masked.token_mean((2 * batch.labels - 1) * scores, mask),
+    }
+    return losses.pointwise(scores, batch.labels, mask), metrics
 
 
 class Scored(NamedTuple):
@@ -177,6 +207,31 @@ def feed(
     )
 
 
+def packed_feed(
+    processor: Processor, gallery: Gallery, examples: Sequence[Judged], settings: RewardConfig, *, seed: int
+) -> Fed[PackedBatch]:
+    """Replies as endless batches of packed rows, each behind a prompt of its own. Raises UserError if there is none."""
+    told = [
+        (row.prompt, reply, label)
+        for example in examples
+        for (row, reply), label in zip(
+            ((row, reply) for row in example.rows for reply in row.completions), example.labels, strict=True
+        )
+    ]
+    capacity = settings.packed_length
+
+    def collate(bins: list[list[tuple[EncodedPrompt, list[int], float]]]) -> PackedBatch:
+        rows = [[(prompt, reply) for prompt, reply, _ in chosen] for chosen in bins]
+        row = pack(processor.config, gallery, rows, capacity=capacity, asked=last_token)
+        labels = np.zeros(row.mask.shape, np.float32)
+        labels[row.mask] = [label for chosen in bins for *_, label in chosen]
+        return PackedBatch(row, labels)
+
+    lengths = [len(prompt.tokens) + len(reply) for prompt, reply, _ in told]
+    size = settings.batch_size
+    return packed(told, lengths, collate, capacity=capacity, batch_size=size, seed=seed, what="replies")
+
+
 def score(
     roles: Roles,
     processor: Processor,
@@ -185,15 +240,16 @@ def score(
     *,
     batch_size: int = 128,
 ) -> Float[np.ndarray, "N G"]:
-    """What the role `reward` says of all replies; the last batch is filled up with its own first example, and cut."""
-    shape, found = [rounded(size) for size in _sizes(examples).max(axis=0).tolist()], []
-    weights, head = roles.weights("reward"), roles.heads["reward"]
-    for start in range(0, len(examples), batch_size):
-        block = list(examples[start : start + batch_size])
-        read = _read(processor, gallery, block + block[:1] * (batch_size - len(block)), shape)
-        scores = forward.score_rewards(processor.config, weights, head, *read)
-        found.append(np.asarray(scores).reshape(batch_size, -1)[: len(block)])
-    return np.concatenate(found)
+    """What the role `reward` says of all replies. Raises UserError if there are none."""
+    weights, head = _judge_of(roles)
+    replies = sum(len(row.completions) for row in examples[0]) if examples else 0
+    scores = np.zeros((len(examples), replies), np.float32)
+    per_example = (len(examples[0]), replies) if examples else None
+    for block in blocks(_sizes(examples), weights=per_example, rows=batch_size):
+        read = _read(processor, gallery, [examples[i] for i in block.filled], block.shape)
+        found = np.asarray(forward.score_rewards(processor.config, weights, head, *read))
+        scores[block.indices] = found.reshape(block.rows, -1)[: len(block.indices)]
+    return scores
 
 
 def score_judged(roles: Roles, processor: Processor, gallery: Gallery, examples: Sequence[Judged]) -> Scored:
@@ -223,7 +279,13 @@ def train_reward_model(
         raise UserError(
             "there are no pairs or ratings to validate the reward model on. Does the task have a split 'validation'?"
         )
-    loss: Loss = functools.partial(LOSSES[settings.loss], processor.config, settings.dropout, remat)
+    fed: Fed
+    objective: Callable[..., tuple[jax.Array, dict[str, jax.Array]]]
+    if settings.packed_length:
+        fed, objective = packed_feed(processor, gallery, examples, settings, seed=seed), packed_pointwise
+    else:
+        fed, objective = feed(processor, gallery, examples, settings, seed=seed), LOSSES[settings.loss]
+    loss: Loss = functools.partial(objective, processor.config, settings.dropout, remat)
 
     def validate(trainable: Trainable) -> float:
         return float(score_judged(roles.put(trainable), processor, gallery, validation).right.mean())
@@ -232,7 +294,7 @@ def train_reward_model(
         "reward_model",
         roles,
         roles.pick("reward"),
-        feed(processor, gallery, examples, settings, seed=seed),
+        fed,
         loss,
         adam(settings.learning_rate, settings.steps, warmup=min(20, settings.steps // 10), decay=True),
         steps=settings.steps,

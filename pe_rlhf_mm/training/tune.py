@@ -23,6 +23,7 @@ import jax
 from pe_rlhf_mm import registry
 from pe_rlhf_mm.adapters import roles as role_table
 from pe_rlhf_mm.adapters.roles import BACKBONE, Roles
+from pe_rlhf_mm.data.cache import RememberingProcessor
 from pe_rlhf_mm.errors import UserError
 from pe_rlhf_mm.models.model import SHIPPED, Model, load_model
 from pe_rlhf_mm.reports.page import write_report
@@ -69,6 +70,7 @@ def tune(
     if start is None or "reward" not in start.roles:
         label_source(instance, config.reward.loss)  # or there is nothing to train a reward model on
     loaded = load_model(model, quantize=config.quantize)
+    loaded = dataclasses.replace(loaded, processor=RememberingProcessor(loaded.processor))
     values: dict[str, Any] = {"task": id, "model": lasting_name(model), "settings": dataclasses.asdict(config)}
     values["start_from"] = start and start.remembered()
     run = Run.create(Path(out), values, overwrite=overwrite)
