@@ -146,7 +146,7 @@ def our_reward_step(checkpoint: str, sizes: Sizes) -> Run:
     batch = reward.JudgedBatch(
         Prompts(tokens, np.ones(tokens.shape, bool)),
         Completions(replies, np.ones(replies.shape, bool)),
-        labels=np.tile(np.float32([1, 0]), (len(tokens), 1)),
+        labels=np.tile(np.array([1, 0], np.float32), (len(tokens), 1)),
         margin=np.zeros(len(tokens), np.float32),
     )
     optimizer = adam(1e-5, 1000)

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from pe_rlhf_mm.training.config import RLConfig as RLConfig
     from pe_rlhf_mm.training.config import SFTConfig as SFTConfig
     from pe_rlhf_mm.training.config import TuneConfig as TuneConfig
+    from pe_rlhf_mm.training.reward_model import RewardModel as RewardModel
+    from pe_rlhf_mm.training.reward_model import load_reward as load_reward
     from pe_rlhf_mm.training.tune import tune as tune
     from pe_rlhf_mm.types import Image as Image
     from pe_rlhf_mm.types import Message as Message
@@ -50,6 +52,7 @@ _HOMES = {
     "rollout.load": ("load_policy",),
     "rollout.policy": ("Policy",),
     "training.config": ("LoraConfig", "RewardConfig", "RLConfig", "SFTConfig", "TuneConfig"),
+    "training.reward_model": ("RewardModel", "load_reward"),
     "training.tune": ("tune",),
     "types": ("Image", "Message", "Outcome", "Preference", "Rated", "Sample", "Score", "Step", "Text"),
 }

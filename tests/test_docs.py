@@ -95,10 +95,11 @@ easy_vqa.EasyVQA.tuning = pe.TuneConfig(
     assert "95 % interval" in done.stdout
 
 
-def test_the_python_of_the_page_on_models_prints_what_it_says(tmp_path: Path) -> None:
-    (code,) = [code for _, code in blocks("docs/models.md", "python")]
-    (tmp_path / "models.py").write_text(code)
-    done = run(["models.py"], tmp_path)
+@pytest.mark.parametrize("page", ["models", "data"])
+def test_the_python_of_a_page_prints_what_it_says(page: str, tmp_path: Path) -> None:
+    (code,) = [code for _, code in blocks(f"docs/{page}.md", "python")]
+    (tmp_path / f"try_{page}.py").write_text(code)
+    done = run([f"try_{page}.py"], tmp_path)
     assert (done.stdout.split(), done.stderr) == (code.rpartition("# ")[2].split(), "")
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from pe_rlhf_mm.data.preparation.building import prepare
 from pe_rlhf_mm.data.images import open_image
+from pe_rlhf_mm.data.preparation.building import prepare
 from pe_rlhf_mm.data.published.catalogue import published
 from pe_rlhf_mm.errors import UserError
 from pe_rlhf_mm.registry import tasks
