@@ -17,9 +17,9 @@ import pytest
 from published_files import write_hh
 
 FEW = (
-    "--sft.steps 2 --sft.batch-size 4 --sft.demonstrations 16 --reward.steps 2 --reward.batch-size 4 --reward.pairs 16 "
-    "--reward.validate-every 2 --reward.validation-pairs 8 --rl.steps 2 --rl.prompts 4 --rl.group 2 --rl.max-tokens 8 "
-    "--rl.evaluate-every 2 --rl.evaluation-samples 8 --test-samples 12"
+    "--sft.steps 2 --sft.batch-size 4 --sft.demonstrations 6 --reward.steps 2 --reward.batch-size 4 --reward.pairs 6 "
+    "--reward.validate-every 2 --reward.validation-pairs 4 --rl.steps 1 --rl.prompts 4 --rl.group 2 --rl.max-tokens 8 "
+    "--rl.evaluation-samples 4 --test-samples 4"
 ).split()
 
 
@@ -64,11 +64,11 @@ def stand_in(home: Path, name: str, *sets: str) -> None:
 def test_summaries_and_then_messages_by_the_reward_model_of_summaries(home: Path, reader: Path) -> None:
     stand_in(home, "tldr", "tldr", "tldr-posts")
     summaries = tuned(home, "text/tldr", "runs/tldr", "--model", reader)
-    assert (summaries["rl"]["n"], summaries["reward_model"]["n"]) == (12, 12)
+    assert (summaries["rl"]["n"], summaries["reward_model"]["n"]) == (4, 4)
     stand_in(home, "bolt", "bolt")
     messages = tuned(home, "text/bolt", "runs/bolt", "--model", reader, "--start-from", "runs/tldr")
     assert messages["rl"]["accuracy"] is None  # there is no reference to compare with
-    assert messages["learned_reward"]["rl"]["n"] == 12
+    assert messages["learned_reward"]["rl"]["n"] == 4
     trained = {json.loads(line)["stage"] for line in (home / "runs/bolt/metrics.jsonl").read_text().splitlines()}
     assert trained == {"rl", "evaluation"}
 
@@ -76,7 +76,7 @@ def test_summaries_and_then_messages_by_the_reward_model_of_summaries(home: Path
 def test_helpful_replies(home: Path, reader: Path) -> None:
     stand_in(home, "shp", "shp")
     summary = tuned(home, "text/helpful-shp", "runs/shp", "--model", reader, "--reward.margin", 1)
-    assert summary["reward_model"]["n"] == 12
+    assert summary["reward_model"]["n"] == 4
 
 
 def test_harmless_and_helpful_replies_of_anthropic(home: Path, reader: Path) -> None:
@@ -94,7 +94,7 @@ def test_harmless_and_helpful_replies_of_anthropic(home: Path, reader: Path) -> 
             )  # fmt: skip
     pe_rlhf(home, "data", "prepare", "hh", "--from", "published/hh")
     for task in ("text/harmless", "text/helpful-hh"):
-        assert tuned(home, task, f"runs/{task}", "--model", reader)["rl"]["n"] == 12
+        assert tuned(home, task, f"runs/{task}", "--model", reader)["rl"]["n"] == 4
 
 
 @pytest.mark.parametrize("loss", ["pairwise", "pointwise"])
@@ -102,4 +102,4 @@ def test_questions_about_images_in_the_files_of_vqav2(home: Path, loss: str) -> 
     if not (home / "data/vqav2").is_dir():
         stand_in(home, "vqav2", "vqav2")
     summary = tuned(home, "vqa/vqav2", f"runs/{loss}", "--reward.loss", loss, "--sft.packed-length", 128)
-    assert (summary["rl"]["n"], summary["reward_model"]["n"]) == (12, 12)
+    assert (summary["rl"]["n"], summary["reward_model"]["n"]) == (4, 4)
