@@ -6,7 +6,9 @@ import atexit
 import os
 import shutil
 import signal
+import sys
 import tempfile
+from collections.abc import Iterator
 
 import pytest
 
@@ -24,6 +26,15 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
 # What is tokenized is kept for the next run: not in the folder of whoever runs the tests.
 os.environ["PE_RLHF_CACHE"] = tempfile.mkdtemp(prefix="encoded-")
 atexit.register(shutil.rmtree, os.environ["PE_RLHF_CACHE"], ignore_errors=True)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _programs_are_let_go() -> Iterator[None]:
+    """A process that has compiled thousands of programs dies in the compiler: those of a file go when it is done."""
+    yield
+    if "jax" in sys.modules:
+        sys.modules["jax"].clear_caches()
+
 
 LONGEST = ("test_tune", "test_docs", "test_data_families", "test_families", "test_quantize")
 

@@ -115,7 +115,8 @@ def _gather(
     parts = stored(config, ours)
     read = (part.view(tensors[part.name].read()) for part in parts)
     if not is_stacked(ours):
-        return jax.device_put(next(read).reshape(shape).astype(dtype), place)
+        # A copy of its own: training in mode full gives weights away, and NumPy's memory is not JAX's to reuse.
+        return jax.device_put(next(read).reshape(shape).astype(dtype), place, may_alias=False)
     if quantize is not None and covers(ours):
         return _stacked((quantized(jnp.asarray(layer), quantize) for layer in read), len(parts), place)
     return _stacked((layer.reshape(shape[1:]).astype(dtype) for layer in read), len(parts), place)

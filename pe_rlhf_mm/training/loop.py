@@ -46,4 +46,5 @@ def train(
             observer.note(stage, step, {"validation_accuracy": score})
             if score > best_score:
                 best, best_score = jax.tree.map(jax.numpy.copy, state.trainable), score
+    fed.batches.close()
     return state.trainable if best is None else best

@@ -244,6 +244,7 @@ def reinforce(
         observer.step("rl", step, numbers)
         if monitor is not None and (step % settings.evaluate_every == 0 or step == settings.steps):
             observer.note("rl", step, {"validation_accuracy": monitor(roles.put(state.trainable))})
+    fed.batches.close()
     return roles.put(state.trainable)
 
 
