@@ -93,7 +93,8 @@ class Roles(NamedTuple):
         if source in self.copies or source == BACKBONE:
             quantize.refuse(self.weights(source).state, "whole numbers cannot be trained, as mode full would")
             # Copies are trained: in float32, since a bfloat16 weight swallows most updates.
-            copy = jax.tree.map(lambda x: x.astype(jnp.float32), self.weights(source).state)
+            # And copies indeed: `astype` gives back what is float32 already, and a training step gives it away.
+            copy = jax.tree.map(lambda x: jnp.array(x, jnp.float32), self.weights(source).state)
             return self._replace(copies={**self.copies, role: copy})
         return self._replace(
             slots={**self.slots, role: self.slots[source]}, scales={**self.scales, role: self.scales[source]}
