@@ -16,7 +16,7 @@ test: $(READY) $(MODELS)  ## all tests
 	$(BIN)/python -m pytest
 
 test-reference: $(TORCH) $(MODELS)  ## against transformers and PEFT on torch, which this installs
-	$(BIN)/python -m pytest -n 2 tests/reference/live_*.py
+	$(BIN)/python -m pytest --dist=worksteal tests/reference/live_*.py
 
 check: lint types test    ## before every commit
 

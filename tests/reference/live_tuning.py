@@ -1,6 +1,6 @@
 """Every family that sees is tuned on published pictures: the whole job, small, in both modes.
 
-pytest -n 2 tests/reference/live_tuning.py       (`make test-reference` runs it)
+pytest --dist=worksteal tests/reference/live_tuning.py       (`make test-reference` runs it)
 """
 
 from __future__ import annotations
