@@ -19,6 +19,7 @@ from pe_rlhf_mm.adapters.roles import Head, Weights
 from pe_rlhf_mm.data.images import Gallery
 from pe_rlhf_mm.data.packing import every_token, last_token, pack
 from pe_rlhf_mm.data.processor import EncodedPrompt
+from pe_rlhf_mm.data.transcript import Turn
 from pe_rlhf_mm.errors import UserError
 from pe_rlhf_mm.models.model import Model, load_model
 from pe_rlhf_mm.training import forward, reward, sft
@@ -67,7 +68,8 @@ def apart(found: Model, gallery: Gallery, items: list) -> tuple:
 def together(found: Model, gallery: Gallery, items: list, asked: object) -> forward.Packed:
     bins = [[items[i] for i in chosen] for chosen in BINS]
     longest = max(sum(len(p.tokens) + len(r) for p, r in chosen) for chosen in bins)
-    return pack(found.config, gallery, bins, capacity=longest + 5, asked=asked)  # type: ignore[arg-type]
+    episodes = [[(Turn(*item),) for item in chosen] for chosen in bins]
+    return pack(found.config, gallery, episodes, capacity=longest + 5, asked=asked)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -80,7 +82,7 @@ def test_every_token_is_as_likely_as_in_a_row_of_its_own(family: str, look: bool
     prompts, completions = apart(found, gallery, items)
     expected = forward.policy(found.config, weights(found), prompts, completions)
     packed = together(found, gallery, items, every_token)
-    logprobs, entropy = forward.packed_policy(found.config, weights(found), packed)
+    logprobs, _, entropy = forward.packed_policy(found.config, weights(found), packed)
     mask = completions.mask
     order = [i for chosen in BINS for i in chosen]
     for ours, theirs in ((logprobs, expected.logprobs), (entropy, expected.entropy)):

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from pe_rlhf_mm.data.images import Gallery
-from pe_rlhf_mm.data.processor import EncodedPrompt
+from pe_rlhf_mm.data.transcript import Transcript, length, turn_positions
 from pe_rlhf_mm.models.config import VLMConfig
 from pe_rlhf_mm.types import Features, Packed, Pixels
 
@@ -20,8 +20,6 @@ ROOM = 64
 """Columns that are asked about are padded to a multiple of so many, so that few programs are compiled."""
 
 
-Conversation = tuple[EncodedPrompt, list[int]]
-"""A prompt and a reply to it, stop token included."""
 Asked = Callable[[int, int], Sequence[int]]
 """(the columns where a reply starts and ends) -> those that a loss reads."""
 
@@ -37,23 +35,26 @@ def last_token(start: int, end: int) -> Sequence[int]:
 
 
 def pack(
-    config: VLMConfig, gallery: Gallery, bins: Sequence[Sequence[Conversation]], *, capacity: int, asked: Asked
+    config: VLMConfig, gallery: Gallery, bins: Sequence[Sequence[Transcript]], *, capacity: int, asked: Asked
 ) -> Packed:
-    """A batch of packed rows, one for each bin, of `capacity` tokens each."""
+    """A batch of packed rows, one for each bin, of `capacity` tokens each; an episode's replies are asked in turn."""
     shape = (len(bins), capacity)
     tokens, segment = np.full(shape, config.pad_id, np.int32), np.full(shape, -1, np.int32)
     positions, replied = np.zeros((*shape, config.decoder.position_axes), np.int32), np.zeros(shape, bool)
     columns: list[list[int]] = [[] for _ in bins]
     for row, conversations in enumerate(bins):
         start = 0
-        for number, (prompt, reply) in enumerate(conversations):
-            middle = start + len(prompt.tokens)
-            end = middle + len(reply)
-            tokens[row, start:middle], tokens[row, middle:end] = prompt.tokens, reply
-            segment[row, start:end], replied[row, middle:end] = number, True
-            positions[row, start:end] = positions_of(prompt, len(reply))
-            columns[row] += asked(middle, end)
-            start = end
+        for number, turns in enumerate(conversations):
+            end = start + length(turns)
+            segment[row, start:end] = number
+            positions[row, start:end] = turn_positions(turns, positions.shape[-1])
+            for read, reply in turns:
+                middle = start + len(read.tokens)
+                end = middle + len(reply)
+                tokens[row, start:middle], tokens[row, middle:end] = read.tokens, reply
+                replied[row, middle:end] = True
+                columns[row] += asked(middle, end) if reply else ()
+                start = end
     return Packed(tokens, positions, segment, replied, *_padded(columns), _images(gallery, bins))
 
 
@@ -65,18 +66,12 @@ def _padded(columns: Sequence[Sequence[int]]) -> tuple[Int[np.ndarray, "B K"], B
     return asked, mask
 
 
-def _images(gallery: Gallery, bins: Sequence[Sequence[Conversation]]) -> Pixels | Features | None:
+def _images(gallery: Gallery, bins: Sequence[Sequence[Transcript]]) -> Pixels | Features | None:
     """The pictures of each row in their order, with room for a multiple of ROOM image tokens, or of 4 views."""
-    images = gallery.take([[n for prompt, _ in conversations for n in prompt.images] for conversations in bins])
+    images = gallery.take(
+        [[n for turns in conversations for read, _ in turns for n in read.images] for conversations in bins]
+    )
     if images is None:
         return None
     room = ROOM if isinstance(images, Features) else 4
     return jax.tree.map(lambda x: np.pad(x, ((0, 0), (0, -x.shape[1] % room), *[(0, 0)] * (x.ndim - 2))), images)
-
-
-def positions_of(prompt: EncodedPrompt, steps: int) -> Int[np.ndarray, "S A"]:
-    """Where the tokens of a prompt and a reply stand: counted, or in rows and columns where the prompt has them."""
-    if prompt.positions is None:
-        return np.arange(len(prompt.tokens) + steps)[:, None]
-    after = prompt.positions.max() + 1 + np.arange(steps)
-    return np.concatenate([prompt.positions, np.repeat(after[:, None], prompt.positions.shape[1], axis=1)])

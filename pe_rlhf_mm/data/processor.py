@@ -290,6 +290,21 @@ class Processor:
             answered.append(EncodedPrompt(tokens, images, self.positions(tokens, images, gallery)))
         return answered
 
+    def encode_observation(self, observation: Sequence[Message], gallery: Gallery, *, stopped: bool) -> EncodedPrompt:
+        """What stands between a reply and the next one: the end of the reply's turn, and what was answered to it.
+
+        A reply that `stopped` by itself has its end already. Positions are left out: they depend on all that came
+        before. Raises ImageError, and UserError for what is no message or what the template refuses.
+        """
+        replied = "[[reply]]"
+        text = self.render([Message("user", "before"), Message("assistant", replied), *observation])
+        pictures = [part for message in observation for part in message.parts if isinstance(part, Image)]
+        numbers = tuple(gallery.add(picture) for picture in pictures)
+        text = self.expand(text.partition(replied)[2], [gallery.shape(n) for n in numbers])
+        tokens = self.tokenize([text])[0]
+        ended = stopped and bool(tokens) and tokens[0] in self.config.stop_ids
+        return EncodedPrompt(tokens[1:] if ended else tokens, numbers)
+
     @functools.cached_property
     def _picture(self) -> str:
         """What the template writes for a picture between two words, or the bare placeholder if it moves pictures."""

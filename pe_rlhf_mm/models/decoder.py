@@ -9,6 +9,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from pe_rlhf_mm.adapters.lora import Bank
 from pe_rlhf_mm.models.config import VLMConfig
+from pe_rlhf_mm.models.history import History
 from pe_rlhf_mm.models.layers import KeyValues, Memory, Norm, capped
 from pe_rlhf_mm.models.stack import Stack, kind_angles
 
@@ -44,21 +45,32 @@ class Decoder(nnx.Module):
         mask: Bool[Array, "B S S"],
         bank: Bank | None = None,
         *,
+        before: History | None = None,
         added: Float[Array, "levels B S D"] | None = None,
         dropout: float = 0.0,
         key: jax.Array | None = None,
         remat: bool = False,
     ) -> tuple[Float[Array, "B S D"], KeyValues]:
-        """Runs all layers; returns normed hidden states and every layer's keys and values (leading axis: layer)."""
+        """Runs all layers; returns normed hidden states and every layer's keys and values (leading axis: layer).
+
+        What was read `before` is seen by all of x.
+        """
         near = self._near(positions[:, :, None, 0], positions[:, None, :, 0])
         if self.config.seen_at_once == "prompt":  # there, windows end the view of replies only (PaliGemma 2)
             mutual = mask & mask.swapaxes(1, 2)
             near = [n if n is None else n | mutual for n in near]
+        masks = jnp.stack([mask if n is None else mask & n for n in near])
+        if before is not None:
+            real = jnp.broadcast_to(before.mask[:, None], (*mask.shape[:2], before.mask.shape[1]))
+            near = self._near(positions[:, :, None, 0], before.positions[:, None, :, 0])
+            earlier = jnp.stack([real if n is None else real & n for n in near])
+            masks = jnp.concatenate([earlier, masks], axis=-1)
         passed = self.layers(
             x,
             kind_angles(self.config.decoder, positions),
-            jnp.stack([mask if n is None else mask & n for n in near]),
+            masks,
             bank,
+            before=None if before is None else before.memory,
             added=added,
             dropout=dropout,
             key=key,

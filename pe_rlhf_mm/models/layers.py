@@ -109,7 +109,7 @@ class KeyValues(NamedTuple):
 
 
 def attend(
-    query: Float[Array, "B S H C"], past: KeyValues, mask: Bool[Array, "B S S"] | None, config: BlockConfig
+    query: Float[Array, "B S H C"], past: KeyValues, mask: Bool[Array, "B S seen"] | None, config: BlockConfig
 ) -> Float[Array, "B S H C"]:
     """Scaled dot-product attention; key/value heads are shared by groups of query heads."""
     b, s, h, c = query.shape
@@ -149,6 +149,11 @@ class Memory(NamedTuple):
 def remembered(past: KeyValues) -> Memory:
     """What has been read, [.., L, K, C], turned over once for all decoding steps."""
     return Memory(jnp.moveaxis(past.keys, -3, -1), past.values.swapaxes(-3, -2))
+
+
+def recalled(memory: Memory) -> KeyValues:
+    """The inverse of `remembered`: for tokens that are read many at a time."""
+    return KeyValues(jnp.moveaxis(memory.keys, -1, -3), memory.values.swapaxes(-3, -2))
 
 
 def attend_shared_prompt(
@@ -240,11 +245,16 @@ class Block(nnx.Module):
         self,
         x: Float[Array, "B S D"],
         angles: Float[Array, "B S F"] | None = None,
-        mask: Bool[Array, "B S S"] | None = None,
+        mask: Bool[Array, "B S seen"] | None = None,
         adapters: LayerAdapters | None = None,
+        before: Memory | None = None,
     ) -> tuple[Float[Array, "B S D"], KeyValues]:
-        q, past = self.project(x, angles, adapters)
-        return self.finish(x, attend(q, past, mask, self.config), adapters), past
+        """`before`: what stands before x and was read earlier; `mask` then begins with its columns."""
+        q, own = self.project(x, angles, adapters)
+        seen = own
+        if before is not None:
+            seen = KeyValues(*(jnp.concatenate(pair, axis=1) for pair in zip(recalled(before), own, strict=True)))
+        return self.finish(x, attend(q, seen, mask, self.config), adapters), own
 
     def decode(
         self,

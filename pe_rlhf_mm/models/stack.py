@@ -64,9 +64,10 @@ class Stack(nnx.Module):
         self,
         x: Float[Array, "B S D"],
         angles: Float[Array, "kinds B S F"] | None = None,
-        masks: Bool[Array, "kinds B S S"] | None = None,
+        masks: Bool[Array, "kinds B S seen"] | None = None,
         bank: Bank | None = None,
         *,
+        before: Memory | None = None,
         added: Float[Array, "levels B S D"] | None = None,
         taps: tuple[int, ...] = (),
         dropout: float = 0.0,
@@ -75,16 +76,17 @@ class Stack(nnx.Module):
     ) -> Passed:
         """Runs all layers.
 
-        `added`: level n is added to the output of layer n. `taps`: layers whose output is given back. `dropout` with a
-        `key` applies to the adapters' inputs. `remat` keeps nothing of a layer but its input for the backward pass,
-        which takes about a third more arithmetic.
+        `before`: every layer's memory of what stands before x; the masks then begin with its columns. `added`: level n
+        is added to the output of layer n. `taps`: layers whose output is given back. `dropout` with a `key` applies to
+        the adapters' inputs. `remat` keeps nothing of a layer but its input for the backward pass, which takes about a
+        third more arithmetic.
         """
         graph, blocks = nnx.split(self.blocks)
 
         def body(carry: tuple[Array, Array], layer: tuple) -> tuple[tuple[Array, Array], KeyValues]:
-            (x, tapped), (state, matrices, layer_key, index, kind) = carry, layer
+            (x, tapped), (state, matrices, earlier, layer_key, index, kind) = carry, layer
             adapters = _cut(bank, matrices, dropout, layer_key)
-            x, past = nnx.merge(graph, state)(x, _of(kind, angles), _of(kind, masks), adapters)
+            x, past = nnx.merge(graph, state)(x, _of(kind, angles), _of(kind, masks), adapters, earlier)
             if added is not None:
                 x = x + jnp.where(index < len(added), added[jnp.minimum(index, len(added) - 1)], 0).astype(x.dtype)
             for n, tap in enumerate(taps):
@@ -95,7 +97,7 @@ class Stack(nnx.Module):
         keys = None if key is None else jax.random.split(key, self.config.layers)
         matrices = {} if bank is None else bank.matrices
         start = (x, jnp.zeros((len(taps), *x.shape), x.dtype))
-        (x, tapped), past = jax.lax.scan(body, start, (blocks, matrices, keys, *self._layers()))
+        (x, tapped), past = jax.lax.scan(body, start, (blocks, matrices, before, keys, *self._layers()))
         return Passed(x, past, tapped)
 
     def decode(

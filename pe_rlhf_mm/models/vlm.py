@@ -19,6 +19,7 @@ from jaxtyping import Array, Bool, Float, Int
 from pe_rlhf_mm.adapters.lora import Bank
 from pe_rlhf_mm.models.config import VLMConfig
 from pe_rlhf_mm.models.decoder import Decoder
+from pe_rlhf_mm.models.history import History
 from pe_rlhf_mm.models.layers import KeyValues
 from pe_rlhf_mm.models.vision import VisionTower
 from pe_rlhf_mm.types import Completions, Features, Packed, Pixels, Prompts
@@ -55,7 +56,7 @@ def _enter(
     config: VLMConfig, tokens: Int[Array, "B S"], index: Int[Array, "B S"], prompt: Int[Array, "B S"]
 ) -> Int[Array, "B S"]:
     """Depth-first numbers, by default a token's `index`. Tokens that see each other both ways share the number of their
-    first: `prompt` has the numbers where that is all of a prompt."""
+    first: `prompt` has the numbers where that is all of a prompt, or of what is read between two replies."""
     if config.seen_at_once == "prompt":
         return prompt
     if config.seen_at_once == "images":
@@ -80,9 +81,11 @@ def packed_rows(config: VLMConfig, packed: Packed) -> Rows:
     index = jnp.broadcast_to(jnp.arange(length), packed.tokens.shape)
     changes = packed.segment[:, 1:] != packed.segment[:, :-1]
     first, last = jnp.pad(changes, ((0, 0), (1, 0))), jnp.pad(changes, ((0, 0), (0, 1)))
-    starts = jax.lax.cummax(jnp.where(first, index, 0), axis=1)
     ends = jax.lax.cummin(jnp.where(last, index + 1, length), axis=1, reverse=True)
-    enter = _enter(config, packed.tokens, index, jnp.where(packed.replied, index, starts))
+    # Every reply token by itself; what is read before it, or between two replies, as one.
+    after_reply = jnp.pad(packed.replied, ((0, 0), (1, 0)))[:, :-1]
+    read_at_once = jax.lax.cummax(jnp.where(first | after_reply | packed.replied, index, 0), axis=1)
+    enter = _enter(config, packed.tokens, index, read_at_once)
     return Rows(packed.tokens, packed.positions, enter, jnp.where(packed.segment < 0, NOBODY, ends))
 
 
@@ -158,14 +161,17 @@ class VLM(nnx.Module):
         images: Pixels | Features | None,
         bank: Bank | None = None,
         *,
+        before: History | None = None,
         dropout: float = 0.0,
         key: jax.Array | None = None,
         remat: bool = False,
     ) -> tuple[Float[Array, "B S D"], KeyValues]:
-        """Final hidden states of every token, and the keys and values of every layer."""
+        """Final hidden states of every token, and the keys and values of every layer; `before` was read earlier."""
         x, added = self.embed(rows.tokens, images)
         mask = sight(rows)
-        return self.decoder(x, rows.positions, mask, bank, added=added, dropout=dropout, key=key, remat=remat)
+        return self.decoder(
+            x, rows.positions, mask, bank, before=before, added=added, dropout=dropout, key=key, remat=remat
+        )
 
     def logits(self, hidden: Float[Array, "... D"]) -> Float[Array, "... V"]:
         return self.decoder.logits(hidden)

@@ -1,6 +1,7 @@
 """Sampling: every prompt is read once, then its G completions are decoded together from the shared keys and values.
 
-The whole decode is one jitted loop that ends when every completion has stopped. What comes out is what the trainer
+The whole decode is one jitted loop that ends when every completion has stopped. In an episode of several turns, what
+was read and replied is remembered, and each turn reads only what is new. What comes out is what the trainer
 trains on: token ids, a mask that includes the stop token, and the log-probability each token was drawn with.
 """
 
@@ -18,6 +19,7 @@ from pe_rlhf_mm.adapters.lora import Bank
 from pe_rlhf_mm.algorithms import logprobs
 from pe_rlhf_mm.models import vlm
 from pe_rlhf_mm.models.config import VLMConfig
+from pe_rlhf_mm.models.history import History
 from pe_rlhf_mm.models.layers import Memory, remembered
 from pe_rlhf_mm.rollout.sampling import draw, tempered, truncated
 from pe_rlhf_mm.rollout.settings import Sampling
@@ -58,12 +60,57 @@ def sample(
     A completion that reaches `max_tokens` without a stop token is cut there, and `finished` is false for it.
     """
     model = vlm.bind(config, state)
-    rows = len(prompts.tokens)
-    steps, block = sampling.max_tokens, config.decoder
     read, past = model.hidden(vlm.prompt_rows(config, prompts), prompts.images, bank)
-    prompt = remembered(past)
-    cache = jnp.zeros((block.layers, rows, block.kv_heads, group, block.head_width, steps), read.dtype)
-    prompt_positions, starts = vlm.prompt_positions(config, prompts), vlm.next_positions(config, prompts)
+    positions = vlm.prompt_positions(config, prompts)
+    seen = History(remembered(past), positions, prompts.mask, jnp.int32(prompts.mask.shape[1]))
+    idle = jnp.zeros((len(prompts.tokens), group), bool)
+    return _decode(model, bank, seen, read[:, -1], vlm.next_positions(config, prompts), idle, key, sampling)[0]
+
+
+@functools.partial(jax.jit, static_argnames=("config", "sampling"), donate_argnames="history")
+def take_turn(
+    config: VLMConfig,
+    state: nnx.State,
+    bank: Bank | None,
+    history: History,
+    turn: Prompts,
+    key: jax.Array,
+    *,
+    sampling: Sampling,
+) -> tuple[Sampled, History]:
+    """One reply in each of B conversations, and the history with what was read and what was replied.
+
+    `turn` is what came since the last reply; its positions go on from there and must be given. A row without a token is
+    a conversation that is over: it is given no reply.
+    """
+    model = vlm.bind(config, state)
+    read, past = model.hidden(vlm.prompt_rows(config, turn), turn.images, bank, before=history)
+    positions = vlm.prompt_positions(config, turn)
+    history = history.followed_by(remembered(past), positions, turn.mask)
+    idle, start = ~turn.mask.any(axis=1, keepdims=True), vlm.next_positions(config, turn)
+    sampled, own = _decode(model, bank, history, read[:, -1], start, idle, key, sampling)
+    steps = jnp.arange(sampling.max_tokens)[None, :, None]
+    own_of_one = Memory(*(x[:, :, :, 0] for x in own))
+    return sampled, history.followed_by(own_of_one, start[:, None] + steps, sampled.completions.mask[:, 0])
+
+
+def _decode(
+    model: vlm.VLM,
+    bank: Bank | None,
+    seen: History,
+    last: Float[Array, "B D"],
+    starts: Int[Array, "B A"],
+    idle: Bool[Array, "B G"],
+    key: jax.Array,
+    sampling: Sampling,
+) -> tuple[Sampled, Memory]:
+    """Token by token until all completions have stopped; `idle` ones do not begin.
+
+    `last`: hidden state of the last token read; `starts`: where the first token of a completion stands.
+    """
+    config, (rows, group) = model.config, idle.shape
+    steps, block = sampling.max_tokens, config.decoder
+    cache = jnp.zeros((block.layers, rows, block.kv_heads, group, block.head_width, steps), last.dtype)
     stops = jnp.array(config.stop_ids)
 
     def one_more(now: _Decoding) -> _Decoding:
@@ -75,7 +122,7 @@ def sample(
         chosen = logprobs.of_tokens(shaped if sampling.temperature else full, token).logprobs
         x, positions = model.decoder.embed(token), starts + now.step
         hidden, own = model.decoder.decode(
-            x, positions, prompt, prompt_positions, prompts.mask, now.own, now.step, bank
+            x, positions, seen.memory, seen.positions, seen.mask, now.own, now.step, bank
         )
         return _Decoding(
             now.step + 1,
@@ -93,9 +140,9 @@ def sample(
         jnp.full(shape, config.pad_id),
         jnp.zeros(shape, bool),
         jnp.zeros(shape),
-        jnp.zeros((rows, group), bool),
-        jnp.broadcast_to(read[:, -1][:, None], (rows, group, block.width)),
+        idle,
+        jnp.broadcast_to(last[:, None], (rows, group, block.width)),
         Memory(cache, cache.swapaxes(-1, -2)),
     )
     end = jax.lax.while_loop(lambda now: (now.step < steps) & ~now.stopped.all(), one_more, start)
-    return Sampled(Completions(end.tokens, end.mask), end.logprobs, end.stopped)
+    return Sampled(Completions(end.tokens, end.mask), end.logprobs, end.stopped), end.own

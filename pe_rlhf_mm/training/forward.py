@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from pe_rlhf_mm.adapters.roles import Head, Weights
 from pe_rlhf_mm.algorithms import logprobs
@@ -39,12 +39,15 @@ def hidden(
 
 
 class PolicyStatistics(NamedTuple):
-    """Of every completion token, and 0 at padding. `logprobs`: under the distribution that was drawn from.
-    `full_logprobs`: before top-k and top-p, for the divergence from the anchor. `entropy`: before top-k and top-p."""
+    """Of every completion token, or of those that packed rows ask about, and 0 at padding.
 
-    logprobs: Float[Array, "B G T"]
-    full_logprobs: Float[Array, "B G T"]
-    entropy: Float[Array, "B G T"]
+    `logprobs`: under the distribution that was drawn from. `full_logprobs`: before top-k and top-p, for the divergence
+    from the anchor. `entropy`: before top-k and top-p.
+    """
+
+    logprobs: Float[Array, "B *n"]
+    full_logprobs: Float[Array, "B *n"]
+    entropy: Float[Array, "B *n"]
 
 
 def policy(
@@ -58,30 +61,39 @@ def policy(
     """Log-probabilities of given completions, through the same `sampling` that the sampler draws with."""
     states = hidden(config, weights, prompts, completions, how)
     before = vlm.before_each(states, *completions.tokens.shape[1:])
+    return _statistics(config, weights, before, completions.tokens, completions.mask, sampling)
+
+
+def _statistics(
+    config: VLMConfig,
+    weights: Weights,
+    before: Float[Array, "*n D"],
+    tokens: Int[Array, "*n"],
+    mask: Bool[Array, "*n"],
+    sampling: Sampling,
+) -> PolicyStatistics:
+    """Of `tokens`, from the hidden states before them."""
     model = vlm.bind(config, weights.state)
 
     def full(h: Array, _: Array) -> Array:
         return tempered(model.logits(h), sampling, config.forbidden_ids)
 
-    whole = logprobs.chunked(before, completions.tokens, full)
+    whole = logprobs.chunked(before, tokens, full)
     drawn = whole
     if sampling.truncates:
-        drawn = logprobs.chunked(before, completions.tokens, lambda h, keep: truncated(full(h, keep), sampling, keep))
+        drawn = logprobs.chunked(before, tokens, lambda h, keep: truncated(full(h, keep), sampling, keep))
     # The padding token can never be drawn: its log-probability is -inf, and differences of such are no numbers.
-    shown = (jnp.where(completions.mask, x, 0) for x in (drawn.logprobs, whole.logprobs, whole.entropy))
+    shown = (jnp.where(mask, x, 0) for x in (drawn.logprobs, whole.logprobs, whole.entropy))
     return PolicyStatistics(*shown)
 
 
 def packed_policy(
-    config: VLMConfig, weights: Weights, packed: Packed, how: Pass = SCORING
-) -> tuple[Float[Array, "B K"], Float[Array, "B K"]]:
-    """Log-probabilities and entropies of the tokens that packed rows ask about, and 0 where they ask about none."""
-    states, model = packed_hidden(config, weights, packed, how), vlm.bind(config, weights.state)
-    before = vlm.at(states, jnp.maximum(packed.asked - 1, 0))
+    config: VLMConfig, weights: Weights, packed: Packed, sampling: Sampling = PLAIN, how: Pass = SCORING
+) -> PolicyStatistics:
+    """The same, [B, K], of the tokens that packed rows ask about; 0 where they ask about none."""
+    before = vlm.at(packed_hidden(config, weights, packed, how), jnp.maximum(packed.asked - 1, 0))
     tokens = jnp.take_along_axis(packed.tokens, packed.asked, axis=1)
-    found = logprobs.chunked(before, tokens, lambda h, _: tempered(model.logits(h), PLAIN, config.forbidden_ids))
-    shown = (jnp.where(packed.mask, x, 0) for x in found)
-    return tuple(shown)  # type: ignore[return-value]
+    return _statistics(config, weights, before, tokens, packed.mask, sampling)
 
 
 def packed_rewards(

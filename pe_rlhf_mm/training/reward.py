@@ -23,6 +23,7 @@ from pe_rlhf_mm.data.images import Gallery
 from pe_rlhf_mm.data.packing import last_token, pack
 from pe_rlhf_mm.data.processor import EncodedPrompt, Processor
 from pe_rlhf_mm.data.streams import Fed, blocks, bucketed, packed
+from pe_rlhf_mm.data.transcript import Turn
 from pe_rlhf_mm.errors import UserError
 from pe_rlhf_mm.models.config import VLMConfig
 from pe_rlhf_mm.training import forward
@@ -221,7 +222,7 @@ def packed_feed(
     capacity = settings.packed_length
 
     def collate(bins: list[list[tuple[EncodedPrompt, list[int], float]]]) -> PackedBatch:
-        rows = [[(prompt, reply) for prompt, reply, _ in chosen] for chosen in bins]
+        rows = [[(Turn(prompt, reply),) for prompt, reply, _ in chosen] for chosen in bins]
         row = pack(processor.config, gallery, rows, capacity=capacity, asked=last_token)
         labels = np.zeros(row.mask.shape, np.float32)
         labels[row.mask] = [label for chosen in bins for *_, label in chosen]

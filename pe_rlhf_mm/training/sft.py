@@ -15,6 +15,7 @@ from pe_rlhf_mm.data.images import Gallery
 from pe_rlhf_mm.data.packing import every_token, pack
 from pe_rlhf_mm.data.processor import EncodedPrompt, Processor
 from pe_rlhf_mm.data.streams import Fed, bucketed, packed
+from pe_rlhf_mm.data.transcript import Turn
 from pe_rlhf_mm.models.config import VLMConfig
 from pe_rlhf_mm.training import forward
 from pe_rlhf_mm.training.config import SFTConfig
@@ -47,8 +48,9 @@ def packed_loss(
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """The same of packed rows."""
     how = forward.Pass(dropout, key, remat)
-    logprobs, entropy = forward.packed_policy(config, roles.put(trainable).weights("sft"), batch, how)
-    return losses.sft(logprobs, batch.mask), {"entropy": masked.token_mean(entropy, batch.mask)}
+    statistics = forward.packed_policy(config, roles.put(trainable).weights("sft"), batch, how=how)
+    metrics = {"entropy": masked.token_mean(statistics.entropy, batch.mask)}
+    return losses.sft(statistics.logprobs, batch.mask), metrics
 
 
 def one_a_row(
@@ -76,7 +78,8 @@ def several_a_row(
     """Batches of rows that hold `capacity` tokens of demonstrations each."""
     lengths = [len(d.prompt.tokens) + len(d.reply) for d in demonstrations]
 
-    def collate(rows: list[list[Demonstration]]) -> Packed:
+    def collate(bins: list[list[Demonstration]]) -> Packed:
+        rows = [[(Turn(*shown),) for shown in chosen] for chosen in bins]
         return pack(processor.config, gallery, rows, capacity=capacity, asked=every_token)
 
     size = {"capacity": capacity, "batch_size": batch_size, "seed": seed}
