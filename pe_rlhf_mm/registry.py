@@ -196,6 +196,13 @@ def _import_file(path: Path, what: str) -> ModuleType:
 tasks: Registry[Task] = Registry(
     "task",
     {
+        "canvas/dialog@1": "pe_rlhf_mm.tasks.canvas.dialog:AnswerDialog",
+        "canvas/fill@1": "pe_rlhf_mm.tasks.canvas.fill:Fill",
+        "canvas/menu@1": "pe_rlhf_mm.tasks.canvas.menu:OpenMenu",
+        "canvas/mix@1": "pe_rlhf_mm.tasks.canvas.mix:Mix",
+        "canvas/press@1": "pe_rlhf_mm.tasks.canvas.press:Press",
+        "canvas/scroll@1": "pe_rlhf_mm.tasks.canvas.scroll:Scroll",
+        "canvas/tick@1": "pe_rlhf_mm.tasks.canvas.tick:Tick",
         "pe/easy-vqa@1": "pe_rlhf_mm.tasks.vqa.easy_vqa:EasyVQA",
         "text/bolt@1": "pe_rlhf_mm.tasks.text.bolt:Bolt",
         "text/harmless@1": "pe_rlhf_mm.tasks.text.harmless:Harmless",
@@ -212,9 +219,12 @@ tasks: Registry[Task] = Registry(
 evaluators: Registry[Evaluator] = Registry(
     "evaluator",
     {
+        "pe/click-in-box@1": "pe_rlhf_mm.evaluators.click_in_box:ClickInBox",
         "pe/exact-match@1": "pe_rlhf_mm.evaluators.exact_match:ExactMatch",
         "pe/rouge@1": "pe_rlhf_mm.evaluators.rouge:Rouge",
         "pe/squad@1": "pe_rlhf_mm.evaluators.squad:Squad",
+        "pe/ui-step@1": "pe_rlhf_mm.evaluators.ui_step:UIStep",
+        "pe/ui-success@1": "pe_rlhf_mm.evaluators.ui_success:UISuccess",
         "pe/vqa-accuracy@1": "pe_rlhf_mm.evaluators.vqa_accuracy:VQAAccuracy",
         "pe/vqa-accuracy-always@1": "pe_rlhf_mm.evaluators.vqa_accuracy:VQAAccuracyAlways",
     },

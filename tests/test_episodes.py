@@ -1,77 +1,234 @@
-"""Policy and environment taking turns."""
+"""Episodes of a policy: played in a pool, credited turn by turn, and learned from."""
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 from collections.abc import Sequence
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
-from pe_rlhf_mm.envs.episode import play
-from pe_rlhf_mm.testing import ToyEnvironment
-from pe_rlhf_mm.types import Message, Sample
+from pe_rlhf_mm.adapters import roles as role_table
+from pe_rlhf_mm.adapters.roles import Head, Roles
+from pe_rlhf_mm.algorithms import advantages
+from pe_rlhf_mm.data.images import Gallery
+from pe_rlhf_mm.data.processor import Processor
+from pe_rlhf_mm.envs.pool import EnvPool
+from pe_rlhf_mm.errors import UserError
+from pe_rlhf_mm.models.model import load_model
+from pe_rlhf_mm.rollout.episodes import Played, play_episodes
+from pe_rlhf_mm.rollout.settings import Sampling
+from pe_rlhf_mm.training import episodes
+from pe_rlhf_mm.training.config import RLConfig
+from pe_rlhf_mm.training.demonstrate import demonstrate, transcript
+from pe_rlhf_mm.training.step import adam, new_state, train_step
+from pe_rlhf_mm.types import Message, Sample, Step
 
-TO_TWO = Sample("two", (Message("system", "Count."),), target=2)
-
-
-def script(*replies: str) -> tuple[list[list[Message]], object]:
-    """A policy that says one thing after another, and what it was shown each time."""
-    shown: list[list[Message]] = []
-    left = iter(replies)
-
-    def policy(messages: Sequence[Message]) -> str:
-        shown.append(list(messages))
-        return next(left)
-
-    return shown, policy
-
-
-def test_the_conversation_grows_by_reply_and_observation() -> None:
-    shown, policy = script("up", "up", "done")
-    outcome = play(policy, ToyEnvironment(), TO_TWO, seed=0)
-    assert [m.content for m in shown[-1]] == [
-        "Count.",
-        "Bring the counter from 0 to 2.",
-        "up",
-        "The counter stands at 1.",
-        "up",
-        "The counter stands at 2.",
-    ]
-    assert [m.role for m in shown[-1]] == ["system", "user", "assistant", "user", "assistant", "user"]
-    assert outcome.replies == ["up", "up", "done"]
-    assert [step.reward for step in outcome.steps] == [0, 0, 0, 1]
-    assert outcome.steps[-1].terminated
+WORDS = ("open", "save", "delete", "search", "send")
+SAMPLES = [Sample(f"s{n}", [Message("system", "Repeat.")], target=WORDS[n : n + 1 + n % 3]) for n in range(4)]
+SETTINGS = RLConfig(steps=1, prompts=4, max_tokens=6, max_turns=3, reward="task", beta=0.1, temperature=1.0)
 
 
-def test_what_a_policy_was_shown_is_not_changed_afterwards() -> None:
-    shown, policy = script("up", "done")
-    play(policy, ToyEnvironment(), TO_TWO, seed=0)
-    assert [len(messages) for messages in shown] == [2, 4]
+class Echo:
+    """Asks to repeat a sample's words one after the other; each repeated one earns 1, and the last one ends it."""
+
+    def reset(self, sample: Sample, *, seed: int) -> Step:
+        self.words = list(sample.target)
+        return Step([Message("user", f"Repeat: {self.words[0]}")])
+
+    def step(self, reply: str) -> Step:
+        earned = float(reply == self.words.pop(0))
+        ask = [Message("user", f"Repeat: {self.words[0]}")] if self.words else []
+        return Step(ask, reward=earned, terminated=not self.words)
+
+    def close(self) -> None:
+        """Nothing to close."""
 
 
-def test_a_reply_that_is_no_action_goes_on_with_a_remark() -> None:
-    shown, policy = script("jump", "up", "up", "done")
-    outcome = play(policy, ToyEnvironment(), TO_TWO, seed=0)
-    assert outcome.steps[1].info["action_error"] == "no action 'jump'"
-    assert "There is no action 'jump'" in str(shown[1][-1].content)
-    assert outcome.steps[-1].reward == 1
+class Breaking(Echo):
+    """One that is lost after the first reply, where the sample says so."""
+
+    def reset(self, sample: Sample, *, seed: int) -> Step:
+        self.breaks = sample.id == "s1"
+        return super().reset(sample, seed=seed)
+
+    def step(self, reply: str) -> Step:
+        if self.breaks:
+            raise ConnectionError("the screen went dark")
+        return super().step(reply)
 
 
-def test_an_episode_out_of_turns_is_truncated_and_not_terminated() -> None:
-    _, policy = script(*["up"] * 10)
-    outcome = play(policy, ToyEnvironment(), TO_TWO, seed=0, max_turns=3)
-    assert outcome.replies == ["up"] * 3
-    assert (outcome.steps[-1].terminated, outcome.steps[-1].truncated) == (False, True)
-    assert outcome.steps[-1].info["out_of_turns"]
+class EchoTask:
+    """As much of a task as demonstrating takes."""
+
+    def solve(self, sample: Sample) -> Sequence[str] | None:
+        return sample.target if sample.id != "s0" else None
 
 
-def test_an_episode_that_ends_with_its_last_turn_is_not_truncated() -> None:
-    _, policy = script("up", "up", "done")
-    assert not play(policy, ToyEnvironment(), TO_TWO, seed=0, max_turns=3).steps[-1].truncated
+@pytest.fixture(scope="module")
+def model() -> tuple[Processor, Roles]:
+    found = load_model("tiny-vlm")
+    made = role_table.only_backbone(found.state)
+    for role, key in (("sft", 1), ("reward", 2)):
+        made = role_table.new_slot_role(
+            made, role, found.config, rank=2, alpha=2.0, targets=("q", "v"), key=jax.random.key(key)
+        ).with_head(role, jax.random.normal(jax.random.key(key), (found.config.decoder.width,)))
+    made = made.start("policy", "sft").start("anchor", "sft").start("value", "sft")
+    return found.processor, made._replace(heads={**made.heads, "value": Head(jnp.zeros(128), jnp.float32(2.0))})
 
 
-def test_what_the_policy_raises_is_not_hidden() -> None:
-    def broken(messages: Sequence[Message]) -> str:
-        raise ZeroDivisionError
+def played(model: tuple[Processor, Roles], make: type = Echo, size: int = 4, **options: object) -> list[Played]:
+    processor, roles = model
+    sampling = Sampling(temperature=0.0, max_tokens=6)
+    chosen = {"max_turns": 3, **options}
+    with EnvPool(make, size) as pool:
+        weights, gallery = roles.weights("policy"), Gallery(processor.config)
+        return play_episodes(processor, weights, gallery, pool, SAMPLES, sampling, jax.random.key(0), **chosen)
 
-    with pytest.raises(ZeroDivisionError):
-        play(broken, ToyEnvironment(), TO_TWO, seed=0)
+
+def test_episodes_go_the_same_way_in_a_pool_of_any_size(model: tuple[Processor, Roles]) -> None:
+    one, three = played(model, size=1), played(model, size=3)
+    assert [p.outcome for p in one] == [p.outcome for p in three]
+    assert [p.outcome.sample.id for p in one] == ["s0", "s1", "s2", "s3"]
+    assert [p.turns for p in one] == [p.turns for p in three]
+    assert sum(step.reward for p in one for step in p.outcome.steps) >= 1  # it was taught to repeat
+
+
+def test_the_text_of_a_reply_is_that_of_the_tokens_that_are_kept(model: tuple[Processor, Roles]) -> None:
+    for episode in played(model):
+        assert [model[0].decode(turn.reply) for turn in episode.turns] == list(episode.outcome.replies)
+        assert len(episode.logprobs) == sum(len(turn.reply) for turn in episode.turns)
+
+
+def test_an_episode_that_outgrows_the_context_is_cut(model: tuple[Processor, Roles]) -> None:
+    processor, roles = model
+    long = dataclasses.replace(SAMPLES[2], messages=[Message("system", "far " * 220)])
+    with EnvPool(Echo, 1) as pool:
+        (episode,) = play_episodes(
+            processor, roles.weights("policy"), Gallery(processor.config), pool, [long],
+            Sampling(temperature=0.0, max_tokens=40), jax.random.key(0), max_turns=3,
+        )  # fmt: skip
+    last = episode.outcome.steps[-1]
+    assert (last.truncated, last.terminated, last.info) == (True, False, {"out_of_context": True})
+
+
+def assess(model: tuple[Processor, Roles], found: list[Played], source: str = "task") -> tuple:
+    processor, roles = model
+    rows = episodes.rows_of(processor.config, Gallery(processor.config), found)
+    how = {"sampling": SETTINGS.sampling, "source": source, "beta": SETTINGS.beta, "kl_in_return": True}
+    return rows, *episodes._assess(processor.config, roles, rows, **how)
+
+
+def test_what_is_earned_later_is_owed_to_every_token_before_it(model: tuple[Processor, Roles]) -> None:
+    """The policy equals the anchor, so nothing is subtracted: Z = 0.9 · what is earned from the token's turn on."""
+    found = played(model)
+    rows, rollout, metrics = assess(model, found)
+    assert float(metrics["kl"]) == 0
+    for row, episode in enumerate(found):
+        earned = [step.reward for step in episode.outcome.steps[1:]]
+        expected = [0.9 * sum(earned[n:]) for n, turn in enumerate(episode.turns) for _ in turn.reply]
+        np.testing.assert_allclose(np.asarray(rollout.returns[row])[rows.packed.mask[row]], expected, atol=1e-6)
+    assert float(metrics["reward"]) == pytest.approx(
+        np.mean([sum(step.reward for step in p.outcome.steps) for p in found])
+    )
+
+
+def test_a_cut_episode_is_worth_the_value_beyond_the_cut_and_an_ended_one_is_not(
+    model: tuple[Processor, Roles],
+) -> None:
+    """Of two words one is asked for before the cut; the value head says 2 of everything."""
+    found = played(model, max_turns=1)
+    assert [p.outcome.steps[-1].truncated for p in found] == [False, True, True, False]
+    rows, rollout, _ = assess(model, found)
+    for row, episode in enumerate(found):
+        beyond = 2.0 if episode.outcome.steps[-1].truncated else 0.0
+        expected = 0.9 * episode.outcome.steps[1].reward + beyond
+        np.testing.assert_allclose(np.asarray(rollout.returns[row])[rows.packed.mask[row]], expected, atol=1e-6)
+
+
+def test_a_lost_episode_is_masked_out_and_counted(model: tuple[Processor, Roles]) -> None:
+    found = played(model, Breaking)
+    rows, _, metrics = assess(model, found)
+    assert rows.packed.mask.any(axis=1).tolist() == [True, False, True, True]
+    others = [p for p in found if p.outcome.sample.id != "s1"]
+    assert float(metrics["reward"]) == pytest.approx(
+        np.mean([sum(step.reward for step in p.outcome.steps) for p in others])
+    )
+    assert episodes.told([p.outcome for p in found])["lost"] == 0.25
+    without, with_it = (loss_of(model, some) for some in (others, found))
+    assert with_it == pytest.approx(without, rel=1e-5)
+
+
+def loss_of(model: tuple[Processor, Roles], found: list[Played]) -> float:
+    processor, roles = model
+    rollout = assess(model, found)[1]
+    trainable = roles.pick("policy", "value")
+    return float(episodes.loss(processor.config, SETTINGS, False, trainable, roles, rollout, jax.random.key(0))[0])
+
+
+def test_a_learned_reward_is_owed_to_the_tokens_of_its_own_turn() -> None:
+    rewards, turn = jnp.array([0.0, 1.0, 0.0, 0.0, 5.0, 9.0]), jnp.array([0, 0, 1, 1, 1, -1])
+    found = advantages.returns_within_turns(rewards, turn)
+    np.testing.assert_allclose(found, [1, 1, 5, 5, 5, 9])
+
+
+def test_every_reply_is_judged_as_if_it_were_the_last_one(model: tuple[Processor, Roles]) -> None:
+    """The reward model reads a whole episode at once, and says of each turn what it says of the episode up to there."""
+    (whole, *_) = [p for p in played(model) if len(p.turns) == 3]
+    _, rollout, _ = assess(model, [whole], "learned")
+    starts = np.cumsum([0, *(len(turn.reply) for turn in whole.turns)])
+    for turn in range(3):
+        outcome = dataclasses.replace(whole.outcome, steps=whole.outcome.steps[: turn + 2])
+        kept = whole.logprobs[: starts[turn + 1]]
+        _, alone, _ = assess(model, [Played(outcome, whole.turns[: turn + 1], kept, None)], "learned")
+        expected = np.asarray(alone.returns[0])[starts[turn] : starts[turn + 1]]
+        got = np.asarray(rollout.returns[0])[starts[turn] : starts[turn + 1]]
+        np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)
+        assert len(set(got.round(5))) == 1
+
+
+def test_a_step_makes_what_was_rewarded_likelier(model: tuple[Processor, Roles]) -> None:
+    processor, roles = model
+    found = played(model)
+    rows, rollout, _ = assess(model, found)
+    signs = np.where([sum(s.reward for s in p.outcome.steps) > 0 for p in found], 1.0, -1.0)
+    rollout = rollout._replace(returns=jnp.broadcast_to(2.0 + 5 * signs[:, None], rollout.returns.shape))
+    objective = functools.partial(episodes.loss, processor.config, SETTINGS, False)
+    optimizer = adam(1e-2, 1)
+    learned = new_state(roles.pick("policy", "value"), optimizer, jax.random.key(0))
+    before = statistics(processor, roles, rows)
+    learned, metrics = train_step(learned, roles, rollout, loss=objective, optimizer=optimizer)
+    after = statistics(processor, roles.put(learned.trainable), rows)
+    assert np.isfinite(float(metrics["loss"]))
+    assert ((after - before) * signs > 0).all()
+
+
+def statistics(processor: Processor, roles: Roles, rows: episodes.Rows) -> np.ndarray:
+    weights = roles.weights("policy")
+    found = episodes.forward.packed_policy(processor.config, weights, rows.packed, SETTINGS.sampling)
+    return np.asarray(found.logprobs.sum(axis=1))
+
+
+def test_demonstrations_are_what_the_oracle_was_shown_and_replied(model: tuple[Processor, Roles]) -> None:
+    processor, _ = model
+    gallery = Gallery(processor.config)
+    with EnvPool(Echo, 2) as pool:
+        shown = demonstrate(EchoTask(), pool, SAMPLES)  # type: ignore[arg-type]
+    assert [o.sample.id for o in shown] == ["s1", "s2", "s3"]
+    for outcome in shown:
+        turns = transcript(outcome, processor, gallery, room=6)
+        assert [processor.decode(turn.reply) for turn in turns] == list(outcome.sample.target)
+        conversation = [*outcome.sample.messages]
+        for step, reply in zip(outcome.steps, [*outcome.replies, None], strict=True):
+            conversation += [*step.observation, *([Message("assistant", reply)] if reply else [])]
+        (whole,) = processor.encode([conversation], gallery)
+        tokens = [token for turn in turns for token in (*turn.read.tokens, *turn.reply)]
+        assert whole.tokens[: len(tokens)] == tokens
+
+
+def test_an_oracle_that_earns_nothing_is_refused(model: tuple[Processor, Roles]) -> None:
+    with EnvPool(Echo, 2) as pool, pytest.raises(UserError, match="led to no reward in any of 1 training samples"):
+        demonstrate(EchoTask(), pool, SAMPLES[:1])  # type: ignore[arg-type]

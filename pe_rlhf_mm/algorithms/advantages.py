@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 
 def on_last_token(rewards: Float[Array, "*n"], mask: Bool[Array, "*n T"]) -> Float[Array, "*n T"]:
@@ -31,3 +31,14 @@ def returns_to_go(rewards: Float[Array, "*n T"], gamma: float = 1.0) -> Float[Ar
     steps = jnp.arange(rewards.shape[-1])
     later = steps[None, :] - steps[:, None]
     return jnp.einsum("...s,ts->...t", rewards, jnp.where(later >= 0, gamma ** jnp.maximum(later, 0), 0))
+
+
+def returns_within_turns(rewards: Float[Array, "*n T"], turn: Int[Array, "*n T"]) -> Float[Array, "*n T"]:
+    """Z[t] = Σ r[s] over s >= t of the same turn: every action of an episode answers for itself alone.
+
+    For rewards that judge one action at a time, such as a 0/1 reward model of UI actions: summed over an episode they
+    would pay for long ones.
+    """
+    steps = jnp.arange(rewards.shape[-1])
+    own = (turn[..., :, None] == turn[..., None, :]) & (steps[None, :] >= steps[:, None])
+    return jnp.einsum("...s,...ts->...t", rewards, own.astype(rewards.dtype))

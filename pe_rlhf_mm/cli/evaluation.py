@@ -25,6 +25,8 @@ class EvalRun:
     """Only the first so many samples."""
     max_tokens: int = 16
     seed: int = 0
+    environments: int = 4
+    """How many environments are played at once, where the task has one."""
     json: bool = False
     """Print JSON."""
 
@@ -45,10 +47,12 @@ def run(arguments: Sequence[str]) -> None:
             limit=options.limit,
             max_tokens=options.max_tokens,
             seed=options.seed,
+            environments=options.environments,
             tick=None if options.json else bar.counter("evaluation"),
         )
     if options.json:
         rows = [m.__dict__ | {"interval": list(m.interval)} for m in found.metrics]
-        print(to_json({"task": found.task, "metrics": rows}))
+        played = {} if found.episodes is None else {"episodes": found.episodes._asdict()}
+        print(to_json({"task": found.task, "metrics": rows, **played}))
     else:
         print(found.table())

@@ -76,5 +76,5 @@ def next_turns(
     return Prompts(tokens, mask, images, positions)
 
 
-ROUND_TURNS_TO = 32
+ROUND_TURNS_TO = 64
 """Each length of what is read compiles a sampler, and turns are many and short."""

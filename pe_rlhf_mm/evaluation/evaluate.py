@@ -11,7 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pe_rlhf_mm import registry
+from pe_rlhf_mm.envs.episode import lost_by
+from pe_rlhf_mm.envs.pool import pool_of
 from pe_rlhf_mm.errors import OutOfRange, UserError
+from pe_rlhf_mm.evaluation.episodes import EpisodeCounts, count_episodes, play_samples
 from pe_rlhf_mm.evaluation.intervals import Interval, clustered_mean, or_dash
 from pe_rlhf_mm.types import Evaluator, Message, Outcome, Sample, Score, Task
 
@@ -47,13 +50,20 @@ class Evaluation:
     def headline(self) -> Metric:
         return self.metrics[0]
 
+    @property
+    def episodes(self) -> EpisodeCounts | None:
+        """How the episodes went; None where the task has no environment."""
+        return count_episodes(self.outcomes) if any(outcome.steps for outcome in self.outcomes) else None
+
     def table(self) -> str:
-        """Task, evaluator, n (unscored), value and 95 % interval, as text."""
+        """Task, evaluator, n (unscored), value and 95 % interval, as text; below it, how episodes went."""
         lines = [f"{'task':<20} {'evaluator':<20} {'n':>14} {'value':>8}   95 % interval"]
         for m in self.metrics:
             n = f"{m.n} ({m.unscored} unscored)" if m.unscored else str(m.n)
             value, interval = or_dash(m.value, ".3f"), m.interval.text(".3f")
             lines.append(f"{self.task:<20} {m.evaluator:<20} {n:>14} {value:>8}   {interval}")
+        if self.episodes is not None:
+            lines.append(self.episodes.text())
         return "\n".join(lines)
 
 
@@ -74,13 +84,16 @@ def collect_samples(task: Task, split: str, *, limit: int | None, seed: int = 0)
 
 
 def summarize(task: str, outcomes: Sequence[Outcome], evaluators: Sequence[str], *, seed: int = 0) -> Evaluation:
-    """Scores outcomes with every named evaluator. Raises UserError for an evaluator that breaks the contract."""
+    """Scores outcomes with every named evaluator; lost episodes are unscored, whatever the evaluator.
+
+    Raises UserError for an evaluator that breaks the contract.
+    """
     scores: dict[str, list[Score]] = {}
     metrics = []
     for reference in evaluators:
         id = registry.evaluators.resolve(reference)
         evaluator: Evaluator = registry.evaluators.make(reference)
-        scores[id] = _checked(id, evaluator.score(outcomes, seed=seed), outcomes)
+        scores[id] = _scores(id, evaluator, outcomes, seed)
         known = [
             (s.value, o.sample.cluster or o.sample.id)
             for s, o in zip(scores[id], outcomes, strict=True)
@@ -97,6 +110,13 @@ def check_evaluators(task: Task) -> None:
         raise UserError(f"{type(task).__name__}.evaluators is {task.evaluators!r}; expected a tuple of one id at least")
     for reference in task.evaluators:
         registry.evaluators.factory(reference)
+
+
+def _scores(id: str, evaluator: Evaluator, outcomes: Sequence[Outcome], seed: int) -> list[Score]:
+    whole = [outcome for outcome in outcomes if lost_by(outcome) is None]
+    found = iter(_checked(id, evaluator.score(whole, seed=seed), whole))
+    losses = [lost_by(outcome) for outcome in outcomes]
+    return [next(found) if why is None else Score(None, f"the episode was lost: {why}") for why in losses]
 
 
 def _checked(id: str, scores: Sequence[Score], outcomes: Sequence[Outcome]) -> list[Score]:
@@ -156,12 +176,14 @@ def evaluate(
     limit: int | None = None,
     max_tokens: int = 16,
     seed: int = 0,
+    environments: int = 4,
     tick: Tick | None = None,
 ) -> Evaluation:
-    """Evaluates a policy on a task with the task's evaluators.
+    """Evaluates a policy on a task with the task's evaluators; episodes are played where the task has an environment.
 
-    `policy`: a Policy, a plain function from messages to text, a run folder, or the name or folder of a model. Raises
-    UnknownId for an unknown task, UserError for an empty split or a policy that cannot be used.
+    `policy`: a Policy, a plain function from messages to text, a run folder, or the name or folder of a model.
+    `environments`: how many are played at once. Raises UnknownId for an unknown task, UserError for an empty split, a
+    policy that cannot be used, or if every episode is lost.
     """
     from pe_rlhf_mm.rollout.load import policy_from
 
@@ -173,7 +195,10 @@ def evaluate(
     instance = registry.tasks.make(task)
     check_evaluators(instance)
     samples = collect_samples(instance, split, limit=limit, seed=seed)
-    if instance.environment() is not None:
-        raise UserError(f"{id} is played in several turns; evaluation of episodes is not part of this version")
-    outcomes = run_policy(policy_from(policy), samples, max_tokens=max_tokens, tick=tick)
+    pool = pool_of(instance, environments)
+    if pool is None:
+        outcomes = run_policy(policy_from(policy), samples, max_tokens=max_tokens, tick=tick)
+    else:
+        with pool:
+            outcomes = play_samples(policy_from(policy), pool, samples, max_tokens=max_tokens, seed=seed, tick=tick)
     return summarize(id, outcomes, instance.evaluators, seed=seed)

@@ -45,3 +45,16 @@ def nothing_read(config: VLMConfig, rows: int, columns: int, dtype: jnp.dtype) -
     keys: Float[Array, ...] = jnp.zeros((block.layers, rows, block.kv_heads, block.head_width, columns), dtype)
     positions = jnp.zeros((rows, columns, block.position_axes), jnp.int32)
     return History(Memory(keys, keys.swapaxes(-1, -2)), positions, jnp.zeros((rows, columns), bool), jnp.int32(0))
+
+
+def with_room(history: History, columns: int) -> History:
+    """The history with room for so many columns at least."""
+    more = columns - history.mask.shape[1]
+    if more <= 0:
+        return history
+
+    def wider(x: Array, axis: int) -> Array:
+        return jnp.pad(x, [(0, more if n == axis % x.ndim else 0) for n in range(x.ndim)])
+
+    memory = Memory(wider(history.memory.keys, -1), wider(history.memory.values, -2))
+    return History(memory, wider(history.positions, 1), wider(history.mask, 1), history.used)

@@ -52,7 +52,7 @@ METRICS = (
         "%",
         "Held-out labels met.",
     ),
-    Metric("rl", CHECKED, "RL: validation accuracy", "%", "Held-out questions answered right; never trained on."),
+    Metric("rl", CHECKED, "RL: validation accuracy", "%", "Held-out samples got right; never trained on."),
     Metric("rl", "reward", "RL: learned reward", "standard deviations", "What the reward model says of the replies."),
     Metric("rl", "kl", "RL: KL to the SFT policy", "nats per reply", "How far RL has moved from where it started."),
     Metric("rl", "length", "RL: reply length", "tokens", "A drift often means that the reward is being gamed."),

@@ -6,13 +6,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from pe_rlhf_mm.reports.pictures import inline_picture
+from pe_rlhf_mm.reports.pictures import Album, inline_picture
 from pe_rlhf_mm.reports.records import Record, at, number, text
+from pe_rlhf_mm.reports.strips import Strip, strip, was_played
 from pe_rlhf_mm.reports.wording import decimal
 
 LIMIT = 48
+LIMIT_OF_EPISODES = 24
+"""Fewer, since each has many pictures."""
 RIGHT_FROM = 0.5
 """The score from which a reply counts as right; most evaluators give 0 or 1."""
+POLICIES = {"sft": "SFT", "rl": "RL"}
 LABELS = {
     "fixed": "Fixed by RL",
     "broken": "Broken by RL",
@@ -33,7 +37,7 @@ class Reply(NamedTuple):
 
 
 class Card(NamedTuple):
-    """One sample of the gallery."""
+    """One sample of the gallery: a picture with two replies, or two episodes."""
 
     id: str
     group: str
@@ -41,7 +45,8 @@ class Card(NamedTuple):
     question: str
     target: str
     picture: str | None
-    replies: tuple[Reply, Reply]
+    replies: Sequence[Reply]
+    strips: Sequence[Strip]
 
 
 class Group(NamedTuple):
@@ -54,15 +59,17 @@ class Group(NamedTuple):
 
 
 class Gallery(NamedTuple):
-    """A choice of cards out of `total` samples."""
+    """A choice of cards out of `total` samples. `style`: the style sheet that holds the screens of episodes."""
 
     total: int
+    played: bool
     groups: list[Group]
     cards: list[Card]
+    style: str
 
 
 def choose_samples(folder: Path, samples: Sequence[Record]) -> Gallery:
-    """A choice of at most LIMIT samples with all groups in it, the same at every call."""
+    """A choice of at most LIMIT samples, or LIMIT_OF_EPISODES, with all groups in it; the same at every call."""
     members: dict[str, list[Record]] = {group: [] for group in LABELS}
     for sample in samples:
         members[_group_of(sample)].append(sample)
@@ -70,10 +77,13 @@ def choose_samples(folder: Path, samples: Sequence[Record]) -> Gallery:
         del members["unscored"]
     elif len(members["unscored"]) == len(samples):  # no evaluator could score any: the other kinds say nothing
         members = {"unscored": members["unscored"]}
-    shares = _fair_shares({group: len(found) for group, found in members.items()})
+    album, played = Album(folder), was_played(samples)
+    limit = LIMIT_OF_EPISODES if played else LIMIT
+    shares = _fair_shares({group: len(found) for group, found in members.items()}, limit)
     chosen = [(group, sample) for group, found in members.items() for sample in _spread(found, shares[group])]
     groups = [Group(group, LABELS[group], len(found), shares[group]) for group, found in members.items()]
-    return Gallery(len(samples), groups, [_card(folder, group, sample) for group, sample in chosen])
+    cards = [_card(folder, album, group, sample) for group, sample in chosen]
+    return Gallery(len(samples), played, groups, cards, album.rules)
 
 
 def _group_of(sample: Record) -> str:
@@ -86,10 +96,10 @@ def _right(sample: Record, policy: str) -> bool | None:
     return None if score is None else score >= RIGHT_FROM
 
 
-def _fair_shares(sizes: Mapping[str, int]) -> dict[str, int]:
-    """Equal shares of LIMIT; what a small group leaves over goes to the others."""
+def _fair_shares(sizes: Mapping[str, int], limit: int) -> dict[str, int]:
+    """Equal shares of the limit; what a small group leaves over goes to the others."""
     shares = dict.fromkeys(sizes, 0)
-    for _ in range(min(LIMIT, sum(sizes.values()))):
+    for _ in range(min(limit, sum(sizes.values()))):
         shares[min((group for group in sizes if shares[group] < sizes[group]), key=shares.__getitem__)] += 1
     return shares
 
@@ -99,12 +109,15 @@ def _spread(samples: Sequence[Record], share: int) -> list[Record]:
     return [samples[i * len(samples) // share] for i in range(share)]
 
 
-def _card(folder: Path, group: str, sample: Record) -> Card:
+def _card(folder: Path, album: Album, group: str, sample: Record) -> Card:
+    id, question, target = (text(sample, key) for key in ("id", "question", "target"))
+    card = Card(id, group, LABELS[group], question, target, None, (), ())
+    if at(sample, "episodes") is not None:
+        episodes = [strip(album, sample, policy, label, _right(sample, policy)) for policy, label in POLICIES.items()]
+        return card._replace(strips=episodes)
     name = at(sample, "image")
     picture = inline_picture(folder, name) if isinstance(name, str) else None
-    replies = (_reply(sample, "sft", "SFT"), _reply(sample, "rl", "RL"))
-    id, question, target = (text(sample, key) for key in ("id", "question", "target"))
-    return Card(id, group, LABELS[group], question, target, picture, replies)
+    return card._replace(picture=picture, replies=[_reply(sample, *policy) for policy in POLICIES.items()])
 
 
 def _reply(sample: Record, policy: str, label: str) -> Reply:

@@ -45,9 +45,11 @@ def _render(run: RunRecord) -> str:
         lstrip_blocks=True,
     )
     style, script = _source("page.css"), _source("page.js")
+    gallery = choose_samples(run.folder, run.samples)
     return environment.get_template("page.html.jinja").render(
         **_heading(run),
         style=style,
+        screens=Markup(gallery.style),
         script=script,
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         finished=run.finished,
@@ -57,7 +59,7 @@ def _render(run: RunRecord) -> str:
         tables=reward_tables(run.summary),
         curves=draw_curves(run.metrics),
         frame=FRAME._asdict(),
-        gallery=choose_samples(run.folder, run.samples),
+        gallery=gallery,
         unreadable={name: n for name, n in run.unreadable.items() if n},
         details=_details(run.config),
     )

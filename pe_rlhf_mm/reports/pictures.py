@@ -5,14 +5,63 @@ from __future__ import annotations
 import base64
 import io
 from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 FORMATS = ("PNG", "JPEG", "GIF", "WEBP")
 MAX_PIXELS = 50_000_000
 LARGEST_SIDE = 192
+LARGEST_SCREEN = 420
+"""Of a screen, on which text is to be read."""
 
 
 def inline_picture(folder: Path, name: str) -> str | None:
     """The picture `name` of a folder as a PNG data URI; None if it is outside, missing or no raster image."""
+    picture = _opened(folder, name, LARGEST_SIDE)
+    return None if picture is None else _as_uri(picture)
+
+
+class Screen(NamedTuple):
+    """A picture of an album: the class of elements that show it, and its width and height in pixels."""
+
+    style: str
+    width: int
+    height: int
+
+
+class Album:
+    """The screens of a page. Many are seen more than once, and each is embedded once: in a rule of the style sheet."""
+
+    def __init__(self, folder: Path):
+        self._folder = folder
+        self._screens: dict[str, Screen | None] = {}
+        self._rules: list[str] = []
+
+    def add(self, name: object) -> Screen | None:
+        """The screen that a path in the run folder leads to; None if it leads to no picture."""
+        if not isinstance(name, str):
+            return None
+        if name not in self._screens:
+            self._screens[name] = self._embed(name)
+        return self._screens[name]
+
+    def _embed(self, name: str) -> Screen | None:
+        picture = _opened(self._folder, name, LARGEST_SCREEN)
+        if picture is None:
+            return None
+        screen = Screen(f"screen-{len(self._rules)}", *picture.size)
+        self._rules.append(f".{screen.style} {{ background-image: url({_as_uri(_of_few_colors(picture))}); }}")
+        return screen
+
+    @property
+    def rules(self) -> str:
+        """The style sheet: names and numbers of our own, and base64."""
+        return "\n".join(self._rules)
+
+
+def _opened(folder: Path, name: str, largest: int) -> Image.Image | None:
     from PIL import Image
 
     path = _inside(folder, name)
@@ -25,9 +74,20 @@ def inline_picture(folder: Path, name: str) -> str | None:
             small = picture.convert("RGB")
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         return None
-    small.thumbnail((LARGEST_SIDE, LARGEST_SIDE))
+    small.thumbnail((largest, largest))
+    return small
+
+
+def _of_few_colors(picture: Image.Image) -> Image.Image:
+    """With a palette: a screen has few colours, and becomes a third of the size."""
+    from PIL import Image
+
+    return picture.quantize(256, dither=Image.Dither.NONE)
+
+
+def _as_uri(picture: Image.Image) -> str:
     encoded = io.BytesIO()
-    small.save(encoded, "PNG", optimize=True)
+    picture.save(encoded, "PNG", optimize=True)
     return "data:image/png;base64," + base64.b64encode(encoded.getvalue()).decode()
 
 

@@ -37,9 +37,15 @@ def interval(record: object, *keys: str) -> tuple[float, float] | None:
     return None if low is None or high is None else (low, high)
 
 
-def text(record: object, *keys: str) -> str:
+def point(record: object, *keys: str) -> tuple[float, float] | None:
+    """The fractions of a picture's width and height found by following `keys`, or None: nothing is drawn outside it."""
+    found = interval(record, *keys)
+    return found if found is not None and all(0 <= part <= 1 for part in found) else None
+
+
+def text(record: object, *keys: str, longest: int = LONGEST_TEXT) -> str:
     """What is found by following `keys` as text: empty if there is nothing, cut if it is too long."""
     value = at(record, *keys)
     found = "" if value is None else str(value)
-    left_out = len(found) - LONGEST_TEXT
-    return found if left_out <= 0 else f"{found[:LONGEST_TEXT]} … ({left_out:,} more characters)"
+    left_out = len(found) - longest
+    return found if left_out <= 0 else f"{found[:longest]} … ({left_out:,} more characters)"

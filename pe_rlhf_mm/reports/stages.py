@@ -7,14 +7,10 @@ from typing import NamedTuple
 
 from pe_rlhf_mm.reports.folder import RunRecord
 from pe_rlhf_mm.reports.records import Record, at, interval, number, text
+from pe_rlhf_mm.reports.strips import was_played
 from pe_rlhf_mm.reports.wording import DASH, SPACE, count, decimal, duration, gained, percent, points, reward
 
 STAGES = {"sft": "SFT", "reward_model": "Reward model", "rl": "RL", "evaluation": "Evaluation"}
-_MEASURES = {
-    "sft": "test questions answered right",
-    "reward_model": "test pairs ranked right, or ratings met",
-    "rl": "test questions answered right",
-}
 _SETTINGS = {"sft": "sft", "reward_model": "reward", "rl": "rl"}
 _ROLES = {"sft": "sft", "reward_model": "reward"}
 _ENDINGS = {
@@ -49,15 +45,17 @@ class Row(NamedTuple):
 
 def headline(run: RunRecord) -> str:
     """What came out, in plain words."""
-    return _outcome(run.summary) if run.finished else _unfinished(run)
+    if not run.finished:
+        return _unfinished(run)
+    return _outcome(run.summary, "episodes" if was_played(run.samples) else "questions")
 
 
-def _outcome(summary: Record) -> str:
+def _outcome(summary: Record, kind: str) -> str:
     before, after, gain = (number(summary, stage, "accuracy") for stage in ("sft", "rl", "gain"))
     if before is None or after is None:
         return _outcome_by_reward(summary)
     n = number(summary, "rl", "n")
-    where = "on the test questions" if n is None else f"on {count(n)} test questions"
+    where = f"on the test {kind}" if n is None else f"on {count(n)} test {kind}"
     gain = after - before if gain is None else gain
     ends = interval(summary, "gain", "interval")
     sentence = f"Accuracy {where} was {percent(before)} after SFT and is {percent(after)} after RL: {points(gain)}"
@@ -112,7 +110,7 @@ def _row(run: RunRecord, stage: str) -> Row:
     return Row(
         stage=stage,
         label=STAGES[stage],
-        measure=_MEASURES.get(stage, "all of the above, on the test split"),
+        measure=_measure(run, stage),
         value=percent(accuracy),
         extra=_extra(run, stage),
         n=count(number(run.summary, stage, "n")),
@@ -121,6 +119,14 @@ def _row(run: RunRecord, stage: str) -> Row:
         steps=_steps(run, stage),
         time=duration(_seconds(run, stage)),
     )
+
+
+def _measure(run: RunRecord, stage: str) -> str:
+    if stage == "evaluation":
+        return "all of the above, on the test split"
+    if stage == "reward_model":
+        return "test pairs ranked right, or ratings met"
+    return "test episodes that succeeded" if was_played(run.samples) else "test questions answered right"
 
 
 def _extra(run: RunRecord, stage: str) -> str:

@@ -145,6 +145,12 @@ class RLConfig:
     """J = E[(1 - beta) · reward - beta · KL]."""
     kl: Literal["return", "loss"] = "return"
     """Where the KL term acts: in every token's return (default), or as a differentiable term of the loss."""
+    reward: Literal["learned", "task"] = "learned"
+    """`learned`: the reward model's. `task`: what the environment gives; only for tasks that are played in one."""
+    max_turns: int = 8
+    """Replies of an episode, of tasks that are played in an environment; longer ones are cut there."""
+    environments: int = 8
+    """How many of them are played at once."""
     temperature: float = 0.7
     top_k: int = 0
     top_p: float = 1.0
@@ -155,7 +161,7 @@ class RLConfig:
     def __post_init__(self) -> None:
         _refuse_other_types(self)
         _positive(self, "steps", "prompts", "group", "learning_rate", "value_learning_rate", "temperature")
-        _positive(self, "evaluate_every", "evaluation_samples")
+        _positive(self, "evaluate_every", "evaluation_samples", "max_turns", "environments")
         self._refuse_impossible_sampling()
         if not 0 <= self.beta <= 1:
             raise OutOfRange(f"RLConfig.beta must be in [0, 1], not {self.beta}")

@@ -76,9 +76,7 @@ def examine(
 
     labels = _test_labels(task, config)
     judged = judge(labels, processor, gallery, room=config.rl.max_tokens)
-    accuracy = _reward_accuracy(
-        labels, score_judged(roles, processor, gallery, judged).right.tolist() if judged else []
-    )
+    accuracy = reward_accuracy(labels, score_judged(roles, processor, gallery, judged).right.tolist() if judged else [])
     observer.step("evaluation", 3, _known({"reward_model": accuracy["accuracy"]}))
 
     replies = zip(questions.prompts, found["sft"].tokens, found["policy"].tokens, strict=True)
@@ -87,10 +85,10 @@ def examine(
     observer.step("evaluation", PARTS, {"kl": divergence.nats})
     run.write_samples(_lines(questions, found["sft"], found["policy"], rewards, run))
     return {
-        "sft": _numbers(found["sft"].evaluation),
+        "sft": numbers(found["sft"].evaluation),
         "reward_model": accuracy,
-        "rl": {**_numbers(found["policy"].evaluation), "kl": divergence.nats, "kl_n": divergence.prompts},
-        "gain": _gain(found["sft"].evaluation, found["policy"].evaluation),
+        "rl": {**numbers(found["policy"].evaluation), "kl": divergence.nats, "kl_n": divergence.prompts},
+        "gain": gain(found["sft"].evaluation, found["policy"].evaluation),
         "learned_reward": _learned_reward(samples, rewards),
     }
 
@@ -109,7 +107,7 @@ def _test_labels(task: Task, config: TuneConfig) -> list[Label]:
     return pick(list(labels), config.test_samples, seed=config.seed)
 
 
-def _reward_accuracy(labels: Sequence[Label], right: Sequence[float]) -> dict[str, Any]:
+def reward_accuracy(labels: Sequence[Label], right: Sequence[float]) -> dict[str, Any]:
     """The reward model's accuracy on all labels, and on each value of what their metadata are broken down by."""
     clusters = [label.cluster or str(i) for i, label in enumerate(labels)]
 
@@ -145,12 +143,13 @@ def _learned_reward(samples: Sequence[Sample], rewards: Float[np.ndarray, "N 2"]
     return {name: {"mean": mean, "n": len(samples), "interval": interval} for name, (mean, interval) in means.items()}
 
 
-def _numbers(evaluation: Evaluation) -> dict[str, Any]:
+def numbers(evaluation: Evaluation) -> dict[str, Any]:
+    """The headline: its value, over how many samples, and its interval."""
     metric = evaluation.headline
     return {"accuracy": metric.value, "n": metric.n, "interval": metric.interval}
 
 
-def _gain(before: Evaluation, after: Evaluation) -> dict[str, Any]:
+def gain(before: Evaluation, after: Evaluation) -> dict[str, Any]:
     """The paired difference: both policies met the same questions."""
     columns = (before.scores[before.headline.evaluator], after.scores[after.headline.evaluator], before.outcomes)
     known = [

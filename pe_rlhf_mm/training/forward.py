@@ -103,6 +103,14 @@ def packed_rewards(
     return head(vlm.at(packed_hidden(config, weights, packed, how), packed.asked))
 
 
+def packed_values(
+    config: VLMConfig, weights: Weights, head: Head, packed: Packed, ends: Int[Array, " B"], how: Pass = SCORING
+) -> tuple[Float[Array, "B K"], Float[Array, " B"]]:
+    """A value model's estimate before each token that packed rows ask about, and at the columns `ends`."""
+    states = packed_hidden(config, weights, packed, how)
+    return head(vlm.at(states, jnp.maximum(packed.asked - 1, 0))), head(vlm.at(states, ends[:, None]))[:, 0]
+
+
 def packed_hidden(config: VLMConfig, weights: Weights, packed: Packed, how: Pass = SCORING) -> Float[Array, "B S D"]:
     """Final hidden states of every token of packed rows."""
     model, rows = vlm.bind(config, weights.state), vlm.packed_rows(config, packed)

@@ -10,8 +10,8 @@ value model start as the SFT policy, which is also the anchor. No clipping, no r
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -31,7 +31,7 @@ from pe_rlhf_mm.rollout.settings import Sampling
 from pe_rlhf_mm.training import forward
 from pe_rlhf_mm.training.config import RLConfig
 from pe_rlhf_mm.training.observer import Observer, Silent, refuse_non_finite
-from pe_rlhf_mm.training.step import adam, new_state, train_step
+from pe_rlhf_mm.training.step import Loss, adam, new_state, train_step
 from pe_rlhf_mm.types import Completions, Prompts
 
 Scorer = Callable[[Roles, Prompts, Completions], Float[Array, "B G"]]
@@ -103,15 +103,26 @@ def loss(
     row, how = (rollout.prompts, rollout.completions), forward.Pass(remat=remat)
     statistics = forward.policy(config, roles.weights("policy"), *row, sampling, how)
     values = forward.values(config, roles.weights("value"), roles.heads["value"], *row, how)
+    return objective(settings, statistics, values, rollout.returns, rollout.anchor_logprobs, mask)
 
-    policy_loss = losses.reinforce(statistics.logprobs, rollout.returns - values, mask)
-    value_loss = losses.value(values, rollout.returns, mask)
-    penalty = PLACEMENTS[settings.kl].penalty(statistics.full_logprobs, rollout.anchor_logprobs, mask)
-    unexplained = masked.token_variance(rollout.returns - values, mask)
+
+def objective(
+    settings: RLConfig,
+    statistics: forward.PolicyStatistics,
+    values: Float[Array, "*n T"],
+    returns: Float[Array, "*n T"],
+    anchor_logprobs: Float[Array, "*n T"],
+    mask: Bool[Array, "*n T"],
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """L_pg + L_v (+ β · penalty), of rows of completions or of episodes, and its metrics."""
+    policy_loss = losses.reinforce(statistics.logprobs, returns - values, mask)
+    value_loss = losses.value(values, returns, mask)
+    penalty = PLACEMENTS[settings.kl].penalty(statistics.full_logprobs, anchor_logprobs, mask)
+    unexplained = masked.token_variance(returns - values, mask)
     metrics = {
         "policy_loss": policy_loss,
         "value_loss": value_loss,
-        "explained_variance": 1 - unexplained / jnp.maximum(masked.token_variance(rollout.returns, mask), 1e-8),
+        "explained_variance": 1 - unexplained / jnp.maximum(masked.token_variance(returns, mask), 1e-8),
         "entropy": masked.token_mean(statistics.entropy, mask),
     }
     return policy_loss + value_loss + settings.beta * penalty, metrics
@@ -219,32 +230,54 @@ def reinforce(
     It is given prompts and nothing else: no target, no demonstration. Raises TrainingDiverged at the first number that
     is not finite.
     """
-    config = processor.config
-    sampling = settings.sampling
+    config, sampling = processor.config, settings.sampling
     scorer = learned_reward(config) if scorer is None else scorer
+    fed = feed(processor, gallery, prompts, settings, seed=seed)
+
+    def draw(roles: Roles, trainable: Trainable, key: jax.Array) -> tuple[Rollout, dict[str, jax.Array]]:
+        return collect(config, roles, trainable, next(fed.batches), settings, sampling, scorer, key)
+
+    of_a_rollout = functools.partial(loss, config, settings, sampling, remat)
+    facts = {"padding_share": fed.padding_share}
+    improved = improve(
+        roles, config, draw, of_a_rollout, settings, facts=facts, monitor=monitor, seed=seed, observer=observer
+    )
+    fed.batches.close()
+    return improved
+
+
+def improve(
+    roles: Roles,
+    config: VLMConfig,
+    draw: Callable[[Roles, Trainable, jax.Array], tuple[Any, dict[str, Any]]],
+    loss: Loss[Trainable],
+    settings: RLConfig,
+    *,
+    facts: Mapping[str, float],
+    monitor: Callable[[Roles], float] | None,
+    seed: int,
+    observer: Observer,
+) -> Roles:
+    """The loop: `draw` a rollout with the current policy, take a step on it, tell the observer, `facts` first."""
     roles = roles.start("policy", "sft").start("anchor", "sft").start("value", "sft")
     roles = roles.with_head("value", jnp.zeros(config.decoder.width))
-    fed = feed(processor, gallery, prompts, settings, seed=seed)
     training_key, drawing_key = jax.random.split(jax.random.key(seed))
     trainable = roles.pick("policy", "value")
     optimizer = optimizer_for(settings, trainable)
     state = new_state(trainable, optimizer, training_key)
-    objective = functools.partial(loss, config, settings, sampling, remat)
 
     observer.begin("rl", settings.steps)
-    observer.note("rl", 0, {"padding_share": fed.padding_share})
+    observer.note("rl", 0, facts)
     if monitor is not None:
         observer.note("rl", 0, {"validation_accuracy": monitor(roles)})
     for step in range(1, settings.steps + 1):
-        key = jax.random.fold_in(drawing_key, step)
-        rollout, drawn = collect(config, roles, state.trainable, next(fed.batches), settings, sampling, scorer, key)
-        state, metrics = train_step(state, roles, rollout, loss=objective, optimizer=optimizer)
+        rollout, drawn = draw(roles, state.trainable, jax.random.fold_in(drawing_key, step))
+        state, metrics = train_step(state, roles, rollout, loss=loss, optimizer=optimizer)
         numbers = {name: float(np.asarray(value)) for name, value in {**drawn, **metrics}.items()}
         refuse_non_finite("rl", step, numbers)
         observer.step("rl", step, numbers)
         if monitor is not None and (step % settings.evaluate_every == 0 or step == settings.steps):
             observer.note("rl", step, {"validation_accuracy": monitor(roles.put(state.trainable))})
-    fed.batches.close()
     return roles.put(state.trainable)
 
 

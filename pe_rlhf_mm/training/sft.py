@@ -13,15 +13,16 @@ from pe_rlhf_mm.adapters.roles import Roles, Trainable
 from pe_rlhf_mm.algorithms import losses, masked
 from pe_rlhf_mm.data.images import Gallery
 from pe_rlhf_mm.data.packing import every_token, pack
+from pe_rlhf_mm.data.padding import rounded
 from pe_rlhf_mm.data.processor import EncodedPrompt, Processor
 from pe_rlhf_mm.data.streams import Fed, bucketed, packed
-from pe_rlhf_mm.data.transcript import Turn
+from pe_rlhf_mm.data.transcript import Transcript, Turn, length
 from pe_rlhf_mm.models.config import VLMConfig
 from pe_rlhf_mm.training import forward
 from pe_rlhf_mm.training.config import SFTConfig
 from pe_rlhf_mm.training.loop import train
 from pe_rlhf_mm.training.observer import Observer, Silent
-from pe_rlhf_mm.training.step import adam
+from pe_rlhf_mm.training.step import Loss, adam
 from pe_rlhf_mm.types import Completions, Packed, Prompts
 
 
@@ -69,21 +70,19 @@ def one_a_row(
 def several_a_row(
     processor: Processor,
     gallery: Gallery,
-    demonstrations: Sequence[Demonstration],
+    transcripts: Sequence[Transcript],
     *,
     capacity: int,
     batch_size: int,
     seed: int,
 ) -> Fed[Packed]:
-    """Batches of rows that hold `capacity` tokens of demonstrations each."""
-    lengths = [len(d.prompt.tokens) + len(d.reply) for d in demonstrations]
+    """Batches of rows that hold `capacity` tokens of demonstrations each, be they of one turn or of several."""
 
-    def collate(bins: list[list[Demonstration]]) -> Packed:
-        rows = [[(Turn(*shown),) for shown in chosen] for chosen in bins]
-        return pack(processor.config, gallery, rows, capacity=capacity, asked=every_token)
+    def collate(bins: list[list[Transcript]]) -> Packed:
+        return pack(processor.config, gallery, bins, capacity=capacity, asked=every_token)
 
     size = {"capacity": capacity, "batch_size": batch_size, "seed": seed}
-    return packed(demonstrations, lengths, collate, what="demonstrations", **size)
+    return packed(transcripts, [length(turns) for turns in transcripts], collate, what="demonstrations", **size)
 
 
 def sft(
@@ -100,21 +99,40 @@ def sft(
 ) -> Roles:
     """Trains the role `sft` (which must exist) and returns the roles with it in place."""
     batch_size, capacity = settings.batch_size, settings.packed_length
-    fed: Fed
     if capacity:
-        fed = several_a_row(processor, gallery, demonstrations, capacity=capacity, batch_size=batch_size, seed=seed)
+        turns = [(Turn(*shown),) for shown in demonstrations]
+        fed: Fed = several_a_row(processor, gallery, turns, capacity=capacity, batch_size=batch_size, seed=seed)
     else:
         fed = one_a_row(processor, gallery, demonstrations, batch_size=batch_size, seed=seed)
-    objective = packed_loss if capacity else loss
-    trained = train(
-        "sft",
-        roles,
-        roles.pick("sft"),
-        fed,
-        functools.partial(objective, processor.config, dropout, remat),
-        adam(settings.learning_rate, settings.steps, warmup=min(20, settings.steps // 10), decay=True),
-        steps=settings.steps,
-        key=jax.random.key(seed),
-        observer=observer,
-    )
+    objective = functools.partial(packed_loss if capacity else loss, processor.config, dropout, remat)
+    return _imitate(roles, fed, objective, settings, seed=seed, observer=observer)
+
+
+def sft_episodes(
+    roles: Roles,
+    processor: Processor,
+    gallery: Gallery,
+    transcripts: Sequence[Transcript],
+    settings: SFTConfig,
+    *,
+    dropout: float = 0.0,
+    remat: bool = False,
+    seed: int = 0,
+    observer: Observer = Silent(),
+) -> Roles:
+    """The same from whole episodes, of which every reply is imitated; rows are as long as the longest, or as packed."""
+    longest = max((length(turns) for turns in transcripts), default=0)
+    capacity = settings.packed_length or rounded(longest)
+    size = {"capacity": capacity, "batch_size": settings.batch_size, "seed": seed}
+    fed = several_a_row(processor, gallery, transcripts, **size)
+    objective = functools.partial(packed_loss, processor.config, dropout, remat)
+    return _imitate(roles, fed, objective, settings, seed=seed, observer=observer)
+
+
+def _imitate(
+    roles: Roles, fed: Fed, objective: Loss[Trainable], settings: SFTConfig, *, seed: int, observer: Observer
+) -> Roles:
+    optimizer = adam(settings.learning_rate, settings.steps, warmup=min(20, settings.steps // 10), decay=True)
+    key, shown = jax.random.key(seed), roles.pick("sft")
+    trained = train("sft", roles, shown, fed, objective, optimizer, steps=settings.steps, key=key, observer=observer)
     return roles.put(trained)

@@ -2,6 +2,8 @@
 
 A run may start from another one's SFT policy and reward model instead of training its own (`training/start.py`).
 
+Tasks that are played in an environment go another way (`training/agents.py`).
+
 Who sees what: SFT sees demonstrations of the training split; the reward model sees pairs of the training split; RL
 sees prompts of the training split and *nothing else*; the validation split chooses the reward model's checkpoint and
 draws the accuracy curve; the test split is met after all training is over.
@@ -12,23 +14,23 @@ from __future__ import annotations
 import dataclasses
 import resource
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import jax
-
 from pe_rlhf_mm import registry
 from pe_rlhf_mm.adapters import roles as role_table
-from pe_rlhf_mm.adapters.roles import BACKBONE, Roles
+from pe_rlhf_mm.adapters.roles import Roles
 from pe_rlhf_mm.data.cache import RememberingProcessor
+from pe_rlhf_mm.envs.pool import pool_of
 from pe_rlhf_mm.errors import UserError
-from pe_rlhf_mm.models.model import SHIPPED, Model, load_model
+from pe_rlhf_mm.models.model import SHIPPED, load_model
 from pe_rlhf_mm.reports.page import write_report
+from pe_rlhf_mm.training.agents import agent_stages
 from pe_rlhf_mm.training.config import TuneConfig
 from pe_rlhf_mm.training.examine import answer, examine
+from pe_rlhf_mm.training.job import Job, attach
 from pe_rlhf_mm.training.judged import label_source
 from pe_rlhf_mm.training.observer import Observer, Observers
 from pe_rlhf_mm.training.prepare import prepare
@@ -38,7 +40,8 @@ from pe_rlhf_mm.training.reinforce import reinforce
 from pe_rlhf_mm.training.reward import train_reward_model
 from pe_rlhf_mm.training.run import Run
 from pe_rlhf_mm.training.sft import sft
-from pe_rlhf_mm.training.start import Start, inherited, load_start, read_start
+from pe_rlhf_mm.training.start import inherited, load_start, read_start
+from pe_rlhf_mm.training.stopwatch import Stopwatch
 from pe_rlhf_mm.types import Task
 
 
@@ -67,8 +70,10 @@ def tune(
         if Path(out).resolve() == start.run:
             raise UserError(f"{out} is the run to start from, and would be overwritten. Give another --out.")
         config = inherited(config, start)
-    if start is None or "reward" not in start.roles:
+    if config.rl.reward == "learned" and (start is None or "reward" not in start.roles):
         label_source(instance, config.reward.loss)  # or there is nothing to train a reward model on
+    pool = pool_of(instance, config.rl.environments)
+    _refuse_unearned_reward(instance, config, played=pool is not None)
     loaded = load_model(model, quantize=config.quantize)
     loaded = dataclasses.replace(loaded, processor=RememberingProcessor(loaded.processor))
     values: dict[str, Any] = {"task": id, "model": lasting_name(model), "settings": dataclasses.asdict(config)}
@@ -77,7 +82,19 @@ def tune(
     with ExitStack() as stack:
         stack.enter_context(_ending(run))
         observer: Observer = run if quiet else Observers([run, stack.enter_context(ProgressBar())])
-        return _stages(id, instance, loaded, config, start, run, observer)
+        job, watch = Job(id, instance, loaded, config, start, run, observer), Stopwatch()
+        results = _stages(job, watch) if pool is None else agent_stages(job, stack.enter_context(pool), watch)
+        summary = _summary(job, watch, *results)
+        run.write_summary(summary)
+        return summary
+
+
+def _refuse_unearned_reward(task: Task, config: TuneConfig, *, played: bool) -> None:
+    if config.rl.reward == "task" and not played:
+        raise UserError(
+            f"{type(task).__name__} is not played in an environment, so there is no reward of its own; leave rl.reward "
+            "at learned."
+        )
 
 
 def lasting_name(model: str | Path) -> str:
@@ -99,41 +116,23 @@ def _ending(run: Run) -> Iterator[None]:
     write_report(run.folder)
 
 
-class _Stopwatch:
-    """Seconds of each stage."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-
-    @contextmanager
-    def of(self, stage: str) -> Iterator[None]:
-        start = time.monotonic()
-        yield
-        self.seconds[stage] = round(time.monotonic() - start, 1)
-
-
-def _stages(
-    id: str, task: Task, model: Model, config: TuneConfig, start: Start | None, run: Run, observer: Observer
-) -> dict[str, Any]:
-    watch, processor, remat, seed = _Stopwatch(), model.processor, config.remat, config.seed
-    given = () if start is None else start.roles
+def _stages(job: Job, watch: Stopwatch) -> tuple[Roles, dict[str, Any]]:
+    """SFT, reward model, RL and examination of a task of one turn: the roles at the end, and the numbers."""
+    id, task, model, config, start, run, observer = job
+    processor, given = model.processor, () if start is None else start.roles
     roles, data = attach(model, config), prepare(task, model, config, given=given)
     roles, gallery = roles if start is None else load_start(roles, start, model.config), data.gallery
 
     if "sft" not in given:
         with watch.of("sft"):
-            shown, dropout = data.demonstrations, config.lora.dropout
-            roles = sft(
-                roles, processor, gallery, shown, config.sft, dropout=dropout, remat=remat, seed=seed, observer=observer
-            )
+            dropout = config.lora.dropout
+            roles = sft(roles, processor, gallery, data.demonstrations, config.sft, dropout=dropout, **job.how)
     run.save(roles, model.config, "sft")
 
     if "reward" not in given:
         with watch.of("reward_model"):
             labels = (data.judged, data.validation_judged)
-            roles = train_reward_model(
-                roles, processor, gallery, *labels, config.reward, remat=remat, seed=seed, observer=observer
-            )
+            roles = train_reward_model(roles, processor, gallery, *labels, config.reward, **job.how)
     run.save(roles, model.config, "reward")
 
     def monitor(now: Roles) -> float:
@@ -142,44 +141,26 @@ def _stages(
         return answers.evaluation.headline.value
 
     with watch.of("rl"):
-        prompts = data.prompts
-        roles = reinforce(
-            roles, processor, gallery, prompts, config.rl, monitor=monitor, remat=remat, seed=seed, observer=observer
-        )
+        roles = reinforce(roles, processor, gallery, data.prompts, config.rl, monitor=monitor, **job.how)
         run.save(roles, model.config, "policy", "value")
 
     with watch.of("evaluation"):
-        results = examine(id, task, model, roles, config, run, observer)
-    summary = {
-        "task": id,
-        "model": model.name,
-        "mode": config.mode,
-        "seed": config.seed,
-        "start_from": start and start.remembered(),
+        return roles, examine(id, task, model, roles, config, run, observer)
+
+
+def _summary(job: Job, watch: Stopwatch, roles: Roles, results: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "task": job.id,
+        "model": job.model.name,
+        "mode": job.config.mode,
+        "seed": job.config.seed,
+        "start_from": job.start and job.start.remembered(),
         **results,
-        "trainable_fraction": role_table.count(roles.pick("policy")) / role_table.count(model.state),
-        "seconds": round(run.seconds, 1),
+        "trainable_fraction": role_table.count(roles.pick("policy")) / role_table.count(job.model.state),
+        "seconds": round(job.run.seconds, 1),
         "peak_rss_gib": round(peak_rss_gib(), 3),
         "stages": watch.seconds,
     }
-    run.write_summary(summary)
-    return summary
-
-
-def attach(model: Model, config: TuneConfig) -> Roles:
-    """The roles before any training: `sft` and `reward` equal the backbone; `policy` and `value` start from `sft`."""
-    keys = jax.random.split(jax.random.key(config.seed), 3)
-    roles = role_table.only_backbone(model.state)
-    for role, rank, key in (("sft", config.lora.rank, keys[0]), ("reward", config.lora.reward_rank, keys[1])):
-        if config.mode == "full":
-            roles = roles.start(role, BACKBONE)
-        else:
-            alpha, targets = config.lora.alpha, config.lora.targets
-            roles = role_table.new_slot_role(
-                roles, role, model.config, rank=rank, alpha=alpha, targets=targets, key=key
-            )
-    width = model.config.decoder.width
-    return roles.with_head("reward", jax.random.normal(keys[2], (width,)) * width**-0.5)
 
 
 def peak_rss_gib() -> float:

@@ -1,0 +1,1 @@
+"""Screens drawn in Python, to tune agents on without a browser."""

@@ -1,0 +1,108 @@
+"""Episodes for an evaluation: any policy against a pool of environments, and how the episodes went."""
+
+from __future__ import annotations
+
+import functools
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, NamedTuple, cast
+
+from pe_rlhf_mm.envs.episode import MAX_TURNS, ending, lost_by, or_too_long
+from pe_rlhf_mm.envs.pool import EnvPool
+from pe_rlhf_mm.envs.waves import PolicyOfMany, play_all
+from pe_rlhf_mm.errors import PromptTooLong, UserError
+from pe_rlhf_mm.types import Message, Outcome, Sample
+
+if TYPE_CHECKING:
+    from pe_rlhf_mm.rollout.policy import Policy
+
+
+class EpisodeCounts(NamedTuple):
+    """Numbers of episodes, of replies in them, of the replies that could not be carried out as actions, and of times
+    that an environment replayed an episode after a fault.
+
+    The rest count episodes by their end: `terminated` by the task itself, `truncated` by the environment's budget,
+    `out_of_turns` and `out_of_context` from outside, `lost` by a failure that is not the policy's.
+    """
+
+    episodes: int
+    replies: int
+    action_errors: int
+    replays: int
+    terminated: int
+    truncated: int
+    out_of_turns: int
+    out_of_context: int
+    lost: int
+
+    def text(self) -> str:
+        """One line."""
+        share = f" ({100 * self.action_errors / self.replies:.1f} %)" if self.replies else ""
+        ends = {"cut by the environment": self.truncated, "out of turns": self.out_of_turns}
+        ends |= {"out of context": self.out_of_context, "lost": self.lost}
+        told = [f"{n} {how}" for how, n in ends.items() if n]
+        return (
+            f"{self.episodes} episodes, {self.replies} replies, {self.action_errors}{share} not carried out; "
+            f"{', '.join([f'{self.terminated} ended by the task', *told])}"
+        )
+
+
+def count_episodes(outcomes: Sequence[Outcome]) -> EpisodeCounts:
+    """Counts what happened in episodes."""
+    ends = Counter[str](ending(outcome) for outcome in outcomes)
+    return EpisodeCounts(
+        len(outcomes),
+        sum(len(outcome.replies) for outcome in outcomes),
+        sum("action_error" in step.info for outcome in outcomes for step in outcome.steps),
+        sum(max((step.info.get("replays", 0) for step in outcome.steps), default=0) for outcome in outcomes),
+        **{name: ends[name] for name in EpisodeCounts._fields[4:]},
+    )
+
+
+def play_samples(
+    policy: Policy | Callable[[Sequence[Message]], str],
+    pool: EnvPool,
+    samples: Sequence[Sample],
+    *,
+    max_tokens: int,
+    seed: int = 0,
+    max_turns: int = MAX_TURNS,
+    tick: Callable[[int, int], None] | None = None,
+) -> list[Outcome]:
+    """Greedy episodes of a policy, or of a plain function, one for each sample.
+
+    Raises UserError if every episode is lost: there is nothing to say of the policy then.
+    """
+    answers, seeds = answers_of(policy, max_tokens), range(seed, seed + len(samples))
+    outcomes = play_all(answers, pool, samples, seeds, max_turns=max_turns, tick=tick)
+    losses = [lost_by(outcome) for outcome in outcomes]
+    if None not in losses:
+        raise UserError(f"all {len(losses)} episodes were lost, the first one because: {losses[0]}")
+    return outcomes
+
+
+def answers_of(policy: Policy | Callable[[Sequence[Message]], str], max_tokens: int) -> PolicyOfMany:
+    """Many conversations to greedy replies: by one call of a Policy, and by one call each of a plain function."""
+    if hasattr(policy, "generate"):
+        return functools.partial(_generate, cast("Policy", policy), max_tokens)
+    return lambda conversations: [or_too_long(policy, conversation) for conversation in conversations]
+
+
+def _generate(policy: Policy, max_tokens: int, conversations: Sequence[Sequence[Message]]) -> list[str | PromptTooLong]:
+    try:
+        return [group[0] for group in policy.generate(conversations, max_tokens=max_tokens)]
+    except PromptTooLong:  # it names the first one only, and the others must not wait for it
+        answers: list[str | PromptTooLong | None] = [_too_long(policy, c, max_tokens) for c in conversations]
+    fitting = [c for c, error in zip(conversations, answers, strict=True) if error is None]
+    replies = iter(policy.generate(fitting, max_tokens=max_tokens) if fitting else ())
+    return [next(replies)[0] if error is None else error for error in answers]
+
+
+def _too_long(policy: Policy, conversation: Sequence[Message], max_tokens: int) -> PromptTooLong | None:
+    from pe_rlhf_mm.data.images import Gallery
+
+    try:
+        policy.processor.encode([conversation], Gallery(policy.processor.config), room=max_tokens)
+    except PromptTooLong as error:
+        return error
+    return None

@@ -1,0 +1,181 @@
+"""The whole job for a task that is played in an environment: episodes take the place of prompts and completions.
+
+Who sees what: SFT sees the oracle's episodes of some samples of the training split; the reward model, if it is asked
+for, ratings of the training split; RL plays samples of the training split; the validation split draws the curve, and
+the test split is met after all training is over.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+
+from pe_rlhf_mm.adapters.roles import Roles
+from pe_rlhf_mm.data.images import Gallery
+from pe_rlhf_mm.data.labels import Label
+from pe_rlhf_mm.data.pipeline import pick
+from pe_rlhf_mm.data.transcript import Transcript
+from pe_rlhf_mm.envs.pool import EnvPool
+from pe_rlhf_mm.evaluation.evaluate import Evaluation, check_evaluators, collect_samples, summarize
+from pe_rlhf_mm.reports.episodes import episode_record, goal_of
+from pe_rlhf_mm.rollout.episodes import play_episodes
+from pe_rlhf_mm.rollout.settings import Sampling
+from pe_rlhf_mm.training.demonstrate import demonstrate, transcript
+from pe_rlhf_mm.training.episodes import collect_episodes, reinforce_episodes
+from pe_rlhf_mm.training.examine import gain, numbers, reward_accuracy
+from pe_rlhf_mm.training.job import Job, attach
+from pe_rlhf_mm.training.judged import judge, label_source
+from pe_rlhf_mm.training.prepare import SPLITS, new_gallery
+from pe_rlhf_mm.training.reward import Judged, score_judged, train_reward_model
+from pe_rlhf_mm.training.sft import sft_episodes
+from pe_rlhf_mm.training.start import load_start
+from pe_rlhf_mm.training.stopwatch import Stopwatch
+from pe_rlhf_mm.types import Sample, Task
+
+RATINGS = 4096
+"""Ratings of the training split that are made where the settings say "all": making them takes playing, and some tasks
+never run out."""
+DIVERGENCE_SAMPLES = 64
+"""Samples that the divergence from the SFT policy is estimated on."""
+
+
+class AgentData(NamedTuple):
+    """What training may see of a task that is played."""
+
+    gallery: Gallery
+    demonstrations: Sequence[Transcript]
+    judged: Sequence[Judged]
+    validation_judged: Sequence[Judged]
+    samples: Sequence[Sample]
+    validation: Sequence[Sample]
+
+
+def agent_stages(job: Job, pool: EnvPool, watch: Stopwatch) -> tuple[Roles, dict[str, Any]]:
+    """SFT, reward model unless the task's own reward is used, RL and examination: the roles and the numbers."""
+    model, config, start, run = job.model, job.config, job.start, job.run
+    processor, given = model.processor, () if start is None else start.roles
+    with watch.of("demonstrations"):
+        data = _prepare(job, pool)
+    roles, gallery = attach(model, config), data.gallery
+    roles = roles if start is None else load_start(roles, start, model.config)
+
+    if "sft" not in given:
+        with watch.of("sft"):
+            shown, dropout = data.demonstrations, config.lora.dropout
+            roles = sft_episodes(roles, processor, gallery, shown, config.sft, dropout=dropout, **job.how)
+    run.save(roles, model.config, "sft")
+
+    if config.rl.reward == "learned":
+        if "reward" not in given:
+            with watch.of("reward_model"):
+                labels = (data.judged, data.validation_judged)
+                roles = train_reward_model(roles, processor, gallery, *labels, config.reward, **job.how)
+        run.save(roles, model.config, "reward")
+
+    def monitor(now: Roles) -> float:
+        run.save(now, model.config, "policy", "value")
+        return _played(job, pool, now, "policy", gallery, data.validation).headline.value
+
+    with watch.of("rl"):
+        roles = reinforce_episodes(roles, processor, gallery, pool, data.samples, config.rl, monitor=monitor, **job.how)
+        run.save(roles, model.config, "policy", "value")
+
+    with watch.of("evaluation"):
+        return roles, _examine(job, pool, roles, data)
+
+
+def _prepare(job: Job, pool: EnvPool) -> AgentData:
+    """Plays demonstrations and encodes what training may see. Raises UserError, PromptTooLong, ImageError."""
+    task, model, config, seed = job.task, job.model, job.config, job.config.seed
+    given, processor, gallery = (
+        () if job.start is None else job.start.roles,
+        model.processor,
+        new_gallery(model, config),
+    )
+    check_evaluators(task)
+    for split in SPLITS:
+        collect_samples(task, split, limit=1, seed=seed)
+    samples = collect_samples(task, "train", limit=None, seed=seed)
+    validation = pick(collect_samples(task, "validation", limit=None), config.rl.evaluation_samples, seed=seed)
+    transcripts: list[Transcript] = []
+    if "sft" not in given:
+        shown = demonstrate(task, pool, pick(samples, config.sft.demonstrations, seed=seed), seed=seed)
+        transcripts = [transcript(outcome, processor, gallery, room=config.rl.max_tokens) for outcome in shown]
+    judged, held_out = [], []
+    if config.rl.reward == "learned" and "reward" not in given:
+        counts = {"train": config.reward.pairs or RATINGS, "validation": config.reward.validation_pairs}
+        judged, held_out = (
+            judge(_labels(task, config.reward.loss, split, count, seed), processor, gallery, room=config.rl.max_tokens)
+            for split, count in counts.items()
+        )
+    return AgentData(gallery, transcripts, judged, held_out, samples, validation)
+
+
+def _labels(task: Task, loss: str, split: str, count: int, seed: int) -> list[Label]:
+    return list(itertools.islice(label_source(task, loss).read(split, seed=seed), count))
+
+
+def _played(
+    job: Job, pool: EnvPool, roles: Roles, role: str, gallery: Gallery, samples: Sequence[Sample]
+) -> Evaluation:
+    """Greedy episodes of a role, scored by the task's evaluators."""
+    rl = job.config.rl
+    greedy, key = Sampling(temperature=0.0, max_tokens=rl.max_tokens), jax.random.key(0)
+    weights, processor = roles.weights(role), job.model.processor
+    played = play_episodes(processor, weights, gallery, pool, samples, greedy, key, max_turns=rl.max_turns)
+    return summarize(job.id, [p.outcome for p in played], job.task.evaluators)
+
+
+def _examine(job: Job, pool: EnvPool, roles: Roles, data: AgentData) -> dict[str, Any]:
+    """Test samples, played before and after RL; writes `samples.jsonl`; returns the numbers."""
+    config, seed, processor = job.config, job.config.seed, job.model.processor
+    gallery = new_gallery(job.model, config)
+    samples = pick(collect_samples(job.task, "test", limit=None), config.test_samples, seed=seed)
+    job.observer.begin("evaluation", 3)
+    found: dict[str, Evaluation] = {}
+    for part, (role, name) in enumerate((("sft", "sft"), ("policy", "rl")), start=1):
+        found[name] = _played(job, pool, roles, role, gallery, samples)
+        value = found[name].headline.value
+        job.observer.step("evaluation", part, {name: value} if math.isfinite(value) else {})
+    some = pick(data.samples, DIVERGENCE_SAMPLES, seed=seed)
+    key, learned = jax.random.key(seed), config.rl.reward == "learned"
+    _, drawn = collect_episodes(processor, gallery, pool, roles, roles.pick("policy", "value"), some, config.rl, key)
+    divergence = float(drawn["kl"])
+    job.observer.step("evaluation", 3, {"kl": divergence})
+    job.run.write_samples(_lines(job, samples, found))
+    return {
+        "sft": numbers(found["sft"]),
+        "reward_model": _test_of_reward_model(job, roles, gallery) if learned else None,
+        "rl": {**numbers(found["rl"]), "kl": divergence, "kl_n": len(some)},
+        "gain": gain(found["sft"], found["rl"]),
+        "episodes": {name: evaluation.episodes._asdict() for name, evaluation in found.items() if evaluation.episodes},
+    }
+
+
+def _test_of_reward_model(job: Job, roles: Roles, gallery: Gallery) -> dict[str, Any]:
+    config = job.config
+    labels = _labels(job.task, config.reward.loss, "test", config.test_samples or RATINGS, config.seed)
+    judged = judge(labels, job.model.processor, gallery, room=config.rl.max_tokens)
+    return reward_accuracy(labels, score_judged(roles, job.model.processor, gallery, judged).right.tolist())
+
+
+def _lines(job: Job, samples: Sequence[Sample], found: dict[str, Evaluation]) -> Iterator[dict[str, Any]]:
+    """One record a sample: the goal, and both policies' episodes with their scores."""
+    for i, sample in enumerate(samples):
+        outcomes = {name: evaluation.outcomes[i] for name, evaluation in found.items()}
+        scores = {name: e.scores[e.headline.evaluator][i].value for name, e in found.items()}
+        yield {
+            "id": sample.id,
+            "question": goal_of(outcomes["sft"]),
+            "target": sample.target,
+            "image": None,
+            "episodes": {name: episode_record(o, job.run.save_image) for name, o in outcomes.items()},
+            **{
+                name: {"reply": "\n".join(o.replies), "reward": sum(s.reward for s in o.steps), "score": scores[name]}
+                for name, o in outcomes.items()
+            },
+        }

@@ -1,0 +1,225 @@
+"""REINFORCE over whole episodes: what `reinforce.py` does with completions, done with rows of several turns.
+
+A row is an episode as it was played, [read | reply | read | reply | ..]; a loss reads the tokens that the policy chose
+and no others. Returns run over the whole episode (γ = 1). An episode that the task ended earns nothing more; one that
+was cut from outside is worth what the value model expects beyond the cut. A lost episode is masked out and counted.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from pe_rlhf_mm.adapters.roles import Roles, Trainable
+from pe_rlhf_mm.algorithms import advantages, kl, masked
+from pe_rlhf_mm.data.images import Gallery
+from pe_rlhf_mm.data.packing import every_token, pack
+from pe_rlhf_mm.data.processor import EncodedPrompt, Processor
+from pe_rlhf_mm.data.transcript import Turn, length
+from pe_rlhf_mm.envs.episode import lost_by
+from pe_rlhf_mm.envs.pool import EnvPool
+from pe_rlhf_mm.models.config import VLMConfig
+from pe_rlhf_mm.rollout.episodes import Played, play_episodes
+from pe_rlhf_mm.rollout.settings import Sampling
+from pe_rlhf_mm.training import forward
+from pe_rlhf_mm.training.config import RLConfig
+from pe_rlhf_mm.training.observer import Observer, Silent
+from pe_rlhf_mm.training.reinforce import improve, objective
+from pe_rlhf_mm.types import Outcome, Packed, Sample
+
+ROOM = 128
+"""Rows are padded to a multiple of so many tokens: each length compiles an update."""
+
+
+class Rows(NamedTuple):
+    """Episodes as rows, and what the environment said, at the columns that are asked about.
+
+    `logprobs`: as drawn; `rewards`: at the last token of the reply that earned them; `turn`: the number of the reply,
+    -1 at padding; `ends`: the last column of each row; `cut`: the episode was ended from outside.
+    """
+
+    packed: Packed
+    logprobs: Float[Any, "B K"]
+    rewards: Float[Any, "B K"]
+    turn: Int[Any, "B K"]
+    ends: Int[Any, " B"]
+    cut: Bool[Any, " B"]
+
+
+class EpisodeRollout(NamedTuple):
+    """Episodes with everything that is constant for the update."""
+
+    packed: Packed
+    ends: Int[Array, " B"]
+    returns: Float[Array, "B K"]
+    anchor_logprobs: Float[Array, "B K"]
+
+
+def rows_of(config: VLMConfig, gallery: Gallery, played: Sequence[Played]) -> Rows:
+    """Episodes, one a row. Nothing of a lost one is asked about."""
+    whole = [[*p.turns, Turn(p.left or EncodedPrompt([], ()), [])] if _cut(p) else list(p.turns) for p in played]
+    capacity = -(-max(map(length, whole)) // ROOM) * ROOM
+    packed = pack(config, gallery, [[turns] if turns else [] for turns in whole], capacity=capacity, asked=every_token)
+    shape = packed.mask.shape
+    drawn, rewards, turn = np.zeros(shape, np.float32), np.zeros(shape, np.float32), np.full(shape, -1, np.int32)
+    for row, episode in enumerate(played):
+        start = 0
+        for number, (_, reply) in enumerate(episode.turns):
+            turn[row, start : start + len(reply)] = number
+            start += len(reply)
+            if reply:
+                rewards[row, start - 1] = episode.outcome.steps[number + 1].reward
+        drawn[row, :start] = episode.logprobs
+        packed.mask[row] &= lost_by(episode.outcome) is None
+    ends = np.array([max(length(turns) - 1, 0) for turns in whole], np.int32)
+    return Rows(packed, drawn, rewards, turn, ends, np.array([_cut(p) for p in played]))
+
+
+def _cut(played: Played) -> bool:
+    last = played.outcome.steps[-1]
+    return last.truncated and not last.terminated and lost_by(played.outcome) is None
+
+
+Credit = Callable[[Float[Array, "B K"], Int[Array, "B K"]], Float[Array, "B K"]]
+"""From the reward of every token, and the turn it is of, to its return."""
+
+
+def over_the_episode(rewards: Float[Array, "B K"], turn: Int[Array, "B K"]) -> Float[Array, "B K"]:
+    """Everything that is earned from a token on: for the task's own reward, which often comes at the end."""
+    return advantages.returns_to_go(rewards)
+
+
+CREDITS: dict[str, Credit] = {"task": over_the_episode, "learned": advantages.returns_within_turns}
+"""By where the reward comes from."""
+
+
+@functools.partial(jax.jit, static_argnames=("config", "sampling", "source", "beta", "kl_in_return"))
+def _assess(
+    config: VLMConfig,
+    roles: Roles,
+    rows: Rows,
+    *,
+    sampling: Sampling,
+    source: str,
+    beta: float,
+    kl_in_return: bool,
+) -> tuple[EpisodeRollout, dict[str, jax.Array]]:
+    """Returns of every chosen token, and the metrics of a rollout."""
+    packed, mask = rows.packed, rows.packed.mask
+    policy_now, anchor = (
+        forward.packed_policy(config, roles.weights(role), packed, sampling) for role in ("policy", "anchor")
+    )
+    rewards = rows.rewards
+    if source == "learned":
+        judged = forward.packed_rewards(config, roles.weights("reward"), roles.heads["reward"], packed)
+        last = mask & (rows.turn != jnp.pad(rows.turn, ((0, 0), (0, 1)), constant_values=-1)[:, 1:])
+        rewards = jnp.where(last, judged, 0)
+    divergence = kl.k1(policy_now.full_logprobs, anchor.full_logprobs)
+    earned = (1 - beta) * rewards - (beta * jnp.where(mask, divergence, 0) if kl_in_return else 0)
+    returns = CREDITS[source](earned, rows.turn)
+    if source == "task":
+        beyond = forward.packed_values(config, roles.weights("value"), roles.heads["value"], packed, rows.ends)[1]
+        returns = returns + jnp.where(rows.cut, beyond, 0)[:, None]
+    known = mask.any(axis=-1)
+    metrics = {
+        "reward": masked.token_mean(masked.sequence_sum(rewards, mask), known),
+        "success": masked.token_mean(masked.sequence_sum(rows.rewards, mask) > 0, known),
+        "kl": masked.sequence_sum_mean(divergence, mask),
+        "length": masked.token_mean(mask.sum(axis=-1), known),
+        "turns": masked.token_mean(rows.turn.max(axis=-1) + 1, known),
+        "sampler_gap": jnp.where(mask, jnp.abs(rows.logprobs - policy_now.logprobs), 0).max(),
+    }
+    return EpisodeRollout(packed, rows.ends, returns, anchor.full_logprobs), metrics
+
+
+def loss(
+    config: VLMConfig,
+    settings: RLConfig,
+    remat: bool,
+    trainable: Trainable,
+    roles: Roles,
+    rollout: EpisodeRollout,
+    key: jax.Array,
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """As `reinforce.loss`, of rows of several turns."""
+    roles, packed, how = roles.put(trainable), rollout.packed, forward.Pass(remat=remat)
+    statistics = forward.packed_policy(config, roles.weights("policy"), packed, settings.sampling, how)
+    values, _ = forward.packed_values(config, roles.weights("value"), roles.heads["value"], packed, rollout.ends, how)
+    return objective(settings, statistics, values, rollout.returns, rollout.anchor_logprobs, packed.mask)
+
+
+def told(outcomes: Sequence[Outcome]) -> dict[str, float]:
+    """Of a rollout: the share of replies that were no action, of episodes that were cut or lost, and replays."""
+    steps = [step for outcome in outcomes for step in outcome.steps[1:]]
+    lost = [lost_by(outcome) is not None for outcome in outcomes]
+    cut = [outcome.steps[-1].truncated and not gone for outcome, gone in zip(outcomes, lost, strict=True)]
+    return {
+        "invalid": sum("action_error" in step.info for step in steps) / max(len(steps), 1),
+        "cut": sum(cut) / len(outcomes),
+        "lost": sum(lost) / len(outcomes),
+        "replays": float(sum(outcome.steps[-1].info.get("replays", 0) for outcome in outcomes)),
+    }
+
+
+def collect_episodes(
+    processor: Processor,
+    gallery: Gallery,
+    pool: EnvPool,
+    roles: Roles,
+    trainable: Trainable,
+    samples: Sequence[Sample],
+    settings: RLConfig,
+    key: jax.Array,
+) -> tuple[EpisodeRollout, dict[str, Any]]:
+    """Plays an episode of every sample with the current policy and works out what is constant for the update."""
+    now = roles.put(trainable)
+    drawn = (processor, now.weights("policy"), gallery, pool, samples, settings.sampling, key)
+    played = play_episodes(*drawn, max_turns=settings.max_turns)
+    how = {"sampling": settings.sampling, "source": settings.reward, "beta": settings.beta}
+    rows = rows_of(processor.config, gallery, played)
+    rollout, metrics = _assess(processor.config, now, rows, kl_in_return=settings.kl == "return", **how)
+    return rollout, {**metrics, **told([p.outcome for p in played])}
+
+
+def reinforce_episodes(
+    roles: Roles,
+    processor: Processor,
+    gallery: Gallery,
+    pool: EnvPool,
+    samples: Sequence[Sample],
+    settings: RLConfig,
+    *,
+    monitor: Callable[[Roles], float] | None = None,
+    remat: bool = False,
+    seed: int = 0,
+    observer: Observer = Silent(),
+) -> Roles:
+    """Trains the roles `policy` and `value` from the role `sft` on episodes of the samples, `group` of each one drawn.
+
+    The reward is the task's own or, with `settings.reward` "learned", what the role `reward` says of each reply.
+    """
+    rng = np.random.default_rng(seed)
+
+    def draw(roles: Roles, trainable: Trainable, key: jax.Array) -> tuple[EpisodeRollout, dict[str, Any]]:
+        chosen = rng.choice(len(samples), settings.prompts, replace=settings.prompts > len(samples))
+        asked = [samples[i] for i in np.repeat(chosen, settings.group).tolist()]
+        return collect_episodes(processor, gallery, pool, roles, trainable, asked, settings, key)
+
+    of_a_rollout = functools.partial(loss, processor.config, settings, remat)
+    return improve(
+        roles,
+        processor.config,
+        draw,
+        of_a_rollout,
+        settings,
+        facts={},
+        monitor=monitor,
+        seed=seed,
+        observer=observer,
+    )

@@ -1,0 +1,1 @@
+"""Goals on screens that are drawn in Python."""
