@@ -131,7 +131,7 @@ def test_what_is_earned_later_is_owed_to_every_token_before_it(model: tuple[Proc
         earned = [step.reward for step in episode.outcome.steps[1:]]
         expected = [0.9 * sum(earned[n:]) for n, turn in enumerate(episode.turns) for _ in turn.reply]
         np.testing.assert_allclose(np.asarray(rollout.returns[row])[rows.packed.mask[row]], expected, atol=1e-6)
-    assert float(metrics["reward"]) == pytest.approx(
+    assert float(metrics["earned"]) == pytest.approx(
         np.mean([sum(step.reward for step in p.outcome.steps) for p in found])
     )
 
@@ -154,7 +154,7 @@ def test_a_lost_episode_is_masked_out_and_counted(model: tuple[Processor, Roles]
     rows, _, metrics = assess(model, found)
     assert rows.packed.mask.any(axis=1).tolist() == [True, False, True, True]
     others = [p for p in found if p.outcome.sample.id != "s1"]
-    assert float(metrics["reward"]) == pytest.approx(
+    assert float(metrics["earned"]) == pytest.approx(
         np.mean([sum(step.reward for step in p.outcome.steps) for p in others])
     )
     assert episodes.told([p.outcome for p in found])["lost"] == 0.25

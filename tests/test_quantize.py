@@ -30,8 +30,8 @@ from pe_rlhf_mm.rollout.sampler import sample
 from pe_rlhf_mm.rollout.sampling import Sampling
 from pe_rlhf_mm.training import forward, sft
 from pe_rlhf_mm.training.config import SFTConfig, TuneConfig
-from pe_rlhf_mm.training.sft import Demonstration
 from pe_rlhf_mm.training.job import attach
+from pe_rlhf_mm.training.sft import Demonstration
 
 KINDS = ("int8", "nf4")
 FIXTURES = Path(__file__).parent / "fixtures"

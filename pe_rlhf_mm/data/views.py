@@ -66,7 +66,7 @@ def native(picture: Pillow.Image, *, patch: int, merge: int, min_pixels: int, ma
     longest_edge, though they are areas. Raises ImageError for a picture more than 200 times as long as wide.
     """
     block = patch * merge
-    rows, columns = _blocks(*picture.size, block, min_pixels, max_pixels)
+    rows, columns = whole_blocks(*picture.size, block, min_pixels, max_pixels)
     pixels = np.asarray(picture.resize((columns * block, rows * block), Pillow.Resampling.BICUBIC))
     return _cut(pixels[None], patch, merge, tiles=(0, 0))
 
@@ -111,7 +111,7 @@ def _whole_tiles(size: tuple[int, int], tile: int) -> tuple[int, int]:
     return math.ceil(width / tile) * tile, math.ceil(height / tile) * tile
 
 
-def _blocks(width: int, height: int, block: int, min_pixels: int, max_pixels: int) -> tuple[int, int]:
+def whole_blocks(width: int, height: int, block: int, min_pixels: int, max_pixels: int) -> tuple[int, int]:
     """Rows and columns of blocks of block x block pixels that a picture of this size is resized to."""
     if max(width, height) / min(width, height) > MOST_ELONGATED:
         raise ImageError(

@@ -176,9 +176,10 @@ def _enlarged(box: Box) -> Box:
     """A box that grew about its centre, as AitW does it.
 
     Trap: the published rule clips the left and top edge to the screen and then adds the whole grown width and height,
-    so that boxes at the left and top border reach further than they should. Published numbers have it.
+    so that boxes at the left and top border reach further than they should. Published numbers have it. Its limit of a
+    side to that of the screen is left out: it changes nothing for a point on the screen.
     """
     left, top, right, bottom = box
     width, height = right - left, bottom - top
     left, top = max(0.0, left - GROWTH * width / 2), max(0.0, top - GROWTH * height / 2)
-    return left, top, left + min(1.0, (1 + GROWTH) * width), top + min(1.0, (1 + GROWTH) * height)
+    return left, top, left + (1 + GROWTH) * width, top + (1 + GROWTH) * height

@@ -128,7 +128,7 @@ def _assess(
         returns = returns + jnp.where(rows.cut, beyond, 0)[:, None]
     known = mask.any(axis=-1)
     metrics = {
-        "reward": masked.token_mean(masked.sequence_sum(rewards, mask), known),
+        "reward" if source == "learned" else "earned": masked.token_mean(masked.sequence_sum(rewards, mask), known),
         "success": masked.token_mean(masked.sequence_sum(rows.rewards, mask) > 0, known),
         "kl": masked.sequence_sum_mean(divergence, mask),
         "length": masked.token_mean(mask.sum(axis=-1), known),

@@ -41,9 +41,9 @@ class Resized:
         return calls.render(action, self._screen(size))
 
     def _screen(self, size: tuple[int, int]) -> Screen:
-        from pe_rlhf_mm.data.views import _blocks  # here, since it brings NumPy and Pillow
+        from pe_rlhf_mm.data.views import whole_blocks  # here, since it brings NumPy and Pillow
 
-        rows, columns = _blocks(*size, self.block, self.min_pixels, self.max_pixels)
+        rows, columns = whole_blocks(*size, self.block, self.min_pixels, self.max_pixels)
         return pixel_screen((columns * self.block, rows * self.block))
 
 

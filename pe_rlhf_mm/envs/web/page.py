@@ -79,7 +79,7 @@ class Page:
                 await _closed(context)
                 raise
             context.on("page", lambda other: other.close())
-            tab.on("dialog", lambda dialog: dialog.dismiss())
+            tab.on("dialog", lambda dialog: dialog.accept() if dialog.type == "beforeunload" else dialog.dismiss())
             return page
 
     async def _answer(self, route: Route) -> None:
