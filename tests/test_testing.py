@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import random
 import re
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,10 +16,11 @@ from typing import Any
 import pytest
 from PIL import Image as Pillow
 
+from pe_rlhf_mm.envs.actions import UIAction
 from pe_rlhf_mm.registry import BrokenEntry, UnknownId
 from pe_rlhf_mm.testing import ToyEnvironment, ToyTask, check_task
 from pe_rlhf_mm.testing.contents import content_of
-from pe_rlhf_mm.types import Image, Message, Preference, Rated, Sample, Text
+from pe_rlhf_mm.types import Image, Message, Preference, Rated, Sample, Step, Text
 
 RED = Pillow.new("RGB", (9, 9), "red")
 ASK = Message("user", "Which color is it?")
@@ -377,3 +380,162 @@ def test_what_is_wrong_with_a_task_is_reported_and_nothing_else(task: Any, said:
     assert problems
     for problem in problems:
         assert re.search(said, problem), problem
+
+
+# --- screens to act on ------------------------------------------------------------------------------------------
+
+
+class Screen:
+    """Touch the side of the screen that is green; the samples' prompts are one and the same system message."""
+
+    def reset(self, sample: Sample, *, seed: int) -> Step:
+        self.side = sample.target
+        return Step([Message("user", [self.picture(), Text("Touch what is green.")])])
+
+    def step(self, reply: str) -> Step:
+        if reply not in ("left", "right"):
+            return Step([Message("user", [self.picture(), Text("left or right?")])], info={"action_error": "no side"})
+        done = UIAction("click", (0.25 if reply == "left" else 0.75, 0.5))
+        return self.last(Step([], float(reply == self.side), terminated=True, info={"action": done, "replays": 0}))
+
+    def close(self) -> None: ...
+
+    def drawn(self) -> Pillow.Image:
+        picture = Pillow.new("RGB", (10, 4), "black")
+        picture.paste("green", (0, 0, 5, 4) if self.side == "left" else (5, 0, 10, 4))
+        return picture
+
+    def picture(self) -> Image:
+        return Image(self.drawn())
+
+    def last(self, step: Step) -> Step:
+        return step
+
+
+class Touching(ToyTask):
+    """A task on such a screen, which counts how often its oracle is asked."""
+
+    preferences = None  # type: ignore[assignment]
+
+    def __init__(self, environment: Any):
+        self.environment, self.asked = lambda: environment, Counter[str]()
+
+    def samples(self, split: str, *, seed: int = 0) -> Iterator[Sample]:
+        prompt = (Message("system", "You see a screen. Say left or right."),)
+        names = [sample.id for sample in unchanged(split)]
+        return (Sample(id, prompt, ("left", "right")[place % 2]) for place, id in enumerate(names))
+
+    def solve(self, sample: Sample) -> list[str]:
+        self.asked[sample.id] += 1
+        return [sample.target]
+
+
+def test_a_task_on_a_screen_conforms_and_its_oracle_is_asked_once_a_sample() -> None:
+    task = Touching(Screen())
+    assert check_task(task, n=4) == []
+    assert task.asked == dict.fromkeys(["train-0", "train-1", "train-2", "train-3"], 1)
+
+
+def test_pictures_are_the_same_if_their_pixels_are() -> None:
+    class OtherFiles(Screen):
+        """The same pixels as a picture, as one that was opened, and as files of two kinds of compression."""
+
+        calls = 0
+
+        def picture(self) -> Image:
+            self.calls += 1
+            files = []
+            for level in (1, 9):
+                file = io.BytesIO()
+                self.drawn().save(file, "PNG", compress_level=level, dpi=(level, level))
+                files.append(file.getvalue())
+            assert files[0] != files[1]
+            return Image([self.drawn(), Pillow.open(io.BytesIO(files[0])), *files][self.calls % 4])
+
+    class OtherPixels(OtherFiles):
+        def drawn(self) -> Pillow.Image:
+            picture = super().drawn()
+            picture.putpixel((9, 3), (0, 0, self.calls % 250))
+            return picture
+
+    assert check_task(Touching(OtherFiles())) == []
+    problems = check_task(Touching(OtherPixels()), n=1)
+    assert problems
+    assert all("goes another way when it is reset with the same seed" in problem for problem in problems)
+
+
+class LastInfo(Screen):
+    """Ends an episode with another info."""
+
+    def __init__(self, info: Any):
+        self.info = info
+
+    def last(self, step: Step) -> Step:
+        return replace(step, info=self.info)
+
+
+@pytest.mark.parametrize(
+    ("info", "said"),
+    [
+        (None, "info is None; expected a mapping"),
+        ({"action": "click 1 2"}, "info has 'action': 'click 1 2'; expected the UIAction that was carried out"),
+        ({"action_error": True}, "info has 'action_error': True; expected what is wrong with the action, in words"),
+        ({"action_error": ""}, "info has 'action_error': ''; expected what is wrong"),
+        ({"replays": -1}, "info has 'replays': -1; expected how often the episode was replayed"),
+        ({"replays": True}, "info has 'replays': True; expected how often"),
+    ],
+)
+def test_what_others_read_of_an_info_is_checked(info: Any, said: str) -> None:
+    problems = check_task(Touching(LastInfo(info)), n=2)
+    assert problems
+    assert all(said in problem for problem in problems), problems
+    assert check_task(Touching(LastInfo({"replays": 2, "anything": object()}))) == []
+
+
+class Lost(Screen):
+    """Breaks at the reset of that number."""
+
+    def __init__(self, number: int, **fields: Any):
+        lost = {"observation": [], "truncated": True, "info": {"lost": "the browser was killed"}}
+        self.number, self.step_fields = number, lost | fields
+
+    def reset(self, sample: Sample, *, seed: int) -> Step:
+        self.number -= 1
+        return Step(**self.step_fields) if self.number == 0 else super().reset(sample, seed=seed)
+
+
+@pytest.mark.parametrize(
+    ("number", "how"),  # each sample is played twice with nonsense, and twice with its solution
+    [(1, "replies that are no actions"), (2, "replies that are no actions"), (3, "its solution"), (4, "its solution")],
+)
+def test_a_lost_episode_is_reported_and_is_no_other_problem(number: int, how: str) -> None:
+    assert check_task(Touching(Lost(number))) == [
+        f"sample 'train-0', played with {how}, was lost in step 0, and is not known to be right: the browser was killed"
+    ]
+
+
+@pytest.mark.parametrize(
+    "fields", [{"reward": 1.0}, {"truncated": False}, {"terminated": True}, {"observation": [ASK]}], ids=str
+)
+def test_what_is_lost_must_be_masked(fields: dict[str, Any]) -> None:
+    problems = check_task(Touching(Lost(1, **fields)))
+    assert any("is lost, and must be truncated, not terminated, and have no observation" in p for p in problems)
+
+
+def test_a_reply_of_a_hundred_kilobytes_is_tried() -> None:
+    class Short(Screen):
+        def step(self, reply: str) -> Step:
+            if len(reply) > 10_000:
+                raise MemoryError("what a reply")
+            return super().step(reply)
+
+    (problem, *_) = check_task(Touching(Short()), n=1)
+    assert problem == "sample 'train-0', played with replies that are no actions, raised MemoryError: what a reply"
+
+
+def test_a_system_message_alone_asks_nothing_where_no_screen_follows() -> None:
+    class Silent(Touching):
+        evaluators = ("pe/exact-match",)
+
+    problems = check_task(Silent(None), n=1)
+    assert problems[0] == "sample 'train-0' of 'train' has nothing but a system message, and nothing to answer"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from pe_rlhf_mm import registry
 from pe_rlhf_mm.errors import UserError
@@ -40,6 +40,7 @@ def check_task(task: str | Task, *, n: int = 8) -> list[str]:
             problems += check_env(environment, shown, solve=instance.solve, n=n)
         else:  # episodes show what they are made of when they are played
             if not problems:  # what is broken has no contents to compare
+                _check_asked(found, problems, n)
                 check_contents(found, problems)
             _check_solutions(instance, shown, problems)
     return problems
@@ -116,6 +117,16 @@ def _check_sample(sample: Sample, split: str, problems: Problems) -> None:
             sample.cluster is None or isinstance(sample.cluster, str), f"{what}: cluster must be a string or None"
         )
         check_messages(sample.messages, what, problems)
+
+
+def _check_asked(found: Mapping[str, Sequence[Sample]], problems: Problems, n: int) -> None:
+    """Where no environment goes on with it, a conversation must ask something: a system message alone does not."""
+    for split, samples in found.items():
+        for sample in samples[:n]:
+            problems.expect(
+                any(message.role != "system" for message in sample.messages),
+                f"sample {sample.id!r} of {split!r} has nothing but a system message, and nothing to answer",
+            )
 
 
 def _check_solutions(task: Task, samples: Sequence[Sample], problems: Problems) -> None:
