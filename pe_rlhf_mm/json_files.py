@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import os
@@ -26,11 +27,14 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def to_json(values: object, *, indent: int | None = 1) -> str:
-    """JSON that every reader accepts: what is no finite number is null. Without `indent` it is one line."""
+    """JSON that every reader accepts: what is no finite number is null, and a dataclass is an object of its fields.
+    Without `indent` it is one line."""
     return json.dumps(_finite(values), indent=indent, allow_nan=False)
 
 
 def _finite(values: Any) -> Any:
+    if dataclasses.is_dataclass(values) and not isinstance(values, type):
+        values = dataclasses.asdict(values)
     if isinstance(values, Mapping):
         return {key: _finite(value) for key, value in values.items()}
     if isinstance(values, list | tuple):

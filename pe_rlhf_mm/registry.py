@@ -196,6 +196,9 @@ def _import_file(path: Path, what: str) -> ModuleType:
 tasks: Registry[Task] = Registry(
     "task",
     {
+        "android/aitw@1": "pe_rlhf_mm.tasks.android.aitw:AndroidInTheWild",
+        "android/control@1": "pe_rlhf_mm.tasks.android.control:AndroidControl",
+        "android/control-low@1": "pe_rlhf_mm.tasks.android.control:AndroidControlLow",
         "canvas/dialog@1": "pe_rlhf_mm.tasks.canvas.dialog:AnswerDialog",
         "canvas/fill@1": "pe_rlhf_mm.tasks.canvas.fill:Fill",
         "canvas/menu@1": "pe_rlhf_mm.tasks.canvas.menu:OpenMenu",
@@ -209,6 +212,8 @@ tasks: Registry[Task] = Registry(
         "text/helpful-hh@1": "pe_rlhf_mm.tasks.text.helpful_hh:HelpfulHH",
         "text/helpful-shp@1": "pe_rlhf_mm.tasks.text.helpful_shp:HelpfulSHP",
         "text/tldr@1": "pe_rlhf_mm.tasks.text.tldr:TLDR",
+        "ui/screenspot@1": "pe_rlhf_mm.tasks.ui.screenspot:ScreenSpot",
+        "ui/uibert-refexp@1": "pe_rlhf_mm.tasks.ui.uibert_refexp:UIBertRefExp",
         "vqa/okvqa@1": "pe_rlhf_mm.tasks.vqa.okvqa:OKVQA",
         "vqa/screenqa@1": "pe_rlhf_mm.tasks.vqa.screenqa:ScreenQA",
         "vqa/textvqa@1": "pe_rlhf_mm.tasks.vqa.textvqa:TextVQA",

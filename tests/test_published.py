@@ -23,6 +23,7 @@ from published_files import (
     written,
 )
 from published_rows import reason, records, rows_of
+from published_ui_files import write_aitw, write_android_control, write_screenspot, write_uibert
 
 from pe_rlhf_mm.data.published.catalogue import PLACES, published
 from pe_rlhf_mm.data.published.description import held_out, take
@@ -43,6 +44,10 @@ WRITERS = {
     "textvqa": write_textvqa,
     "screenqa": write_screenqa,
     "easy-vqa": write_easy_vqa,
+    "android-control": write_android_control,
+    "aitw": write_aitw,
+    "screenspot": write_screenspot,
+    "uibert": write_uibert,
 }
 
 

@@ -179,7 +179,7 @@ def list_sets(arguments: Sequence[str]) -> None:
     print(f"prepared in {data_home()}:\n")
     for row in rows:
         count = "not prepared" if row["rows"] is None else f"{row['rows']:,} rows"
-        print(f"  {row['name']:<12} {count:>16}  {row['title']}")
+        print(f"  {row['name']:<16} {count:>16}  {row['title']}")
 
 
 def _rows(name: str) -> int | None:

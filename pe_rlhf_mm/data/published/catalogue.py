@@ -19,6 +19,10 @@ PLACES = {
     "textvqa": ("textvqa", "TEXTVQA"),
     "screenqa": ("screenqa", "SCREENQA"),
     "easy-vqa": ("easy_vqa", "EASY_VQA"),
+    "android-control": ("android_control", "ANDROID_CONTROL"),
+    "aitw": ("aitw", "AITW"),
+    "screenspot": ("screenspot", "SCREENSPOT"),
+    "uibert": ("uibert", "UIBERT"),
 }
 """A file of this folder, and the name in it."""
 

@@ -1,0 +1,1 @@
+"""Steps of demonstrations on Android devices."""

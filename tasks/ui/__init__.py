@@ -1,0 +1,1 @@
+"""Elements of screens, told in words."""
