@@ -7,13 +7,18 @@ MODELS := $(VENV)/.models
 TORCH  := $(VENV)/.torch
 RUN    ?= runs/quickstart
 
-.PHONY: quickstart test test-reference check lint types tiny-vlm smol-vlm benchmark benchmark-torch benchmark-data fixtures clean
+.PHONY: quickstart browser test test-reference check lint types tiny-vlm smol-vlm benchmark benchmark-torch benchmark-data benchmark-canvas benchmark-web fixtures clean
 
 quickstart: $(READY)      ## tune tiny-vlm on easy-VQA and write a report
 	$(BIN)/pe-rlhf tune pe/easy-vqa --out $(RUN) --overwrite
 
+# Without a browser the tests that need one are left out and say so.
 test: $(READY) $(MODELS)  ## all tests
+	-$(MAKE) browser
 	$(BIN)/python -m pytest
+
+browser: $(READY)         ## a Chromium, unless there is one: the system's package as root, else Playwright's own
+	$(BIN)/python -m pe_rlhf_mm.envs.web.install
 
 test-reference: $(TORCH) $(MODELS)  ## against transformers and PEFT on torch, which this installs
 	$(BIN)/python -m pytest --dist=worksteal tests/reference/live_*.py
@@ -45,6 +50,12 @@ benchmark-torch: $(TORCH) $(MODELS)  ## against transformers, PEFT and TRL (10 m
 benchmark-data: $(MODELS)  ## pairs and pictures a second from files to batches (10 minutes)
 	$(BIN)/pe-rlhf models fetch smollm2-135m --out models/smollm2 --overwrite
 	$(BIN)/python benchmarks/data.py models/smollm2
+
+benchmark-canvas: $(READY)  ## steps a second on drawn screens
+	$(BIN)/python benchmarks/canvas.py
+
+benchmark-web: browser    ## steps a second on web pages, and what the pool costs
+	$(BIN)/python benchmarks/web.py
 
 fixtures: $(TORCH)        ## tiny checkpoints of every family and the reference's outputs
 	$(BIN)/python tests/reference/make_fixtures.py

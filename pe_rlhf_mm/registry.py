@@ -193,9 +193,16 @@ def _import_file(path: Path, what: str) -> ModuleType:
     return module
 
 
+# The pages of a browser that are tasks are many: their names stand in a file, one a line.
+_PAGES = (Path(__file__).parent / "tasks" / "miniwob" / "pages.txt").read_text().split()
+
 tasks: Registry[Task] = Registry(
     "task",
     {
+        **{
+            f"miniwob/{name}@1": f"pe_rlhf_mm.tasks.miniwob.task:{name}"
+            for name in ("click-mix", "mix", "type-mix", *_PAGES)
+        },
         "android/aitw@1": "pe_rlhf_mm.tasks.android.aitw:AndroidInTheWild",
         "android/control@1": "pe_rlhf_mm.tasks.android.control:AndroidControl",
         "android/control-low@1": "pe_rlhf_mm.tasks.android.control:AndroidControlLow",

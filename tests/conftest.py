@@ -50,9 +50,25 @@ def _mappings() -> int:
     return maps.read_bytes().count(b"\n") if maps.exists() else 0
 
 
-LONGEST = ("test_tune", "test_docs", "test_data_families", "test_families", "test_quantize")
+LONGEST = ("test_tune", "test_docs", "test_data_families", "test_families", "test_turns", "test_quantize")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files that take minutes go first: one that begins last would run alone, beside an idle worker."""
     items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
+    marked = [item for item in items if item.get_closest_marker("browser")]
+    why = _no_browser() if marked else None
+    for item in marked if why else ():
+        item.add_marker(pytest.mark.skip(reason=why))
+
+
+def _no_browser() -> str | None:
+    """Why tests marked `browser` cannot run; None where there is a Chromium."""
+    from pe_rlhf_mm.envs.web.chromium import find_browser
+    from pe_rlhf_mm.errors import UserError
+
+    try:
+        find_browser()
+    except UserError as error:
+        return str(error)
+    return None

@@ -316,6 +316,7 @@ def places(browser: Browser, path: Path, *, width: int = 1200, dark: bool = Fals
     return found
 
 
+@pytest.mark.browser
 @pytest.mark.parametrize(("width", "dark"), [(1200, False), (360, True)])
 def test_marks_lie_where_the_policy_pointed(tmp_path: Path, browser: Browser, width: int, dark: bool) -> None:
     points: Sequence[tuple[float, float]] = [(0.25, 0.75), (0, 0), (1, 1), (0.9, 0.1)]

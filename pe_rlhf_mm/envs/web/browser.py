@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import atexit
 import contextlib
+import importlib.util
 import os
 import signal
 import threading
@@ -21,8 +22,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-START, END, ANSWER = 60.0, 5.0, 5.0
-"""Seconds in which a browser must have started, must have ended, and must show a blank page."""
+START, END = 60.0, 5.0
+"""Seconds in which a browser must have started, and in which it and its pages must have ended."""
 
 
 @dataclass
@@ -40,6 +41,8 @@ class Browser:
     """A Chromium and the thread whose event loop speaks to it; any thread may hand it work by `run`."""
 
     def __init__(self, executable: str | None = None):
+        if importlib.util.find_spec("playwright") is None:
+            raise UserError("web pages need Playwright; run `pip install 'pe-rlhf-mm[web]'`")
         self.executable = find_browser(executable)
         self.counters = Counters()
         self.pid: int | None = None
@@ -87,12 +90,12 @@ class Browser:
             assert self._chromium is not None
             return self._chromium
 
-    async def examine(self) -> None:
-        """Ends a browser that cannot show a blank page any more, so that the next page starts another one."""
+    async def examine(self, timeout: float) -> None:
+        """Ends a browser that cannot show a blank page in so many seconds; the next page then starts another one."""
         async with self._lock:
             if self._chromium is not None:
                 try:
-                    async with asyncio.timeout(ANSWER):
+                    async with asyncio.timeout(timeout):
                         page = await self._chromium.new_page()
                         await page.screenshot()
                         await page.close()
@@ -100,10 +103,8 @@ class Browser:
                     await self._end()
 
     async def _start(self) -> None:
-        try:
-            from playwright.async_api import async_playwright
-        except ImportError:
-            raise UserError("pages need Playwright; run `pip install 'pe-rlhf-mm[web]'`") from None
+        from playwright.async_api import async_playwright
+
         self._driver = await async_playwright().start()
         self._chromium = await self._driver.chromium.launch(
             executable_path=self.executable,

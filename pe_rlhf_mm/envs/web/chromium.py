@@ -15,11 +15,9 @@ VARIABLE = "PE_RLHF_BROWSER"
 
 FLAGS = (
     "--disable-gpu",
-    "--disable-smooth-scrolling",
-    "--disable-threaded-scrolling",
-    "--disable-partial-raster",
-    "--disable-checker-imaging",
     "--force-color-profile=srgb",
+    "--disable-partial-raster",  # where a part is drawn again, edges come out otherwise than when all is drawn at once
+    "--disable-smooth-scrolling",  # on some systems a wheel's scroll goes on for a while
     "--disable-background-networking",
     "--disable-component-update",
     "--disable-sync",

@@ -90,7 +90,8 @@ class WebEnv:
             action = self._action(reply)
         except ActionError as error:
             observation = [Message("user", [Image(self._picture), Text(str(error))])]
-            return Step(observation, truncated=out_of_steps, info={"action_error": str(error)})
+            told = {"action_error": str(error), "replays": self.recording.replays}
+            return Step(observation, truncated=out_of_steps, info=told)
         try:
             look = self.browser.run(self.recording.act(action))
         except Lost as lost:

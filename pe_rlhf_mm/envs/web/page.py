@@ -74,22 +74,22 @@ class Page:
                 await session.send("Emulation.setDeviceMetricsOverride", screen)
                 page = cls(tab, session, timeout)
                 files = re.escape(folder.as_uri())
-                await context.route(re.compile(rf"^(?!(data|blob):|{files}/[^%?]*\.(?!html)\w+$)"), page._answer)
+                await context.route(re.compile(rf"^(?!(data|blob):|{files}/[^?]*\.(?!html)\w+$)"), page._answer)
             except BaseException:
                 await _closed(context)
                 raise
-            context.on("page", lambda other: other.close())
-            tab.on("dialog", lambda dialog: dialog.accept() if dialog.type == "beforeunload" else dialog.dismiss())
+            context.on("page", _refused)  # dialogs need no such care: Playwright dismisses them if nobody listens
             return page
 
     async def _answer(self, route: Route) -> None:
         """Lets through what the episode needs. Whatever else asks for an address gets none, and stays where it is."""
-        if unquote(route.request.url) == self._wanted:
-            await route.continue_()
-        elif route.request.is_navigation_request():
-            await route.fulfill(status=204)
-        else:
-            await route.abort()
+        with contextlib.suppress(Exception):  # the page may be gone by now, and whoever waits for it hears of that
+            if unquote(route.request.url) == self._wanted:
+                await route.continue_()
+            elif route.request.is_navigation_request():
+                await route.fulfill(status=204)
+            else:
+                await route.abort()
 
     async def begin(self, problem: Problem, *, in_place: bool) -> str:
         """Starts an episode and returns its goal; `in_place`: without loading the page again, if it is there."""
@@ -145,6 +145,11 @@ async def _within(seconds: float, what: str) -> AsyncIterator[None]:
             yield
     except TimeoutError:
         raise TimeoutError(f"{what} took more than {seconds:g} s") from None
+
+
+async def _refused(window: Tab) -> None:
+    with contextlib.suppress(Exception):
+        await window.close()
 
 
 async def _closed(context: BrowserContext) -> None:

@@ -82,7 +82,7 @@ class Recording:
                 self._browser.counters.replays += 1
                 problem = str(error).strip().partition("\n")[0]
                 self._browser.counters.timeouts += isinstance(error, TimeoutError)
-                await self._browser.examine()
+                await self._browser.examine(self._timeout)
             except BaseException:  # the program is interrupted, or it is lost: nobody knows what the page is like
                 self._drop()
                 raise

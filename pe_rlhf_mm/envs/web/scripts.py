@@ -84,7 +84,11 @@ LOADED = "Boolean(window.core && core.cover_div)"
 
 BEGIN = """([seed, mode, loaded]) => {
   if (!loaded) {
-    if (document.activeElement) document.activeElement.blur();
+    const top = document.createElement('a');
+    top.tabIndex = -1;
+    document.body.prepend(top);
+    top.focus({preventScroll: true});  // where the Tab key goes on from
+    top.remove();
     pageClock.restart();
   }
   core.EPISODE_MAX_TIME = 2e9;  // below 2^31, or the time limit is at once

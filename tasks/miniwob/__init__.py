@@ -1,0 +1,1 @@
+"""Goals on the pages of MiniWoB++, in a real browser."""
