@@ -80,7 +80,7 @@ def list_models(arguments: Sequence[str]) -> None:
     folders = sorted(p for p in (Path(__file__).parent.parent / "assets").iterdir() if (p / "config.json").is_file())
     rows = [{"name": f.name, "mib": sum(p.stat().st_size for p in f.iterdir()) / 2**20} for f in folders]
     print(
-        json.dumps(rows, indent=1) if options.json else "\n".join(f"{r['name']:<38} {r['mib']:.1f} MiB" for r in rows)
+        json.dumps(rows, indent=1) if options.json else "\n".join(f"{r['name']:<28} {r['mib']:.1f} MiB" for r in rows)
     )
 
 
