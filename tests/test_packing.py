@@ -150,7 +150,7 @@ def test_sft_imitates_packed_demonstrations() -> None:
 def test_a_demonstration_longer_than_a_row_is_refused() -> None:
     found = model("llama")
     gallery = Gallery(found.config)
-    told = [sft.Demonstration(*item) for item in conversations(found, gallery)]
+    told = [(Turn(*item),) for item in conversations(found, gallery)]
     with pytest.raises(UserError, match=r"of the demonstrations has \d+ tokens, and a row holds 9"):
         sft.several_a_row(found.processor, gallery, told, capacity=9, batch_size=2, seed=0)
 

@@ -24,7 +24,7 @@ from pe_rlhf_mm.models.model import Model
 from pe_rlhf_mm.testing import ToyTask
 from pe_rlhf_mm.training import reward
 from pe_rlhf_mm.training.config import RewardConfig, TuneConfig
-from pe_rlhf_mm.training.examine import _learned_reward, _reward_accuracy
+from pe_rlhf_mm.training.examine import _learned_reward, reward_accuracy
 from pe_rlhf_mm.training.judged import as_ratings, judge, label_source
 from pe_rlhf_mm.training.prepare import prepare
 from pe_rlhf_mm.types import Image, Message, Preference, Rated, Sample, Text
@@ -312,7 +312,7 @@ def test_accuracy_is_told_apart_by_confidence_in_its_order_and_by_no_other_metad
     """By hand: confidence 9 has 1 and 0.5, confidence 10 has 0; the label without one is in the whole only."""
     told = [{"confidence": 9, "worker": "a"}, {"confidence": 10}, {"confidence": 9, "domain": ["no", "value"]}, {}]
     labels = [replace(TEXTS[0], metadata=metadata, cluster=f"{i // 2}") for i, metadata in enumerate(told)]
-    found = _reward_accuracy(labels, [1.0, 0.0, 0.5, 1.0])
+    found = reward_accuracy(labels, [1.0, 0.0, 0.5, 1.0])
     assert (found["accuracy"], found["n"]) == (0.625, 4)
     assert list(found["interval"]) == [0.5, 0.75], "two clusters, of means 0.5 and 0.75"
     assert list(found["by"]) == ["confidence"]
