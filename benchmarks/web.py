@@ -1,14 +1,14 @@
 """Web pages: steps a second of four pages, what the environment costs over bare pages, and episodes that meet faults.
 
-    python benchmarks/web.py [--rounds 5] [--steps 300] [--pages 4]
+    python benchmarks/web.py [--rounds 5] [--turns 300] [--pages 4]
     python benchmarks/web.py --faults [--episodes 1000] [--every 20]
 
-A random policy clicks on pages of miniwob; an episode that ends is followed by the next, and its reset counts as no
-step. `bare` is what the same work takes without an environment: Playwright's pages side by side on one event loop, with
-the same clicks, the same question after each and the same screenshot, but no time limits, no record of the episode, no
-decoding of the picture and no thread but one. `environment` is `WebEnv` on a thread for each page, `pool` the same in
-an `EnvPool`, stepped in waves: a wave waits for its slowest page, as a policy that answers all pages at once does.
-Rounds alternate between them; printed are the median and the slowest and fastest round.
+A random policy clicks on pages of miniwob, and an ended episode is followed by the next; resets are timed and not
+counted. `bare` is what the same work takes without an environment: Playwright's pages side by side on one event loop,
+with the same clicks, the same question after each and the same screenshot, but no time limits, no record of the
+episode, no decoding of the picture and no thread but one. `environment` is `WebEnv` on a thread for each page, `pool`
+the same in an `EnvPool`. In waves each page goes on when all have answered, as it must where a policy answers all of
+them at once: that costs what it does without a pool too. Rounds alternate between all of these.
 
 `--faults` plays episodes twice, once in peace and once with a fault every so many of them (a browser killed, a page
 crashed, renderers killed, a page that hangs, a browser stopped), and compares all rewards and pictures. At the end it
@@ -31,7 +31,7 @@ import threading
 import time
 import zlib
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -51,6 +51,7 @@ TURNS = 8
 """Clicks after which an episode is left."""
 PATIENCE = 4.0
 """Seconds that a call may take where pages are made to hang."""
+OVER = Step([], terminated=True)
 PACKAGES = ("playwright", "miniwob", "pillow")
 
 
@@ -69,32 +70,38 @@ def environment(browser: Browser, timeout: float = 10.0) -> WebEnv:
     return WebEnv(miniwob_folder(), spoken, in_place=TASKS, max_steps=TURNS, timeout=timeout, browser=browser)
 
 
+def random_reply(rng: random.Random) -> str:
+    return "click {} {}".format(*click(rng))
+
+
 def over(step: Step) -> bool:
     return step.terminated or step.truncated
 
 
-# --- throughput: each of these makes so many steps of each page and returns how many that is a second -----------------
+# --- throughput: each of these makes so many turns on each page, resets or steps, and returns steps a second ----------
 
 
-async def bare_page(page: Page, worker: int, steps: int) -> None:
-    """The work of an environment and no more."""
-    rng, number, turns = random.Random(worker), 0, TURNS
-    for _ in range(steps):
-        if turns == TURNS:
-            number, turns = number + 1, 0
+async def bare_page(page: Page, worker: int, turns: int, barrier: asyncio.Barrier) -> int:
+    """The work of an environment and no more; returns how many of the turns were steps."""
+    rng, number, left, made = random.Random(worker), 0, 0, 0
+    for _ in range(turns):
+        if not left:
+            number, left = number + 1, TURNS
             await page.tab.mouse.move(*PARKED)
             await page.tab.evaluate(scripts.BEGIN, [number, "train", False])
             await page.tab.evaluate(scripts.READY)
             await page.tab.evaluate(scripts.STATE)
             await page.tab.evaluate(scripts.GOAL)
             await screenshot(page)
-        x, y = click(rng)
-        await page.tab.mouse.click(x / 100 * AREA[0], y / 100 * AREA[1])
-        turns += 1
-        if (await page.tab.evaluate(scripts.STATE))[0]:
-            turns = TURNS
         else:
-            await screenshot(page)
+            x, y = click(rng)
+            await page.tab.mouse.click(x / 100 * AREA[0], y / 100 * AREA[1])
+            done = (await page.tab.evaluate(scripts.STATE))[0]
+            left, made = 0 if done else left - 1, made + 1
+            if not done:
+                await screenshot(page)
+        await barrier.wait()
+    return made
 
 
 async def screenshot(page: Page) -> bytes:
@@ -103,83 +110,116 @@ async def screenshot(page: Page) -> bytes:
     return base64.b64decode((await page.session.send("Page.captureScreenshot", asked))["data"])
 
 
-def bare(browser: Browser, pages: int, steps: int) -> float:
+def bare(browser: Browser, pages: int, turns: int, *, waves: bool = False) -> float:
     """Pages side by side on the browser's event loop."""
 
     async def all_pages() -> float:
         opened = [await Page.open(browser, miniwob_folder(), scale=1, timeout=60) for _ in range(pages)]
         for worker, page in enumerate(opened):
             await page.begin(Problem(miniwob_folder() / TASKS[worker % len(TASKS)], 0, "train"), in_place=False)
+        together = asyncio.Barrier(pages)
+        barriers = [together if waves else asyncio.Barrier(1) for _ in opened]
         start = time.perf_counter()
-        await asyncio.gather(*(bare_page(page, worker, steps) for worker, page in enumerate(opened)))
-        rate = pages * steps / (time.perf_counter() - start)
+        made = await asyncio.gather(*(bare_page(opened[k], k, turns, barriers[k]) for k in range(pages)))
+        rate = sum(made) / (time.perf_counter() - start)
         await asyncio.gather(*(page.close() for page in opened))
         return rate
 
     return browser.run(all_pages())
 
 
-def environments(browser: Browser, pages: int, steps: int) -> float:
+def bare_waves(browser: Browser, pages: int, turns: int) -> float:
+    """Pages each of which goes on when all have answered."""
+    return bare(browser, pages, turns, waves=True)
+
+
+def environments(browser: Browser, pages: int, turns: int) -> float:
     """Environments on threads that do not wait for one another."""
-
-    def play(worker: int) -> None:
-        env, rng, number = played[worker], random.Random(worker), 0
-        step = Step([], terminated=True)
-        for _ in range(steps):
-            if over(step):
-                number += 1
-                env.reset(sample(worker, number), seed=0)
-            step = env.step("click {} {}".format(*click(rng)))
-
     played = [environment(browser) for _ in range(pages)]
+
+    def play(worker: int) -> int:
+        env, rng, made, last = played[worker], random.Random(worker), 0, OVER
+        for number in range(1, turns + 1):
+            made += not over(last)
+            last = env.reset(sample(worker, number), seed=0) if over(last) else env.step(random_reply(rng))
+        return made
+
     with ThreadPoolExecutor(pages) as threads:
         list(threads.map(lambda worker: played[worker].reset(sample(worker, 0), seed=0), range(pages)))
         start = time.perf_counter()
-        list(threads.map(play, range(pages)))
-        rate = pages * steps / (time.perf_counter() - start)
+        rate = sum(threads.map(play, range(pages))) / (time.perf_counter() - start)
     for env in played:
         env.close()
     return rate
 
 
-def pool(browser: Browser, pages: int, steps: int) -> float:
+def pool(browser: Browser, pages: int, turns: int) -> float:
+    """Environments in a pool, each asked again as soon as it has answered."""
+    with EnvPool(lambda: environment(browser), pages) as slots:
+        for worker in range(pages):
+            slots.reset(worker, sample(worker, 0), 0).result()
+
+        def play(worker: int) -> int:
+            rng, made, last = random.Random(worker), 0, OVER
+            for number in range(1, turns + 1):
+                made += not over(last)
+                last = asked(slots, worker, number, rng, last).result()
+            return made
+
+        with ThreadPoolExecutor(pages) as threads:
+            start = time.perf_counter()
+            return sum(threads.map(play, range(pages))) / (time.perf_counter() - start)
+
+
+def pool_waves(browser: Browser, pages: int, turns: int) -> float:
     """Environments in a pool, each of which goes on when all have answered."""
     with EnvPool(lambda: environment(browser), pages) as slots:
-        rngs, number = [random.Random(worker) for worker in range(pages)], 0
-        last = [slots.reset(worker, sample(worker, 0), 0).result() for worker in range(pages)]
-        made, start = 0, time.perf_counter()
-        while made < pages * steps:
-            number += 1
+        rngs, last, made = [random.Random(worker) for worker in range(pages)], [OVER] * pages, 0
+        for worker in range(pages):
+            slots.reset(worker, sample(worker, 0), 0).result()
+        start = time.perf_counter()
+        for number in range(1, turns + 1):
             made += sum(not over(step) for step in last)
-            asked = [
-                slots.reset(worker, sample(worker, number), 0)
-                if over(step)
-                else slots.step(worker, "click {} {}".format(*click(rngs[worker])))
-                for worker, step in enumerate(last)
-            ]
-            last = [future.result() for future in asked]
+            wave = [asked(slots, worker, number, rngs[worker], last[worker]) for worker in range(pages)]
+            last = [future.result() for future in wave]
         return made / (time.perf_counter() - start)
 
 
-def throughput(pages: int, steps: int, rounds: int) -> None:
+def asked(slots: EnvPool, worker: int, number: int, rng: random.Random, last: Step) -> Future[Step]:
+    if over(last):
+        return slots.reset(worker, sample(worker, number), 0)
+    return slots.step(worker, random_reply(rng))
+
+
+COMPARED: dict[str, tuple[Callable[[Browser, int, int], float], str]] = {
+    "bare": (bare, "bare"),
+    "environment": (environments, "bare"),
+    "pool": (pool, "bare"),
+    "bare, in waves": (bare_waves, "bare"),
+    "pool, in waves": (pool_waves, "bare, in waves"),
+}
+"""What is measured, and what it is compared with."""
+
+
+def throughput(pages: int, turns: int, rounds: int) -> None:
     """Prints a table."""
     browser, before = Browser(), os.getloadavg()[0]
-    ways: dict[str, Callable[[Browser, int, int], float]] = {"bare": bare, "environment": environments, "pool": pool}
-    found: dict[str, list[float]] = {name: [] for name in ways}
+    found: dict[str, list[float]] = {name: [] for name in COMPARED}
     for number in range(rounds):
-        for name, measure in ways.items():
-            found[name].append(measure(browser, pages, steps))
+        for name, (measure, _) in COMPARED.items():
+            found[name].append(measure(browser, pages, turns))
             print(f"round {number + 1}, {name}: {found[name][-1]:.1f} steps a second", file=sys.stderr)
     browser.close()
-    print(f"| {pages} pages | steps a second, median | slowest .. fastest | costs over bare, median | least .. most |")
-    print("|---|---|---|---|---|")
-    for name, rates in found.items():
-        costs = [100 * (1 - rate / free) for rate, free in zip(rates, found["bare"], strict=True)]
+    print(f"| {pages} pages | steps a second, median | slowest .. fastest | costs, median | least .. most | over |")
+    print("|---|---|---|---|---|---|")
+    for name, (_, base) in COMPARED.items():
+        rates = found[name]
+        costs = [100 * (1 - rate / free) for rate, free in zip(rates, found[base], strict=True)]
         print(
             f"| {name} | {statistics.median(rates):.1f} | {min(rates):.1f} .. {max(rates):.1f} "
-            f"| {statistics.median(costs):.0f} % | {min(costs):.0f} .. {max(costs):.0f} % |"
+            f"| {statistics.median(costs):.0f} % | {min(costs):.0f} .. {max(costs):.0f} % | {base} |"
         )
-    print(f"\n{TARGETS}; {steps} steps a page, {rounds} rounds; {machine(before)}")
+    print(f"\n{TARGETS}; {turns} turns a page, {rounds} rounds; {machine(before)}")
 
 
 # --- faults -----------------------------------------------------------------------------------------------------------
@@ -222,7 +262,7 @@ def play_one(env: WebEnv, number: int, turn: int, fault: Callable[[WebEnv], None
                 time.sleep(0.05)
             with contextlib.suppress(ProcessLookupError):
                 fault(env)
-        steps.append(env.step("click {} {}".format(*click(rng))))
+        steps.append(env.step(random_reply(rng)))
     pictures = [zlib.crc32(part.source.tobytes()) for step in steps for part in pictures_of(step)]
     return Episode([step.reward for step in steps], pictures, steps[-1].info.get("lost", ""))
 
@@ -278,7 +318,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--pages", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=300, help="of each page in each round")
+    parser.add_argument("--turns", type=int, default=300, help="resets and steps of each page in each round")
     parser.add_argument("--faults", action="store_true", help="compare episodes with and without faults")
     parser.add_argument("--episodes", type=int, default=1000)
     parser.add_argument("--every", type=int, default=20)
@@ -286,7 +326,7 @@ def main() -> None:
     if options.faults:
         with_faults(options.episodes, options.every, options.pages)
     else:
-        throughput(options.pages, options.steps, options.rounds)
+        throughput(options.pages, options.turns, options.rounds)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,10 @@ WITH_MODES = frozenset(
 """Pages that pose other problems for testing: other labels, or other wordings."""
 
 RELOADED = frozenset(
-    "choose-date choose-date-easy choose-date-medium click-pie copy-paste-2 scroll-text scroll-text-2".split()
+    """
+    book-flight book-flight-nodelay choose-date choose-date-easy choose-date-medium click-pie copy-paste-2 hot-cold
+    scroll-text scroll-text-2 use-colorwheel use-colorwheel-2 use-slider use-slider-2
+    """.split()
 )
 """Pages that keep something of the last problem, however it was left, when they are not loaded again for the next."""
 
