@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -37,11 +39,30 @@ def metrics_of(run: Path) -> list[dict]:
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
+class Run(NamedTuple):
+    """A run's folder, and how many galleries it made."""
+
+    folder: Path
+    galleries: int
+
+
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("agent") / "run"
-    pe.tune(TASK, out=out, config=SMALL, quiet=True)
-    return out
+def made(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    out, count, make = tmp_path_factory.mktemp("agent") / "run", itertools.count(), Gallery.__init__
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Gallery, "__init__", lambda self, *given, **named: (next(count), make(self, *given, **named))[1])
+        pe.tune(TASK, out=out, config=SMALL, quiet=True)
+    return Run(out, next(count))
+
+
+@pytest.fixture
+def run(made: Run) -> Path:
+    return made.folder
+
+
+def test_screens_are_let_go_with_the_rollout_that_they_were_seen_in(made: Run) -> None:
+    """One gallery for demonstrations, one for each of 2 rollouts, 2 validations and 2 test plays, one for the KL."""
+    assert made.galleries == 8
 
 
 def test_a_run_by_the_task_s_own_reward_leaves_everything_but_a_reward_model(run: Path) -> None:

@@ -7,6 +7,7 @@ the test split is met after all training is over.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Iterator, Sequence
@@ -78,10 +79,11 @@ def agent_stages(job: Job, pool: EnvPool, watch: Stopwatch) -> tuple[Roles, dict
 
     def monitor(now: Roles) -> float:
         run.save(now, model.config, "policy", "value")
-        return _played(job, pool, now, "policy", gallery, data.validation).headline.value
+        return _played(job, pool, now, "policy", data.validation).headline.value
 
     with watch.of("rl"):
-        roles = reinforce_episodes(roles, processor, gallery, pool, data.samples, config.rl, monitor=monitor, **job.how)
+        screens = functools.partial(new_gallery, model, config)
+        roles = reinforce_episodes(roles, processor, screens, pool, data.samples, config.rl, monitor=monitor, **job.how)
         run.save(roles, model.config, "policy", "value")
 
     with watch.of("evaluation"):
@@ -119,13 +121,11 @@ def _labels(task: Task, loss: str, split: str, count: int, seed: int) -> list[La
     return list(itertools.islice(label_source(task, loss).read(split, seed=seed), count))
 
 
-def _played(
-    job: Job, pool: EnvPool, roles: Roles, role: str, gallery: Gallery, samples: Sequence[Sample]
-) -> Evaluation:
+def _played(job: Job, pool: EnvPool, roles: Roles, role: str, samples: Sequence[Sample]) -> Evaluation:
     """Greedy episodes of a role, scored by the task's evaluators."""
     rl = job.config.rl
     greedy, key = Sampling(temperature=0.0, max_tokens=rl.max_tokens), jax.random.key(0)
-    weights, processor = roles.weights(role), job.model.processor
+    weights, processor, gallery = roles.weights(role), job.model.processor, new_gallery(job.model, job.config)
     played = play_episodes(processor, weights, gallery, pool, samples, greedy, key, max_turns=rl.max_turns)
     return summarize(job.id, [p.outcome for p in played], job.task.evaluators)
 
@@ -138,7 +138,7 @@ def _examine(job: Job, pool: EnvPool, roles: Roles, data: AgentData) -> dict[str
     job.observer.begin("evaluation", 3)
     found: dict[str, Evaluation] = {}
     for part, (role, name) in enumerate((("sft", "sft"), ("policy", "rl")), start=1):
-        found[name] = _played(job, pool, roles, role, gallery, samples)
+        found[name] = _played(job, pool, roles, role, samples)
         value = found[name].headline.value
         job.observer.step("evaluation", part, {name: value} if math.isfinite(value) else {})
     some = pick(data.samples, DIVERGENCE_SAMPLES, seed=seed)

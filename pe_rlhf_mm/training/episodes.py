@@ -190,7 +190,7 @@ def collect_episodes(
 def reinforce_episodes(
     roles: Roles,
     processor: Processor,
-    gallery: Gallery,
+    new_gallery: Callable[[], Gallery],
     pool: EnvPool,
     samples: Sequence[Sample],
     settings: RLConfig,
@@ -202,14 +202,15 @@ def reinforce_episodes(
 ) -> Roles:
     """Trains the roles `policy` and `value` from the role `sft` on episodes of the samples, `group` of each one drawn.
 
-    The reward is the task's own or, with `settings.reward` "learned", what the role `reward` says of each reply.
+    The reward is the task's own or, with `settings.reward` "learned", what the role `reward` says of each reply. Every
+    rollout has a gallery of its own: its screens are never seen again, and all of them together fill any memory.
     """
     rng = np.random.default_rng(seed)
 
     def draw(roles: Roles, trainable: Trainable, key: jax.Array) -> tuple[EpisodeRollout, dict[str, Any]]:
         chosen = rng.choice(len(samples), settings.prompts, replace=settings.prompts > len(samples))
         asked = [samples[i] for i in np.repeat(chosen, settings.group).tolist()]
-        return collect_episodes(processor, gallery, pool, roles, trainable, asked, settings, key)
+        return collect_episodes(processor, new_gallery(), pool, roles, trainable, asked, settings, key)
 
     of_a_rollout = functools.partial(loss, processor.config, settings, remat)
     return improve(
