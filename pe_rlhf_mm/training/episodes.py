@@ -209,7 +209,8 @@ def reinforce_episodes(
 
     def draw(roles: Roles, trainable: Trainable, key: jax.Array) -> tuple[EpisodeRollout, dict[str, Any]]:
         chosen = rng.choice(len(samples), settings.prompts, replace=settings.prompts > len(samples))
-        asked = [samples[i] for i in np.repeat(chosen, settings.group).tolist()]
+        # A sample's episodes are a whole round apart: so they often meet an environment that shows its page already.
+        asked = [samples[i] for i in np.tile(chosen, settings.group).tolist()]
         return collect_episodes(processor, new_gallery(), pool, roles, trainable, asked, settings, key)
 
     of_a_rollout = functools.partial(loss, processor.config, settings, remat)
