@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
+import threading
 from collections.abc import Sequence
 
 import jax
@@ -24,11 +26,14 @@ from pe_rlhf_mm.rollout.settings import Sampling
 from pe_rlhf_mm.training import episodes
 from pe_rlhf_mm.training.config import RLConfig
 from pe_rlhf_mm.training.demonstrate import demonstrate, transcript
+from pe_rlhf_mm.training.observer import Silent
 from pe_rlhf_mm.training.step import adam, new_state, train_step
 from pe_rlhf_mm.types import Message, Sample, Step
 
 WORDS = ("open", "save", "delete", "search", "send")
 SAMPLES = [Sample(f"s{n}", [Message("system", "Repeat.")], target=WORDS[n : n + 1 + n % 3]) for n in range(4)]
+HANGS = 30.0
+"""Seconds after which a test that would wait for ever fails instead."""
 SETTINGS = RLConfig(steps=1, prompts=4, max_tokens=6, max_turns=3, reward="task", beta=0.1, temperature=1.0)
 
 
@@ -204,6 +209,28 @@ def test_a_step_makes_what_was_rewarded_likelier(model: tuple[Processor, Roles])
     after = statistics(processor, roles.put(learned.trainable), rows)
     assert np.isfinite(float(metrics["loss"]))
     assert ((after - before) * signs > 0).all()
+
+
+def test_the_next_episodes_begin_while_the_learner_runs(model: tuple[Processor, Roles]) -> None:
+    """At the end of the first update, of 4 episodes, some fifth one has begun; nobody has asked to play it yet."""
+    begun, fifth = itertools.count(1), threading.Event()
+
+    class Counted(Echo):
+        def reset(self, sample: Sample, *, seed: int) -> Step:
+            if next(begun) == 5:
+                fifth.set()
+            return super().reset(sample, seed=seed)
+
+    class Waiting(Silent):
+        def step(self, stage: str, step: int, metrics: dict) -> None:
+            if step == 1:
+                assert fifth.wait(HANGS)
+
+    processor, roles = model
+    settings = dataclasses.replace(SETTINGS, steps=2, environments=4)
+    with EnvPool(Counted, 4) as pool:
+        given = (roles, processor, lambda: Gallery(processor.config), pool, SAMPLES, settings)
+        episodes.reinforce_episodes(*given, observer=Waiting())
 
 
 def statistics(processor: Processor, roles: Roles, rows: episodes.Rows) -> np.ndarray:

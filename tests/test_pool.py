@@ -137,6 +137,28 @@ def test_an_episode_can_be_left_for_the_next() -> None:
         assert pool.counts == Counts(episodes=2, steps=3, lost=0, remade=0)
 
 
+def test_a_prepared_episode_is_begun_once_and_given_to_who_asks_for_it() -> None:
+    with EnvPool(ToyEnvironment, 1) as pool:
+        pool.prepare(0, ONE, 0)
+        assert play(pool, "up", "done")[-1].reward == 1
+        assert pool.counts == Counts(episodes=1, steps=2, lost=0, remade=0)
+
+
+def test_what_was_prepared_is_left_if_something_else_is_asked_for() -> None:
+    """Another sample, another seed, a second time the same, and one that has been played on: each is begun anew."""
+    two = Sample("two", ONE.messages, target=2)
+    with EnvPool(ToyEnvironment, 1) as pool:
+        for sample, seed in ((two, 0), (ONE, 1), (ONE, 0)):
+            pool.prepare(0, sample, seed)
+            assert play(pool, "up", "done")[-1].reward == 1
+        assert pool.counts.episodes == 5
+        assert play(pool, "up", "done")[-1].reward == 1
+        pool.prepare(0, ONE, 0)
+        pool.step(0, "up")
+        assert play(pool, "up", "done")[-1].reward == 1
+        assert pool.counts.episodes == 8
+
+
 # --- the end ----------------------------------------------------------------------------------------------------
 
 

@@ -27,6 +27,14 @@ class Counts(NamedTuple):
     remade: int
 
 
+class _Prepared(NamedTuple):
+    """An episode that has been begun ahead."""
+
+    sample: Sample
+    seed: int
+    step: Future[Step]
+
+
 class _Slot:
     """One environment, the thread on which it is made, played and closed, and whether an episode is going on."""
 
@@ -35,13 +43,14 @@ class _Slot:
         self.environment: Environment | None = None
         self.makes = 0
         self.playing = False
+        self.prepared: _Prepared | None = None
 
 
 class EnvPool:
     """`size` environments, numbered from 0; a number is a slot, in which one episode at a time is played.
 
-    Calls return at once with a future, and calls for one slot are carried out in their order: the resets of the next
-    episodes can be begun before a learner runs. An environment is made when its slot is first reset. One that raises
+    Calls return at once with a future, and calls for one slot are carried out in their order: the next episodes can be
+    prepared before a learner runs. An environment is made when its slot is first reset. One that raises
     is closed and made anew, and its episode is lost: it ends with a truncated Step whose info says why under "lost".
     Too many lost episodes in a row (PATIENCE a slot) raise the last error, since that is no accident; a UserError is
     raised at once.
@@ -73,12 +82,20 @@ class EnvPool:
     ) -> None:
         self.close()
 
+    def prepare(self, slot: int, sample: Sample, seed: int) -> None:
+        """Begins an episode that the slot's next call is expected to ask for: while a learner runs, for instance."""
+        self._slots[slot].prepared = _Prepared(sample, seed, self.reset(slot, sample, seed))
+
     def reset(self, slot: int, sample: Sample, seed: int) -> Future[Step]:
-        """Begins an episode; one that is going on in the slot is left."""
+        """Begins an episode, unless it is the one that was prepared; one that is going on in the slot is left."""
+        prepared, self._slots[slot].prepared = self._slots[slot].prepared, None
+        if prepared and prepared.sample is sample and prepared.seed == seed:
+            return prepared.step
         return self._slots[slot].thread.submit(self._reset, self._slots[slot], sample, seed)
 
     def step(self, slot: int, reply: str) -> Future[Step]:
         """Goes on with the slot's episode."""
+        self._slots[slot].prepared = None
         return self._slots[slot].thread.submit(self._step, self._slots[slot], reply)
 
     def close(self) -> None:

@@ -207,11 +207,20 @@ def reinforce_episodes(
     """
     rng = np.random.default_rng(seed)
 
-    def draw(roles: Roles, trainable: Trainable, key: jax.Array) -> tuple[EpisodeRollout, dict[str, Any]]:
+    def choose() -> list[Sample]:
         chosen = rng.choice(len(samples), settings.prompts, replace=settings.prompts > len(samples))
         # A sample's episodes are a whole round apart: so they often meet an environment that shows its page already.
-        asked = [samples[i] for i in np.tile(chosen, settings.group).tolist()]
-        return collect_episodes(processor, new_gallery(), pool, roles, trainable, asked, settings, key)
+        return [samples[i] for i in np.tile(chosen, settings.group).tolist()]
+
+    following = choose()
+
+    def draw(roles: Roles, trainable: Trainable, key: jax.Array) -> tuple[EpisodeRollout, dict[str, Any]]:
+        nonlocal following
+        asked, following = following, choose()
+        drawn = collect_episodes(processor, new_gallery(), pool, roles, trainable, asked, settings, key)
+        for slot, sample in enumerate(following[: pool.size]):
+            pool.prepare(slot, sample, seed=0)
+        return drawn
 
     of_a_rollout = functools.partial(loss, processor.config, settings, remat)
     return improve(
