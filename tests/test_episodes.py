@@ -135,7 +135,7 @@ def test_what_is_earned_later_is_owed_to_every_token_before_it(model: tuple[Proc
     for row, episode in enumerate(found):
         earned = [step.reward for step in episode.outcome.steps[1:]]
         expected = [0.9 * sum(earned[n:]) for n, turn in enumerate(episode.turns) for _ in turn.reply]
-        np.testing.assert_allclose(np.asarray(rollout.returns[row])[rows.packed.mask[row]], expected, atol=1e-6)
+        np.testing.assert_allclose(np.asarray(rollout.returns[row])[rows.mask[row]], expected, atol=1e-6)
     assert float(metrics["earned"]) == pytest.approx(
         np.mean([sum(step.reward for step in p.outcome.steps) for p in found])
     )
@@ -151,13 +151,31 @@ def test_a_cut_episode_is_worth_the_value_beyond_the_cut_and_an_ended_one_is_not
     for row, episode in enumerate(found):
         beyond = 2.0 if episode.outcome.steps[-1].truncated else 0.0
         expected = 0.9 * episode.outcome.steps[1].reward + beyond
-        np.testing.assert_allclose(np.asarray(rollout.returns[row])[rows.packed.mask[row]], expected, atol=1e-6)
+        np.testing.assert_allclose(np.asarray(rollout.returns[row])[rows.mask[row]], expected, atol=1e-6)
+
+
+def test_episodes_that_share_rows_are_worth_what_they_are_alone(model: tuple[Processor, Roles]) -> None:
+    """Cut ones and ended ones, of one turn and of two: returns, log-probabilities under the anchor, and the loss."""
+    found = played(model, max_turns=2)
+    assert len({p.outcome.steps[-1].truncated for p in found}) == 2
+    rows, together, _ = assess(model, found)
+    assert (rows.packed.segment.max(axis=1) >= 1).any()  # or nothing is shared
+    for n, episode in enumerate(found):
+        alone_rows, alone, _ = assess(model, [episode])
+        for name in ("returns", "anchor_logprobs"):
+            one, other = (
+                np.asarray(getattr(rollout, name))[row][of.mask[row]]
+                for rollout, of, row in ((together, rows, n), (alone, alone_rows, 0))
+            )
+            np.testing.assert_allclose(one, other, atol=1e-4)
+    mean = np.mean([loss_of(model, [episode]) for episode in found])
+    assert loss_of(model, found) == pytest.approx(mean, rel=1e-4)
 
 
 def test_a_lost_episode_is_masked_out_and_counted(model: tuple[Processor, Roles]) -> None:
     found = played(model, Breaking)
     rows, _, metrics = assess(model, found)
-    assert rows.packed.mask.any(axis=1).tolist() == [True, False, True, True]
+    assert rows.mask.any(axis=1).tolist() == [True, False, True, True]
     others = [p for p in found if p.outcome.sample.id != "s1"]
     assert float(metrics["earned"]) == pytest.approx(
         np.mean([sum(step.reward for step in p.outcome.steps) for p in others])
@@ -236,7 +254,7 @@ def test_the_next_episodes_begin_while_the_learner_runs(model: tuple[Processor, 
 def statistics(processor: Processor, roles: Roles, rows: episodes.Rows) -> np.ndarray:
     weights = roles.weights("policy")
     found = episodes.forward.packed_policy(processor.config, weights, rows.packed, SETTINGS.sampling)
-    return np.asarray(found.logprobs.sum(axis=1))
+    return np.where(rows.mask, np.asarray(found.logprobs).reshape(-1)[rows.place], 0).sum(axis=1)
 
 
 def test_demonstrations_are_what_the_oracle_was_shown_and_replied(model: tuple[Processor, Roles]) -> None:

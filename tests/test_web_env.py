@@ -86,10 +86,11 @@ def test_a_problem_is_its_seed(pair: tuple[WebEnv, WebEnv]) -> None:
     assert (first.reward, first.terminated, first.truncated, first.info) == (0, False, False, {"replays": 0})
 
 
-def test_the_reward_is_the_raw_one_however_long_it_took(pair: tuple[WebEnv, WebEnv]) -> None:
-    """Miniwob takes off a tenth a second from a reward of this page, and ends its episodes after ten seconds."""
+def test_the_reward_is_the_same_however_long_it_took_and_failing_costs_nothing(pair: tuple[WebEnv, WebEnv]) -> None:
+    """Miniwob takes off a tenth a second from a reward of this page, ends its episodes after ten seconds, and takes one
+    off for the wrong button."""
     env = pair[1]
-    for target, reward in (("#subbtn", 1.0), ("#subbtn2", -1.0)):
+    for target, reward in (("#subbtn", 1.0), ("#subbtn2", 0.0)):
         start(env, "miniwob/click-test-2.html", 3)
         steps = [do(env, "wait") for _ in range(9)]
         place = middle(env, target)

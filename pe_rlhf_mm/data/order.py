@@ -281,13 +281,13 @@ class PackedOrder:
         if known != epoch:
             n = len(self._lengths)
             stream = (self._stream[i] for i in range(epoch * n, (epoch + 1) * n))
-            bins = _first_fit(stream, self._lengths, self._capacity, self._window)
+            bins = first_fit(stream, self._lengths, self._capacity, self._window)
             self._packed = (epoch, bins)
         return bins
 
 
-def _first_fit(stream: Iterable[int], lengths: Sequence[int], capacity: int, window: int) -> list[list[int]]:
-    """The bins in the order in which they are closed."""
+def first_fit(stream: Iterable[int], lengths: Sequence[int], capacity: int, window: int) -> list[list[int]]:
+    """What goes into which bin of `capacity` tokens, the bins in the order in which they are closed."""
     closed: list[list[int]] = []
     bins: list[list[int]] = []
     rooms: list[int] = []

@@ -1,8 +1,9 @@
-"""REINFORCE over whole episodes: what `reinforce.py` does with completions, done with rows of several turns.
+"""REINFORCE over whole episodes: what `reinforce.py` does with completions, done with episodes of several turns.
 
-A row is an episode as it was played, [read | reply | read | reply | ..]; a loss reads the tokens that the policy chose
-and no others. Returns run over the whole episode (γ = 1). An episode that the task ended earns nothing more; one that
-was cut from outside is worth what the value model expects beyond the cut. A lost episode is masked out and counted.
+An episode stands in a row as it was played, [read | reply | read | reply | ..], with others that fit beside it; a loss
+reads the tokens that the policy chose and no others. Returns run over the whole episode (γ = 1). An episode that the
+task ended earns nothing more; one that was cut from outside is worth what the value model expects beyond the cut. A
+lost episode is masked out and counted.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from jaxtyping import Array, Bool, Float, Int
 from pe_rlhf_mm.adapters.roles import Roles, Trainable
 from pe_rlhf_mm.algorithms import advantages, kl, masked
 from pe_rlhf_mm.data.images import Gallery
+from pe_rlhf_mm.data.order import first_fit
 from pe_rlhf_mm.data.packing import every_token, pack
 from pe_rlhf_mm.data.processor import EncodedPrompt, Processor
 from pe_rlhf_mm.data.transcript import Turn, length
@@ -33,52 +35,90 @@ from pe_rlhf_mm.training.observer import Observer, Silent
 from pe_rlhf_mm.training.reinforce import improve, objective
 from pe_rlhf_mm.types import Outcome, Packed, Sample
 
-ROOM = 128
-"""Rows are padded to a multiple of so many tokens: each length compiles an update."""
+COLUMNS, ROWS, TOKENS = 256, 8, 64
+"""Rows are padded to a multiple of so many columns, there is a multiple of so many, and chosen tokens of an episode are
+padded to a multiple of so many: each shape compiles an update."""
 
 
 class Rows(NamedTuple):
-    """Episodes as rows, and what the environment said, at the columns that are asked about.
+    """N episodes in B rows, and what the environment said of every token that the policy chose.
 
-    `logprobs`: as drawn; `rewards`: at the last token of the reply that earned them; `turn`: the number of the reply,
-    -1 at padding; `ends`: the last column of each row; `cut`: the episode was ended from outside.
+    `place`: where each stands among the B·K tokens that the rows are asked about. `logprobs`: as drawn; `rewards`: at
+    the last token of the reply that earned them; `turn`: the number of the reply, -1 at padding; `mask`: what is to be
+    learned from; `ends`: the last of each episode's places among the B·S of all rows; `cut`: it was ended from outside.
     """
 
     packed: Packed
-    logprobs: Float[Any, "B K"]
-    rewards: Float[Any, "B K"]
-    turn: Int[Any, "B K"]
-    ends: Int[Any, " B"]
-    cut: Bool[Any, " B"]
+    place: Int[Any, "N T"]
+    logprobs: Float[Any, "N T"]
+    rewards: Float[Any, "N T"]
+    turn: Int[Any, "N T"]
+    mask: Bool[Any, "N T"]
+    ends: Int[Any, " N"]
+    cut: Bool[Any, " N"]
 
 
 class EpisodeRollout(NamedTuple):
     """Episodes with everything that is constant for the update."""
 
     packed: Packed
-    ends: Int[Array, " B"]
-    returns: Float[Array, "B K"]
-    anchor_logprobs: Float[Array, "B K"]
+    place: Int[Array, "N T"]
+    mask: Bool[Array, "N T"]
+    ends: Int[Array, " N"]
+    returns: Float[Array, "N T"]
+    anchor_logprobs: Float[Array, "N T"]
 
 
 def rows_of(config: VLMConfig, gallery: Gallery, played: Sequence[Played]) -> Rows:
-    """Episodes, one a row. Nothing of a lost one is asked about."""
+    """Episodes in rows, the longest first. Nothing of a lost one is learned from."""
     whole = [[*p.turns, Turn(p.left or EncodedPrompt([], ()), [])] if _cut(p) else list(p.turns) for p in played]
-    capacity = -(-max(map(length, whole)) // ROOM) * ROOM
-    packed = pack(config, gallery, [[turns] if turns else [] for turns in whole], capacity=capacity, asked=every_token)
-    shape = packed.mask.shape
-    drawn, rewards, turn = np.zeros(shape, np.float32), np.zeros(shape, np.float32), np.full(shape, -1, np.int32)
-    for row, episode in enumerate(played):
-        start = 0
-        for number, (_, reply) in enumerate(episode.turns):
-            turn[row, start : start + len(reply)] = number
-            start += len(reply)
-            if reply:
-                rewards[row, start - 1] = episode.outcome.steps[number + 1].reward
-        drawn[row, :start] = episode.logprobs
-        packed.mask[row] &= lost_by(episode.outcome) is None
-    ends = np.array([max(length(turns) - 1, 0) for turns in whole], np.int32)
-    return Rows(packed, drawn, rewards, turn, ends, np.array([_cut(p) for p in played]))
+    lengths = [length(turns) for turns in whole]
+    capacity = _multiple(max(lengths), COLUMNS)
+    bins = first_fit(sorted(range(len(whole)), key=lambda n: -lengths[n]), lengths, capacity, len(whole))
+    bins += [[]] * (_multiple(len(bins), ROWS) - len(bins))
+    packed = pack(
+        config, gallery, [[whole[n] for n in inside] for inside in bins], capacity=capacity, asked=every_token
+    )
+    chosen = _multiple(max(len(p.logprobs) for p in played), TOKENS)
+    rows = _unfilled(packed, len(played), chosen)
+    for row, inside in enumerate(bins):
+        asked, column = row * packed.asked.shape[1], row * capacity
+        for n in inside:
+            _fill(rows, n, played[n], asked)
+            asked, column = asked + len(played[n].logprobs), column + lengths[n]
+            rows.ends[n] = max(column - 1, 0)
+    return rows
+
+
+def _unfilled(packed: Packed, episodes: int, tokens: int) -> Rows:
+    shape = (episodes, tokens)
+    place, turn = np.zeros(shape, np.int32), np.full(shape, -1, np.int32)
+    drawn, rewards, mask = np.zeros(shape, np.float32), np.zeros(shape, np.float32), np.zeros(shape, bool)
+    return Rows(packed, place, drawn, rewards, turn, mask, np.zeros(episodes, np.int32), np.zeros(episodes, bool))
+
+
+def _fill(rows: Rows, n: int, episode: Played, place: int) -> None:
+    """What is known of the n-th episode, whose first token is asked about at `place`."""
+    start = 0
+    for number, (_, reply) in enumerate(episode.turns):
+        rows.turn[n, start : start + len(reply)] = number
+        start += len(reply)
+        if reply:
+            rows.rewards[n, start - 1] = episode.outcome.steps[number + 1].reward
+    rows.place[n, :start] = np.arange(place, place + start)
+    rows.logprobs[n, :start] = episode.logprobs
+    rows.mask[n, :start] = lost_by(episode.outcome) is None
+    rows.cut[n] = _cut(episode)
+
+
+def _multiple(number: int, of: int) -> int:
+    """The next multiple of `of` that is not smaller, and at least one."""
+    return max(-(-number // of), 1) * of
+
+
+def _by_episode(found: Float[Array, "B K"], place: Int[Array, "N T"]) -> Float[Array, "N T"]:
+    """What was found in rows, episode by episode."""
+    return found.reshape(-1)[place]
 
 
 def _cut(played: Played) -> bool:
@@ -86,11 +126,11 @@ def _cut(played: Played) -> bool:
     return last.truncated and not last.terminated and lost_by(played.outcome) is None
 
 
-Credit = Callable[[Float[Array, "B K"], Int[Array, "B K"]], Float[Array, "B K"]]
+Credit = Callable[[Float[Array, "N T"], Int[Array, "N T"]], Float[Array, "N T"]]
 """From the reward of every token, and the turn it is of, to its return."""
 
 
-def over_the_episode(rewards: Float[Array, "B K"], turn: Int[Array, "B K"]) -> Float[Array, "B K"]:
+def over_the_episode(rewards: Float[Array, "N T"], turn: Int[Array, "N T"]) -> Float[Array, "N T"]:
     """Everything that is earned from a token on: for the task's own reward, which often comes at the end."""
     return advantages.returns_to_go(rewards)
 
@@ -111,13 +151,14 @@ def _assess(
     kl_in_return: bool,
 ) -> tuple[EpisodeRollout, dict[str, jax.Array]]:
     """Returns of every chosen token, and the metrics of a rollout."""
-    packed, mask = rows.packed, rows.packed.mask
+    packed, mask, by_episode = rows.packed, rows.mask, functools.partial(_by_episode, place=rows.place)
     policy_now, anchor = (
-        forward.packed_policy(config, roles.weights(role), packed, sampling) for role in ("policy", "anchor")
+        jax.tree.map(by_episode, forward.packed_policy(config, roles.weights(role), packed, sampling))
+        for role in ("policy", "anchor")
     )
     rewards = rows.rewards
     if source == "learned":
-        judged = forward.packed_rewards(config, roles.weights("reward"), roles.heads["reward"], packed)
+        judged = by_episode(forward.packed_rewards(config, roles.weights("reward"), roles.heads["reward"], packed))
         last = mask & (rows.turn != jnp.pad(rows.turn, ((0, 0), (0, 1)), constant_values=-1)[:, 1:])
         rewards = jnp.where(last, judged, 0)
     divergence = kl.k1(policy_now.full_logprobs, anchor.full_logprobs)
@@ -135,7 +176,7 @@ def _assess(
         "turns": masked.token_mean(rows.turn.max(axis=-1) + 1, known),
         "sampler_gap": jnp.where(mask, jnp.abs(rows.logprobs - policy_now.logprobs), 0).max(),
     }
-    return EpisodeRollout(packed, rows.ends, returns, anchor.full_logprobs), metrics
+    return EpisodeRollout(packed, rows.place, mask, rows.ends, returns, anchor.full_logprobs), metrics
 
 
 def loss(
@@ -147,11 +188,12 @@ def loss(
     rollout: EpisodeRollout,
     key: jax.Array,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """As `reinforce.loss`, of rows of several turns."""
+    """As `reinforce.loss`, of episodes."""
     roles, packed, how = roles.put(trainable), rollout.packed, forward.Pass(remat=remat)
     statistics = forward.packed_policy(config, roles.weights("policy"), packed, settings.sampling, how)
     values, _ = forward.packed_values(config, roles.weights("value"), roles.heads["value"], packed, rollout.ends, how)
-    return objective(settings, statistics, values, rollout.returns, rollout.anchor_logprobs, packed.mask)
+    statistics, values = jax.tree.map(lambda found: _by_episode(found, rollout.place), (statistics, values))
+    return objective(settings, statistics, values, rollout.returns, rollout.anchor_logprobs, rollout.mask)
 
 
 def told(outcomes: Sequence[Outcome]) -> dict[str, float]:

@@ -104,11 +104,12 @@ def packed_rewards(
 
 
 def packed_values(
-    config: VLMConfig, weights: Weights, head: Head, packed: Packed, ends: Int[Array, " B"], how: Pass = SCORING
-) -> tuple[Float[Array, "B K"], Float[Array, " B"]]:
-    """A value model's estimate before each token that packed rows ask about, and at the columns `ends`."""
+    config: VLMConfig, weights: Weights, head: Head, packed: Packed, ends: Int[Array, " N"], how: Pass = SCORING
+) -> tuple[Float[Array, "B K"], Float[Array, " N"]]:
+    """A value model's estimate before each token that packed rows ask about, and at `ends`, places among the B·S."""
     states = packed_hidden(config, weights, packed, how)
-    return head(vlm.at(states, jnp.maximum(packed.asked - 1, 0))), head(vlm.at(states, ends[:, None]))[:, 0]
+    whole = states.reshape(-1, states.shape[-1])
+    return head(vlm.at(states, jnp.maximum(packed.asked - 1, 0))), head(whole[ends])
 
 
 def packed_hidden(config: VLMConfig, weights: Weights, packed: Packed, how: Pass = SCORING) -> Float[Array, "B S D"]:

@@ -32,8 +32,9 @@ class WebEnv:
     """Episodes on the pages below a folder; which page and which of its problems comes from the sample.
 
     Of `sample.metadata` it reads `page` (a file below `folder`: "miniwob/click-test.html"), `seed` (of the problem)
-    and, where there is one, `mode` ("train" or "test": MiniWoB's setDataMode). The goal is the page's own utterance,
-    the reward its raw one, without the time that the page takes off.
+    and, where there is one, `mode` ("train" or "test": MiniWoB's setDataMode). The goal is the page's own utterance.
+    The reward is its raw one, without the time that the page takes off, and 0 where that is negative: if a wrong click
+    cost more than no click, a policy that fails more often than it wins would learn to do nothing.
 
     `in_place`: pages (as in `page`) on which a problem that is posed in the loaded page looks as it does after loading
     it again; that takes 7 ms of a core instead of 150. `scale`: pixels of the picture for each pixel of the page. At
@@ -99,7 +100,7 @@ class WebEnv:
         info = {"action": action, "replays": self.recording.replays}
         if look.done:
             self._steps_left = 0
-            return Step([], look.reward, terminated=True, info=info)
+            return Step([], max(look.reward, 0.0), terminated=True, info=info)
         return Step(self._shown(look), truncated=out_of_steps, info=info)
 
     def evaluate(self, script: str, argument: Any = None) -> Any:
