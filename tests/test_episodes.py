@@ -156,7 +156,9 @@ def test_a_cut_episode_is_worth_the_value_beyond_the_cut_and_an_ended_one_is_not
 
 def test_episodes_that_share_rows_are_worth_what_they_are_alone(model: tuple[Processor, Roles]) -> None:
     """Cut ones and ended ones, of one turn and of two: returns, log-probabilities under the anchor, and the loss."""
-    found = played(model, max_turns=2)
+    processor, roles = model
+    model = processor, roles.with_head("value", jax.random.normal(jax.random.key(3), (128,)))  # it tells places apart
+    found = [*played(model, max_turns=1), *played(model, max_turns=2)]
     assert len({p.outcome.steps[-1].truncated for p in found}) == 2
     rows, together, _ = assess(model, found)
     assert (rows.packed.segment.max(axis=1) >= 1).any()  # or nothing is shared
