@@ -49,7 +49,7 @@ def reward_step(model: Model, config: TuneConfig, data: Any) -> tuple[Timed, flo
     stream = reward.feed(processor, data.gallery, data.judged, config.reward, seed=0).batches
     loss = functools.partial(reward.pairwise, model.config, config.reward.dropout, config.remat)
     optimizer = adam(config.reward.learning_rate, config.reward.steps)
-    state = new_state(roles.pick("reward"), optimizer, jax.random.key(0))
+    state = new_state(roles.pick("reward"), roles, optimizer, jax.random.key(0))
     peak = compiled_peak(state, roles, next(stream), loss=loss, optimizer=optimizer)
 
     def step() -> float:
@@ -72,7 +72,7 @@ def rl_step(model: Model, config: TuneConfig, data: Any) -> tuple[Timed, float]:
     trainable = roles.pick("policy", "value")
     optimizer = reinforce.optimizer_for(settings, trainable)
     loss = functools.partial(reinforce.loss, model.config, settings, sampling, config.remat)
-    state = new_state(trainable, optimizer, jax.random.key(0))
+    state = new_state(trainable, roles, optimizer, jax.random.key(0))
     scorer, key = reinforce.learned_reward(model.config), jax.random.key(1)
     collect = functools.partial(reinforce.collect, model.config, roles)
     rollout, _ = collect(state.trainable, next(stream), settings, sampling, scorer, key)

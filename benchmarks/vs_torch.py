@@ -151,7 +151,7 @@ def our_reward_step(checkpoint: str, sizes: Sizes) -> Run:
     )
     optimizer = adam(1e-5, 1000)
     loss = functools.partial(reward.pairwise, config, 0.0, False)
-    state = new_state(held.pick("reward"), optimizer, jax.random.key(0))
+    state = new_state(held.pick("reward"), held, optimizer, jax.random.key(0))
 
     def run() -> list:
         nonlocal state

@@ -33,7 +33,7 @@ def train(
     """
     observer.begin(stage, steps)
     observer.note(stage, 0, {"padding_share": fed.padding_share})
-    state = new_state(trainable, optimizer, key)
+    state = new_state(trainable, roles, optimizer, key)
     best, best_score = None, float("-inf")
     for step in range(1, steps + 1):
         state, metrics = train_step(state, roles, next(fed.batches), loss=loss, optimizer=optimizer)

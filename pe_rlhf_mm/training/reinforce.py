@@ -264,7 +264,7 @@ def improve(
     training_key, drawing_key = jax.random.split(jax.random.key(seed))
     trainable = roles.pick("policy", "value")
     optimizer = optimizer_for(settings, trainable)
-    state = new_state(trainable, optimizer, training_key)
+    state = new_state(trainable, roles, optimizer, training_key)
 
     observer.begin("rl", settings.steps)
     observer.note("rl", 0, facts)

@@ -37,9 +37,17 @@ def adam(learning_rate: float, steps: int, *, warmup: int = 0, decay: bool = Fal
     return optax.chain(optax.clip_by_global_norm(1.0), optax.adam(schedule))
 
 
-def new_state(trainable: Learned, optimizer: optax.GradientTransformation, key: jax.Array) -> TrainState[Learned]:
-    """The state before the first step."""
-    return TrainState(trainable, optimizer.init(trainable), jax.numpy.int32(0), key)
+def new_state(
+    trainable: Learned, roles: Roles, optimizer: optax.GradientTransformation, key: jax.Array
+) -> TrainState[Learned]:
+    """The state before the first step, on the devices of `roles`."""
+    return _beside(TrainState(trainable, optimizer.init(trainable), jax.numpy.int32(0), key), roles)
+
+
+@functools.partial(jax.jit, donate_argnames="state", keep_unused=True)
+def _beside(state: TrainState[Learned], roles: Roles) -> TrainState[Learned]:
+    """The state, bound to devices as what comes out of a step is: or the second step would be compiled once more."""
+    return state
 
 
 @functools.partial(jax.jit, static_argnames=("loss", "optimizer"), donate_argnames="state")
