@@ -19,6 +19,7 @@ from pe_rlhf_mm.tasks.miniwob.pages import CLICK_MIX, MIXTURES, PAGES, RELOADED,
 from pe_rlhf_mm.tasks.miniwob.playing import look
 from pe_rlhf_mm.tasks.miniwob.task import SPLITS, MiniWob
 from pe_rlhf_mm.testing import check_task
+from pe_rlhf_mm.training.presets import settings_of
 from pe_rlhf_mm.types import Image, Step, Text
 
 ROOT = Path(__file__).parent.parent
@@ -118,6 +119,11 @@ def test_samples_are_stable_and_no_seed_is_in_two_splits(name: str) -> None:
     ids = [sample.id for samples in found.values() for sample in samples]
     assert len(set(ids)) == len(ids)
     assert found == {split: list(named(name).samples(split, seed=7)) for split in SPLITS}
+
+
+def test_settings_leave_as_many_replies_as_a_page_takes() -> None:
+    expected = {"mix": 3, "click-test-2": 3, "login-user": 10, "choose-date": 16}
+    assert {name: settings_of(named(name)).rl.max_turns for name in expected} == expected
 
 
 def test_no_seed_of_a_mixture_is_in_another_split_of_a_page() -> None:

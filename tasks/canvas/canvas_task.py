@@ -14,6 +14,7 @@ from pe_rlhf_mm.envs.canvas.problem import Problem
 from pe_rlhf_mm.errors import UserError
 from pe_rlhf_mm.tasks.canvas.choices import SPLITS, Choices, words_of
 from pe_rlhf_mm.tasks.canvas.wrong_actions import elsewhere_in_its_box, wrong_actions
+from pe_rlhf_mm.tasks.ui.playing import tuning
 from pe_rlhf_mm.types import Image, Message, Rated, Sample
 
 ROLE = "Reach the goal on the screen."
@@ -30,6 +31,8 @@ class CanvasTask:
 
     name: ClassVar[str]
     evaluators: Sequence[str] = ("pe/ui-success",)
+
+    tuning = tuning(max_turns=6)  # more do not fit into the context of tiny-vlm
 
     def __init__(self, dialect: Dialect = "percent", max_steps: int = 8):
         self.dialect, self.max_steps = dialect, max_steps

@@ -18,6 +18,7 @@ from pe_rlhf_mm.envs.actions import Codec, Dialect, Kind, codec
 from pe_rlhf_mm.errors import UserError
 from pe_rlhf_mm.tasks.miniwob.oracles import kinds_of, oracle_of
 from pe_rlhf_mm.tasks.miniwob.pages import MIXTURES, MOST_STEPS, PAGES, RELOADED, WITH_MODES, file_of
+from pe_rlhf_mm.tasks.ui.playing import tuning
 from pe_rlhf_mm.types import Message, Outcome, Rated, Sample
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ class MiniWob:
         self.files = {page: file_of(page) for page in pages}
         self.max_steps = max_steps or max(MOST_STEPS.get(page, 10) for page in pages)
         self.codec = _telling(codec(dialect), {kind for page in pages for kind in kinds_of(page)})
+        self.tuning = tuning(max_turns=3 if set(pages) <= {*MIXTURES["mix"]} else self.max_steps)
 
     def samples(self, split: str, *, seed: int = 0) -> Iterator[Sample]:
         """The problems of a split, seed by seed on all pages; goals and screens are seen when they are played.
