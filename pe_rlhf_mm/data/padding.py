@@ -5,6 +5,6 @@ from __future__ import annotations
 ROUND_TO = 8
 
 
-def rounded(length: int) -> int:
-    """The length rounded up to the next multiple of ROUND_TO."""
-    return -(-length // ROUND_TO) * ROUND_TO
+def rounded(length: int, to: int = ROUND_TO) -> int:
+    """The length rounded up to the next multiple of `to`."""
+    return -(-length // to) * to

@@ -50,10 +50,9 @@ class EnvPool:
     """`size` environments, numbered from 0; a number is a slot, in which one episode at a time is played.
 
     Calls return at once with a future, and calls for one slot are carried out in their order: the next episodes can be
-    prepared before a learner runs. An environment is made when its slot is first reset. One that raises
-    is closed and made anew, and its episode is lost: it ends with a truncated Step whose info says why under "lost".
-    Too many lost episodes in a row (PATIENCE a slot) raise the last error, since that is no accident; a UserError is
-    raised at once.
+    prepared before a learner runs. An environment is made when its slot is first reset. One that raises is closed and
+    made anew, and its episode is lost: it ends with a truncated Step whose info says why under "lost". Too many lost
+    episodes in a row (PATIENCE a slot) raise the last error, since that is no accident; a UserError is raised at once.
     """
 
     def __init__(self, make: Callable[[], Environment], size: int):

@@ -22,6 +22,7 @@ from pe_rlhf_mm.algorithms import advantages, kl, masked
 from pe_rlhf_mm.data.images import Gallery
 from pe_rlhf_mm.data.order import first_fit
 from pe_rlhf_mm.data.packing import every_token, pack
+from pe_rlhf_mm.data.padding import rounded
 from pe_rlhf_mm.data.processor import EncodedPrompt, Processor
 from pe_rlhf_mm.data.transcript import Turn, length
 from pe_rlhf_mm.envs.episode import lost_by
@@ -73,13 +74,13 @@ def rows_of(config: VLMConfig, gallery: Gallery, played: Sequence[Played]) -> Ro
     """Episodes in rows, the longest first. Nothing of a lost one is learned from."""
     whole = [[*p.turns, Turn(p.left or EncodedPrompt([], ()), [])] if _cut(p) else list(p.turns) for p in played]
     lengths = [length(turns) for turns in whole]
-    capacity = _multiple(max(lengths), COLUMNS)
+    capacity = rounded(max(1, *lengths), COLUMNS)
     bins = first_fit(sorted(range(len(whole)), key=lambda n: -lengths[n]), lengths, capacity, len(whole))
-    bins += [[]] * (_multiple(len(bins), ROWS) - len(bins))
+    bins += [[]] * (rounded(len(bins), ROWS) - len(bins))
     packed = pack(
         config, gallery, [[whole[n] for n in inside] for inside in bins], capacity=capacity, asked=every_token
     )
-    chosen = _multiple(max(len(p.logprobs) for p in played), TOKENS)
+    chosen = rounded(max(1, *(len(p.logprobs) for p in played)), TOKENS)
     rows = _unfilled(packed, len(played), chosen)
     for row, inside in enumerate(bins):
         asked, column = row * packed.asked.shape[1], row * capacity
@@ -109,11 +110,6 @@ def _fill(rows: Rows, n: int, episode: Played, place: int) -> None:
     rows.logprobs[n, :start] = episode.logprobs
     rows.mask[n, :start] = lost_by(episode.outcome) is None
     rows.cut[n] = _cut(episode)
-
-
-def _multiple(number: int, of: int) -> int:
-    """The next multiple of `of` that is not smaller, and at least one."""
-    return max(-(-number // of), 1) * of
 
 
 def _by_episode(found: Float[Array, "B K"], place: Int[Array, "N T"]) -> Float[Array, "N T"]:

@@ -6,7 +6,7 @@ from pe_rlhf_mm.training.config import TARGETS, LoraConfig, RewardConfig, RLConf
 
 
 def tuning(max_turns: int) -> TuneConfig:
-    """Settings for tiny-vlm on screens, by the task's own reward: three quarters of an hour on two cores."""
+    """Settings for tiny-vlm on screens, by the task's own reward: a first guess, which no whole run has tried."""
     return TuneConfig(
         lora=LoraConfig(targets=TARGETS),
         sft=SFTConfig(steps=300, batch_size=16, learning_rate=2e-3, demonstrations=240),
