@@ -60,7 +60,7 @@ def test_the_printed_tasks_and_evaluator_conform(task_folder: Path, verb: str, n
     assert "conforms" in done.stdout
 
 
-@pytest.mark.parametrize(("name", "asked"), zip(TASKS, (100, 16, 100), strict=True))
+@pytest.mark.parametrize(("name", "asked"), list(zip(TASKS, (100, 16, 100), strict=True)))
 def test_the_printed_tasks_can_be_tuned_and_evaluated(task_folder: Path, name: str, asked: int) -> None:
     task, out = f"{name}:{TASKS[name]}", f"runs/{name}"
     done = run(["-m", "pe_rlhf_mm", "tune", task, "--out", out, "--json", *SMALL], task_folder)
