@@ -10,7 +10,7 @@ from pe_rlhf_mm.types import Outcome, Score
 
 @register_evaluator("pe/ui-success@1")
 class UISuccess:
-    """1 if the rewards of the episode sum to more than 0 and its last step terminated it, otherwise 0.
+    """1 if the rewards of the episode sum to more than 0 and the task ended it before a budget did, otherwise 0.
 
     None for an episode that was lost to a fault, and for an outcome without an episode. Parts: "steps", replies that
     were answered; "invalid", the share of them that were no action or could not be carried out; "truncated", 1 if a
@@ -30,12 +30,13 @@ def _score(outcome: Outcome) -> Score:
     acted, last = outcome.steps[1:], outcome.steps[-1]  # the first one is the reset
     reward = sum(step.reward for step in outcome.steps)
     invalid = sum("action_error" in step.info for step in acted)
+    cut = last.truncated or "out_of_steps" in last.info
     parts = {
         "steps": float(len(acted)),
         "invalid": invalid / len(acted) if acted else 0.0,
-        "truncated": float(last.truncated),
+        "truncated": float(cut),
         "reward": reward,
     }
-    end = "ended" if last.terminated else "was cut off" if last.truncated else "goes on"
+    end = "was cut off" if cut else "ended" if last.terminated else "goes on"
     why = f"reward {reward:g}; the episode {end} after {len(acted)} steps, {invalid} of them invalid"
-    return Score(float(reward > 0 and last.terminated), why, parts)
+    return Score(float(reward > 0 and last.terminated and not cut), why, parts)

@@ -116,7 +116,8 @@ class Rated:
 class Step:
     """What an environment answers: messages to append to the conversation, and the Gymnasium signals.
 
-    `terminated`: the task itself ended, do not bootstrap. `truncated`: an outside budget ended it, bootstrap.
+    `terminated`: the task itself ended, do not bootstrap. `truncated`: it was ended from outside, bootstrap. A budget
+    of replies that success is judged by is part of the task: `info["out_of_steps"]` tells that it was used up.
     `info` carries `action_error` for an action that could not be carried out: a bad action is never an exception.
     """
 

@@ -160,15 +160,16 @@ def test_what_cannot_be_done_is_said_and_changes_nothing(reply: str) -> None:
     assert (last.reward, last.terminated) == (1, True)
 
 
-def test_a_budget_of_replies_truncates_and_counts_those_that_fail() -> None:
+def test_a_budget_of_replies_ends_it_and_counts_those_that_fail() -> None:
     steps = episode(press_red, ["nonsense", ON_NOTHING, "wait"], max_steps=3)
-    assert [(step.terminated, step.truncated) for step in steps] == [(False, False)] * 3 + [(False, True)]
+    assert [step.terminated for step in steps] == [False] * 3 + [True]
+    assert (steps[-1].reward, steps[-1].truncated, steps[-1].info["out_of_steps"]) == (0, False, True)
 
 
 @pytest.mark.parametrize(("reply", "reward"), [(ON_RED, 1), (ON_BLUE, 0), ("done", 0)])
-def test_what_ends_with_the_last_reply_of_its_budget_is_not_truncated(reply: str, reward: float) -> None:
+def test_what_ends_with_the_last_reply_of_its_budget_is_not_out_of_steps(reply: str, reward: float) -> None:
     last = episode(press_red, ["wait", reply], max_steps=2)[-1]
-    assert (last.reward, last.terminated, last.truncated) == (reward, True, False)
+    assert (last.reward, last.terminated, "out_of_steps" in last.info) == (reward, True, False)
 
 
 def test_after_its_end_an_episode_must_be_reset() -> None:

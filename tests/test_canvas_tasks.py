@@ -277,13 +277,13 @@ def test_the_prompt_tells_the_grammar_and_nothing_that_is_not_needed() -> None:
     assert message.content.splitlines() == [
         "Reach the goal on the screen.",
         "",
-        "Reply with one action only:",
+        "Reply with one action:",
         "click X Y",
         "type TEXT",
         "key Enter",
         "scroll down",
         "done",
-        "X and Y are percent of the screen, from the left and from the top.",
+        "X and Y are percent of the screen.",
     ]
 
 
@@ -304,8 +304,8 @@ def test_what_a_dialect_cannot_say_has_no_solution_and_no_ratings() -> None:
 
 def test_an_episode_is_as_long_as_the_task_is_told() -> None:
     task = Mix(max_steps=2)
-    last = episode(task, some(task, 1)[0], ["nonsense"] * 3)[-1]
-    assert (last.truncated, len(episode(task, some(task, 1)[0], ["nonsense"] * 3))) == (True, 3)
+    steps = episode(task, some(task, 1)[0], ["nonsense"] * 3)
+    assert (steps[-1].terminated, len(steps)) == (True, 3)
 
 
 # --- ratings ----------------------------------------------------------------------------------------------------

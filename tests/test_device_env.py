@@ -363,16 +363,17 @@ def test_what_cannot_be_carried_out_is_said_and_the_episode_goes_on(phone: Phone
     assert environment.step(WAIT).info == {"action": UIAction("wait")}
 
 
-def test_the_budget_cuts_an_episode_but_not_one_that_ends_with_it(phone: Phone) -> None:
+def test_the_budget_ends_an_episode(phone: Phone) -> None:
     environment = env(max_steps=2)
     environment.reset(SAMPLE, seed=0)
-    assert not environment.step(WAIT).truncated
+    assert not environment.step(WAIT).terminated
     cut = environment.step("no action")
-    assert (cut.truncated, cut.terminated, cut.reward, pictures(cut)) == (True, False, 0, [(60, 100)])
+    assert (cut.truncated, cut.terminated, cut.reward, pictures(cut)) == (False, True, 0, [(60, 100)])
+    assert cut.info["out_of_steps"]
     environment.reset(SAMPLE, seed=0)
     environment.step(WAIT)
     last = environment.step(DONE)
-    assert (last.truncated, last.terminated) == (False, True)
+    assert (last.terminated, "out_of_steps" in last.info) == (True, False)
 
 
 def test_a_sample_must_have_a_goal(phone: Phone) -> None:

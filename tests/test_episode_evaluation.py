@@ -256,6 +256,7 @@ def outcome(replies: int, *infos: dict[str, object], terminated: bool = False, t
 OUTCOMES = [
     outcome(2, {}, {"action_error": "what?"}, {}, terminated=True),
     outcome(1, {}, {"action_error": "what?", "replays": 1}, truncated=True),
+    outcome(1, {}, {"out_of_steps": True}, terminated=True),
     outcome(1, {}, {"out_of_turns": True}, truncated=True),
     outcome(1, {}, {"out_of_context": True}, truncated=True),
     outcome(1, {"replays": 1}, {"replays": 2}, terminated=True),
@@ -266,7 +267,8 @@ OUTCOMES = [
 def test_episodes_are_counted_by_their_ends() -> None:
     assert [ending(o) for o in OUTCOMES] == [
         "terminated",
-        "truncated",
+        "out_of_steps",
+        "out_of_steps",
         "out_of_turns",
         "out_of_context",
         "terminated",
@@ -274,19 +276,19 @@ def test_episodes_are_counted_by_their_ends() -> None:
     ]
     counts = count_episodes(OUTCOMES)
     assert counts == EpisodeCounts(
-        episodes=6,
-        replies=6,
+        episodes=7,
+        replies=7,
         action_errors=2,
         replays=3,
         terminated=2,
-        truncated=1,
+        out_of_steps=2,
         out_of_turns=1,
         out_of_context=1,
         lost=1,
     )
     assert counts.text() == (
-        "6 episodes, 6 replies, 2 (33.3 %) not carried out; "
-        "2 ended by the task, 1 cut by the environment, 1 out of turns, 1 out of context, 1 lost"
+        "7 episodes, 7 replies, 2 (28.6 %) not carried out; "
+        "2 ended by the task, 2 out of steps, 1 out of turns, 1 out of context, 1 lost"
     )
     assert (
         count_episodes([OUTCOMES[-1]]).text() == "1 episodes, 0 replies, 0 not carried out; 0 ended by the task, 1 lost"
@@ -411,7 +413,7 @@ def test_a_models_conversation_that_outgrows_its_context_does_not_disturb_the_ot
     """After one turn the long tale fills tiny-vlm's 512 tokens."""
     found = pe.evaluate(f"{__name__}:Telling", Asked(tiny_vlm().processor), environments=2)
     short, long = found.outcomes
-    assert (short.replies, ending(short)) == (["2 messages", "4 messages"], "truncated")
+    assert (short.replies, ending(short)) == (["2 messages", "4 messages"], "out_of_steps")
     assert (long.replies, ending(long)) == (["2 messages"], "out_of_context")
 
 

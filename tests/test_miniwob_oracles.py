@@ -11,7 +11,7 @@ import pytest
 
 from pe_rlhf_mm.envs.actions import ActionError, Dialect, UIAction
 from pe_rlhf_mm.envs.web.environment import WebEnv
-from pe_rlhf_mm.tasks.miniwob.pages import MIXTURES
+from pe_rlhf_mm.tasks.miniwob.pages import CLICK_MIX, TYPE_MIX
 from pe_rlhf_mm.tasks.miniwob.playing import Look, Right, look
 from pe_rlhf_mm.tasks.miniwob.task import MiniWob
 from pe_rlhf_mm.tasks.miniwob.wrong_actions import right_action, wrong_action
@@ -24,7 +24,7 @@ MORE = """
     click-tab-2-hard click-widget count-shape enter-time login-user-popup navigate-tree odd-or-even read-table
     search-engine simple-algebra
 """.split()
-MIXED = [*MIXTURES["click-mix"], *MIXTURES["type-mix"]]
+MIXED = [*CLICK_MIX, *TYPE_MIX]
 PLAYED = MIXED + MORE
 
 
@@ -180,7 +180,7 @@ def test_solutions_and_demonstrations_come_from_one_environment(monkeypatch: pyt
 )
 def test_ratings_are_true(page: str, environment: WebEnv) -> None:
     """The right replies win together; with one of the wrong ones in its turn's place they do not."""
-    made, count = MiniWob(page), 1 if page in MIXTURES["type-mix"] else 2
+    made, count = MiniWob(page), 1 if page in TYPE_MIX else 2
     for ratings, sample in zip(episodes_of(made.ratings("train"), count), some(page, count), strict=True):
         right = [str(rated.reply) for rated in ratings if rated.label == 1]
         assert [rated.label for rated in ratings] == [1, 0] * len(right)

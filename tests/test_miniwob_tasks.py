@@ -90,7 +90,7 @@ def test_tables_name_pages_only() -> None:
     assert set().union(*tables) <= set(PAGES)
     assert set(oracles.SAME.values()) <= {*oracles.CLICKING, *oracles.TYPING}
     assert not oracles.SAME.keys() & {*oracles.CLICKING, *oracles.TYPING}
-    assert all(oracles.oracle_of(page) for page in MIXTURES["mix"])
+    assert all(oracles.oracle_of(page) for mixture in MIXTURES.values() for page in mixture.pages)
 
 
 def test_making_tasks_and_reading_samples_imports_neither_browser_nor_pages() -> None:
@@ -180,6 +180,7 @@ def test_a_page_that_takes_many_clicks_has_the_steps_for_it() -> None:
     assert MiniWob("click-test").max_steps == 10
     assert MiniWob("click-test", "number-checkboxes").max_steps == 20
     assert MiniWob("number-checkboxes", max_steps=3).max_steps == 3
+    assert named("mix").max_steps == 3
 
 
 def test_without_the_package_of_the_pages_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -211,7 +212,7 @@ def test_the_test_split_asks_for_what_was_never_right_before() -> None:
 @pytest.mark.browser
 def test_a_problem_posed_in_the_loaded_page_looks_as_on_a_page_that_was_loaded_for_it() -> None:
     """After another problem that was left behind half done; a calendar that is open then keeps its month."""
-    made = MiniWob(*MIXTURES["mix"], "choose-date-medium")
+    made = MiniWob(*MIXTURES["mix"].pages, "choose-date-medium")
     environment, fresh = made.environment(), MiniWob("book-flight", max_steps=1).environment()
     for page in made.files:
         one, other = itertools.islice(MiniWob(page).samples("test"), 2)

@@ -155,7 +155,7 @@ def test_a_strip_tells_replies_errors_rewards_and_the_end(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("end", "said"),
     [
-        ("truncated", "cut off by the environment"),
+        ("out_of_steps", "cut off by the environment"),
         ("out_of_turns", "cut off: out of turns"),
         ("out_of_context", "cut off: longer than the model's context"),
         ("lost", "lost, and not counted no page"),

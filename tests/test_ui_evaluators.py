@@ -99,6 +99,7 @@ MISTAKE = Step([], info={"action_error": "no action"})
         ([Step([], -1.0, terminated=True)], 0, (1, 0, 0, -1)),
         ([Step([], 0.25), Step([], -0.25, terminated=True)], 0, (2, 0, 0, 0)),
         ([Step([], 1.0), Step([], truncated=True)], 0, (2, 0, 1, 1)),  # rewarded, and cut by the budget
+        ([Step([], 1.0), Step([], 1.0, terminated=True, info={"out_of_steps": True})], 0, (2, 0, 1, 2)),
         ([MISTAKE, Step([], truncated=True, info={"action_error": "no"})], 0, (2, 1, 1, 0)),
         ([], 0, (0, 0, 0, 0)),
     ],

@@ -337,8 +337,8 @@ def test_what_cannot_be_done_is_told_and_changes_nothing(browser: Browser, folde
     steps = [env.step(reply) for reply in replies]
     assert all(step.info["action_error"] and "action" not in step.info for step in steps)
     assert all(seen(step) == seen(first) and told(step) == [step.info["action_error"]] for step in steps)
-    assert [step.truncated for step in steps] == [False] * (len(replies) - 1) + [True]
-    assert not any(step.terminated or step.reward for step in steps)
+    assert [step.terminated for step in steps] == [False] * (len(replies) - 1) + [True]
+    assert not any(step.truncated or step.reward for step in steps)
     assert env.evaluate("[log, Date.now() - Date.UTC(2020, 0, 1, 12)]") == [[], 1000]
     assert "outside the screen" in steps[0].info["action_error"]
     assert "100000 characters is no action" in steps[-2].info["action_error"]
@@ -352,8 +352,9 @@ def test_the_budget_of_steps(browser: Browser, folder: Path) -> None:
     env = WebEnv(folder, Json(), max_steps=2, browser=browser)
     start(env, "log.html")
     first, second = do(env, "wait"), do(env, "wait")
-    assert [(step.terminated, step.truncated) for step in (first, second)] == [(False, False), (False, True)]
-    assert seen(second), "what comes after a budget is still worth something"
+    assert [(step.terminated, step.truncated) for step in (first, second)] == [(False, False), (True, False)]
+    assert (second.reward, "out_of_steps" in first.info, "out_of_steps" in second.info) == (0, False, True)
+    assert seen(second), "a report shows what was reached"
     env.close()
 
 

@@ -10,7 +10,7 @@ from pe_rlhf_mm.errors import PromptTooLong, UserError
 from pe_rlhf_mm.types import Environment, Message, Outcome, Sample, Step
 
 MAX_TURNS = 32
-Ending = Literal["terminated", "truncated", "out_of_turns", "out_of_context", "lost"]
+Ending = Literal["terminated", "out_of_steps", "out_of_turns", "out_of_context", "lost"]
 
 
 class Episode:
@@ -91,15 +91,15 @@ def or_too_long(policy: Callable[[Sequence[Message]], str], conversation: Sequen
 
 
 def ending(outcome: Outcome) -> Ending:
-    """How an episode ended; `truncated` where its environment's own budget ended it."""
+    """How an episode ended; `out_of_steps` where its environment's own budget ended it."""
     last = outcome.steps[-1]
     if "lost" in last.info:
         return "lost"
-    if last.terminated:
+    if last.terminated and "out_of_steps" not in last.info:
         return "terminated"
     if "out_of_turns" in last.info:
         return "out_of_turns"
-    return "out_of_context" if "out_of_context" in last.info else "truncated"
+    return "out_of_context" if "out_of_context" in last.info else "out_of_steps"
 
 
 def lost_by(outcome: Outcome) -> str | None:

@@ -21,7 +21,7 @@ class EpisodeCounts(NamedTuple):
     """Numbers of episodes, of replies in them, of the replies that could not be carried out as actions, and of times
     that an environment replayed an episode after a fault.
 
-    The rest count episodes by their end: `terminated` by the task itself, `truncated` by the environment's budget,
+    The rest count episodes by their end: `terminated` by the task itself, `out_of_steps` by the environment's budget,
     `out_of_turns` and `out_of_context` from outside, `lost` by a failure that is not the policy's.
     """
 
@@ -30,7 +30,7 @@ class EpisodeCounts(NamedTuple):
     action_errors: int
     replays: int
     terminated: int
-    truncated: int
+    out_of_steps: int
     out_of_turns: int
     out_of_context: int
     lost: int
@@ -38,7 +38,7 @@ class EpisodeCounts(NamedTuple):
     def text(self) -> str:
         """One line."""
         share = f" ({100 * self.action_errors / self.replies:.1f} %)" if self.replies else ""
-        ends = {"cut by the environment": self.truncated, "out of turns": self.out_of_turns}
+        ends = {"out of steps": self.out_of_steps, "out of turns": self.out_of_turns}
         ends |= {"out of context": self.out_of_context, "lost": self.lost}
         told = [f"{n} {how}" for how, n in ends.items() if n]
         return (

@@ -9,6 +9,7 @@ lost episode is masked out and counted.
 from __future__ import annotations
 
 import functools
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -25,7 +26,7 @@ from pe_rlhf_mm.data.packing import every_token, pack
 from pe_rlhf_mm.data.padding import rounded
 from pe_rlhf_mm.data.processor import EncodedPrompt, Processor
 from pe_rlhf_mm.data.transcript import Turn, length
-from pe_rlhf_mm.envs.episode import lost_by
+from pe_rlhf_mm.envs.episode import ending, lost_by
 from pe_rlhf_mm.envs.pool import EnvPool
 from pe_rlhf_mm.models.config import VLMConfig
 from pe_rlhf_mm.rollout.episodes import Played, play_episodes
@@ -161,7 +162,12 @@ def _assess(
     earned = (1 - beta) * rewards - (beta * jnp.where(mask, divergence, 0) if kl_in_return else 0)
     returns = CREDITS[source](earned, rows.turn)
     if source == "task":
-        beyond = forward.packed_values(config, roles.weights("value"), roles.heads["value"], packed, rows.ends)[1]
+        ends = (packed, rows.ends)
+        beyond = jax.lax.cond(
+            rows.cut.any(),
+            lambda: forward.packed_values(config, roles.weights("value"), roles.heads["value"], *ends)[1],
+            lambda: jnp.zeros(rows.cut.shape),
+        )
         returns = returns + jnp.where(rows.cut, beyond, 0)[:, None]
     known = mask.any(axis=-1)
     metrics = {
@@ -195,12 +201,11 @@ def loss(
 def told(outcomes: Sequence[Outcome]) -> dict[str, float]:
     """Of a rollout: the share of replies that were no action, of episodes that were cut or lost, and replays."""
     steps = [step for outcome in outcomes for step in outcome.steps[1:]]
-    lost = [lost_by(outcome) is not None for outcome in outcomes]
-    cut = [outcome.steps[-1].truncated and not gone for outcome, gone in zip(outcomes, lost, strict=True)]
+    ends = Counter[str](ending(outcome) for outcome in outcomes)
     return {
         "invalid": sum("action_error" in step.info for step in steps) / max(len(steps), 1),
-        "cut": sum(cut) / len(outcomes),
-        "lost": sum(lost) / len(outcomes),
+        "cut": 1 - (ends["terminated"] + ends["lost"]) / len(outcomes),
+        "lost": ends["lost"] / len(outcomes),
         "replays": float(sum(outcome.steps[-1].info.get("replays", 0) for outcome in outcomes)),
     }
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 from pathlib import Path
+from typing import NamedTuple
 
 from pe_rlhf_mm.registry import UnknownId
 
@@ -43,9 +44,23 @@ CLICK_MIX = """
     identify-shape
 """.split()
 TYPE_MIX = "enter-text enter-text-dynamic enter-password login-user".split()
-MIXTURES: dict[str, list[str]] = {"click-mix": CLICK_MIX, "type-mix": TYPE_MIX, "mix": CLICK_MIX + TYPE_MIX[:2]}
+
+
+class Mixture(NamedTuple):
+    """Pages that are one task, and the replies that an episode on any of them may take."""
+
+    pages: list[str]
+    steps: int
+
+
+MIXTURES: dict[str, Mixture] = {
+    "click-mix": Mixture(CLICK_MIX, 3),
+    "type-mix": Mixture(TYPE_MIX, 6),
+    "mix": Mixture(CLICK_MIX + TYPE_MIX[:2], 3),
+}
 """For small models: what is to be clicked can be seen in 64 x 64 pixels, and what is to be typed stands in the goal.
-`mix` leaves out the two pages of typing that take 5 replies, which tiny-vlm never solved after SFT."""
+Failing costs no more replies than winning does. `mix` leaves out the two pages of typing that take 5 replies, which
+tiny-vlm never solved after SFT."""
 
 
 def file_of(page: str) -> str:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pe_rlhf_mm.envs.web.environment import WebEnv
     from pe_rlhf_mm.tasks.miniwob.playing import Played
 
-ROLE = "Reach the goal on the web page. Say one action at a time."
+ROLE = "Reach the goal on the web page."
 SPLITS = {"train": (100_000, 4096), "validation": (50_000, 512), "test": (0, 1024)}
 """First seed of a split, and how many samples it has; of a mixture, over all its pages."""
 
@@ -44,7 +44,7 @@ class MiniWob:
         self.files = {page: file_of(page) for page in pages}
         self.max_steps = max_steps or max(MOST_STEPS.get(page, 10) for page in pages)
         self.codec = _telling(codec(dialect), {kind for page in pages for kind in kinds_of(page)})
-        self.tuning = tuning(max_turns=3 if set(pages) <= {*MIXTURES["mix"]} else self.max_steps)
+        self.tuning = tuning(max_turns=self.max_steps)
 
     def samples(self, split: str, *, seed: int = 0) -> Iterator[Sample]:
         """The problems of a split, seed by seed on all pages; goals and screens are seen when they are played.
@@ -126,6 +126,8 @@ def _telling(speech: Codec, kinds: Iterable[Kind]) -> Codec:
 
 def __getattr__(name: str) -> Callable[[], MiniWob]:
     """What the registry makes a task of by the name of a page or of a mixture: `...task:click-test` is a factory."""
-    if name in MIXTURES or name in PAGES:
-        return functools.partial(MiniWob, *MIXTURES.get(name, (name,)))
+    if name in MIXTURES:
+        return functools.partial(MiniWob, *MIXTURES[name].pages, max_steps=MIXTURES[name].steps)
+    if name in PAGES:
+        return functools.partial(MiniWob, name)
     raise AttributeError(name)

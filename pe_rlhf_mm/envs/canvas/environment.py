@@ -20,7 +20,7 @@ class CanvasEnv:
     """The problem of a sample as an episode: reward 1 when it is solved, 0 when it is lost or given up.
 
     Each step shows the screen; a reply that is no action, or an action that cannot be carried out, leaves it as it is
-    and is answered with a line that says why. After `max_steps` replies the episode is truncated.
+    and is answered with a line that says why. After `max_steps` replies the episode is lost too.
     """
 
     def __init__(self, problem: Callable[[Sample], Problem], *, dialect: Dialect = "percent", max_steps: int = 8):
@@ -46,11 +46,12 @@ class CanvasEnv:
             info["action_error"] = str(error)
         solved = problem.verdict
         ended = solved is not None or ("action" in info and info["action"].kind in GIVING_UP)
-        cut = not ended and self._replies >= self._max_steps
-        if ended or cut:
+        if not ended and self._replies >= self._max_steps:
+            ended, info["out_of_steps"] = True, True
+        if ended:
             self._problem = None
         seen = self._seen(problem, info.get("action_error"))
-        return Step([seen], float(solved is True), terminated=ended, truncated=cut, info=info)
+        return Step([seen], float(solved is True), terminated=ended, info=info)
 
     def close(self) -> None:
         """Nothing to close."""

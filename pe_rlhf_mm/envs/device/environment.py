@@ -90,7 +90,9 @@ class DeviceEnv:
         else:
             info, said = {"action": action}, []
             time.sleep(self._settle)
-        return Step([Message("user", [self._look(), *said])], truncated=not self._left, info=info)
+        if not self._left:
+            info["out_of_steps"] = True
+        return Step([Message("user", [self._look(), *said])], terminated=not self._left, info=info)
 
     def _carry_out(self, given: Sequence[Command]) -> None:
         """Raises ActionError, with the device's words, if it could not be done."""

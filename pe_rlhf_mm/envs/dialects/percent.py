@@ -44,9 +44,8 @@ class Percent:
     kinds: Sequence[Kind] = KINDS
 
     def describe(self) -> str:
-        """The grammar, as a prompt tells it."""
-        places = "X and Y are percent of the screen, from the left and from the top."
-        return f"Reply with one action only:\n{listed(USAGES, self.kinds)}\n{places}"
+        """The grammar, as a prompt tells it: short, since a small model reads it before every episode."""
+        return f"Reply with one action:\n{listed(USAGES, self.kinds)}\nX and Y are percent of the screen."
 
     def parse(self, reply: str, size: tuple[int, int]) -> UIAction:
         """The action that a reply is; the size of the screenshot does not matter. Raises ActionError."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import threading
-from collections.abc import Container, Sequence
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -86,22 +86,20 @@ class WebEnv:
         if not self._steps_left:
             raise RuntimeError("the episode is over; reset the environment before the next step")
         self._steps_left -= 1
-        out_of_steps = not self._steps_left
         try:
             action = self._action(reply)
         except ActionError as error:
             observation = [Message("user", [Image(self._picture), Text(str(error))])]
-            told = {"action_error": str(error), "replays": self.recording.replays}
-            return Step(observation, truncated=out_of_steps, info=told)
+            return self._answer(observation, {"action_error": str(error)})
         try:
             look = self.browser.run(self.recording.act(action))
         except Lost as lost:
             return self._lost(lost)
-        info = {"action": action, "replays": self.recording.replays}
         if look.done:
             self._steps_left = 0
+            info = {"action": action, "replays": self.recording.replays}
             return Step([], max(look.reward, 0.0), terminated=True, info=info)
-        return Step(self._shown(look), truncated=out_of_steps, info=info)
+        return self._answer(self._shown(look), {"action": action})
 
     def evaluate(self, script: str, argument: Any = None) -> Any:
         """The value of a JavaScript expression or function in the page as it is: for oracles, never for a policy.
@@ -113,6 +111,14 @@ class WebEnv:
     def close(self) -> None:
         """Closes the page; the browser stays, for the other environments of this process."""
         self.browser.run(self.recording.close())
+
+    def _answer(self, observation: Sequence[Message], told: Mapping[str, Any]) -> Step:
+        """To a reply that the page goes on after. The last one has failed: if what comes after a budget were worth
+        anything to a learner, it would learn to use it up rather than to risk a wrong click."""
+        info = {**told, "replays": self.recording.replays}
+        if self._steps_left:
+            return Step(observation, info=info)
+        return Step(observation, terminated=True, info={**info, "out_of_steps": True})
 
     def _action(self, reply: str) -> UIAction:
         if len(reply) > LONGEST_REPLY:
