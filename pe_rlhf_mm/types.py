@@ -233,15 +233,17 @@ class Completions(NamedTuple):
 class Packed(NamedTuple):
     """Several conversations in one row, each of which sees itself only: [prompt reply | prompt reply | .. | padding].
 
-    `segment`: which conversation of its row a token is of, -1 for padding. `replied`: the token is of a reply. `asked`:
-    the columns that a loss reads, which are those of reply tokens, or the last one of each reply; `mask`: which of them
-    are real.
+    Those that begin alike may have their beginning once: [prompt | reply | reply | ..]. `leave`: the column from which
+    on a token is seen no more, -1 for padding. `replied`: the token is of a reply. `asked`: the columns that a loss
+    reads, which are those of reply tokens, or the last one of each reply; `before`: the columns that say what is to
+    stand there; `mask`: which of them are real.
     """
 
     tokens: Int[Array, "B S"]
     positions: Int[Array, "B S A"]
-    segment: Int[Array, "B S"]
+    leave: Int[Array, "B S"]
     replied: Bool[Array, "B S"]
     asked: Int[Array, "B K"]
+    before: Int[Array, "B K"]
     mask: Bool[Array, "B K"]
     images: Pixels | Features | None = None

@@ -15,6 +15,7 @@ import pytest
 import pe_rlhf_mm as pe
 from pe_rlhf_mm import registry
 from pe_rlhf_mm.adapters import roles
+from pe_rlhf_mm.cli.main import run as command
 from pe_rlhf_mm.data.images import Gallery
 from pe_rlhf_mm.envs.pool import EnvPool
 from pe_rlhf_mm.rollout.episodes import play_episodes
@@ -75,6 +76,15 @@ def test_a_run_by_the_task_s_own_reward_leaves_everything_but_a_reward_model(run
     assert steps[0]["kl"] == 0  # the policy begins as its anchor
     assert all(line["sampler_gap"] < 1e-3 and line["lost"] == 0 for line in steps)
     assert np.isfinite([line["loss"] for line in steps]).all()
+
+
+def test_the_command_tells_what_came_of_a_task_that_is_played(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    chosen = "--test-samples 6 --sft.steps 1 --sft.demonstrations 8 --sft.batch-size 8 --rl.steps 1 --rl.prompts 4"
+    played = "--rl.group 1 --rl.environments 4 --rl.max-turns 2 --rl.max-tokens 8 --rl.evaluation-samples 4"
+    assert command(["tune", TASK, "--out", str(tmp_path / "run"), *chosen.split(), *played.split()]) == 0
+    table = capsys.readouterr().out
+    assert [line.split()[0] for line in table.splitlines()] == ["accuracy", "SFT", "RL", "gain", "KL", "report:"]
+    assert "nats an episode" in table
 
 
 def test_the_samples_show_both_policies_episodes(run: Path) -> None:

@@ -192,11 +192,11 @@ def test_texts_are_unquoted(written: str, text: str) -> None:
         ("aitw", '{"action_type": "DUAL_POINT", "touch_point": [[], {}], "lift_point": [0, 0]}', "must be a number"),
         ("aitw", '{"action_type": "CLICK"}', "there is no action_type 'CLICK'"),
         ("aitw", '{"action_type": "TYPE", "text": "a"}', "no field 'text'"),
-        ("percent", "", "'' is no action; the whole reply must be one such as: click 50 20"),
+        ("percent", "", "'' is no action; write only: click 50 20"),
         ("percent", "type ", "type needs a text"),
         ("percent", "scroll across", "up, down, left or right"),
-        ("percent", "drag 1 2 3", "drag was given 3 numbers; write: drag X Y X Y"),
-        ("percent", "click a b", "'a' is no whole number from 0 to 100"),
+        ("percent", "drag 1 2 3", "drag got 3 numbers; write: drag X Y X Y"),
+        ("percent", "click a b", "'a' is not 0 to 100; write: click X Y"),
     ],
 )
 def test_a_reply_that_is_no_action_says_why(name: str, reply: str, says: str) -> None:

@@ -18,6 +18,7 @@ from pe_rlhf_mm.adapters.roles import Head, Roles
 from pe_rlhf_mm.algorithms import advantages
 from pe_rlhf_mm.data.images import Gallery
 from pe_rlhf_mm.data.processor import Processor
+from pe_rlhf_mm.data.transcript import length
 from pe_rlhf_mm.envs.pool import EnvPool
 from pe_rlhf_mm.errors import UserError
 from pe_rlhf_mm.models.model import load_model
@@ -161,7 +162,9 @@ def test_episodes_that_share_rows_are_worth_what_they_are_alone(model: tuple[Pro
     found = [*played(model, max_turns=1), *played(model, max_turns=2)]
     assert len({p.outcome.steps[-1].truncated for p in found}) == 2
     rows, together, _ = assess(model, found)
-    assert (rows.packed.segment.max(axis=1) >= 1).any()  # or nothing is shared
+    beginnings = [len(p.turns[0].read.tokens) for p in found]
+    held = sum(length(p.turns) + (len(p.left.tokens) if p.left else 0) for p in found) - sum(beginnings[:4])
+    assert (rows.packed.leave >= 0).sum() == held  # both plays of a sample begin with the same, which is read once
     for n, episode in enumerate(found):
         alone_rows, alone, _ = assess(model, [episode])
         for name in ("returns", "anchor_logprobs"):

@@ -11,9 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from models import Heard, random_slot
 from PIL import Image as Pillow
 
+from models import Heard, random_slot
 from pe_rlhf_mm.adapters import lora, roles
 from pe_rlhf_mm.adapters.roles import Head, Weights
 from pe_rlhf_mm.data.images import Gallery
@@ -88,6 +88,22 @@ def test_every_token_is_as_likely_as_in_a_row_of_its_own(family: str, look: bool
     for ours, theirs in ((logprobs, expected.logprobs), (entropy, expected.entropy)):
         wanted = np.concatenate([np.asarray(theirs)[i][mask[i]] for i in order])
         np.testing.assert_allclose(np.asarray(ours)[packed.mask], wanted, **CLOSE)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_replies_to_one_prompt_share_it_and_are_as_likely_as_apart(family: str) -> None:
+    found = model(family)
+    gallery = Gallery(found.config, look_with=found.state)
+    told = conversations(found, gallery)
+    items = [(told[prompt][0], told[reply][1]) for prompt, reply in ((0, 0), (0, 1), (0, 2), (1, 3), (1, 4), (2, 5))]
+    prompts, completions = apart(found, gallery, items)
+    expected = forward.policy(found.config, weights(found), prompts, completions).logprobs
+    packed = together(found, gallery, items, every_token)
+    wanted = np.concatenate([np.asarray(expected)[i][completions.mask[i]] for i in range(len(items))])
+    got = forward.packed_policy(found.config, weights(found), packed).logprobs
+    np.testing.assert_allclose(np.asarray(got)[packed.mask], wanted, **CLOSE)
+    once = sum(len(told[n][0].tokens) for n in (0, 1, 2)) + sum(len(reply) for _, reply in items)
+    assert (packed.leave >= 0).sum() == once
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
@@ -65,24 +65,34 @@ def tune(arguments: Sequence[str]) -> None:
     print(to_json(summary) if options.json else _table(summary, out))
 
 
-def _table(summary: dict, out: Path) -> str:
+def _table(summary: Mapping[str, Any], out: Path) -> str:
     from pe_rlhf_mm.evaluation.intervals import or_dash
 
     lines = [f"{'':<14}{'accuracy':>9}   {'95 % interval':<18}{'n':>6}"]
     for name, key in (("SFT", "sft"), ("reward model", "reward_model"), ("RL", "rl")):
         row = summary[key]
-        lines.append(f"{name:<14}{or_dash(row['accuracy'], '.1%'):>9}   {row['interval'].text('.1%'):<16}{row['n']:>6}")
-    gain = summary["gain"]
+        if row is not None:
+            value = or_dash(row["accuracy"], ".1%")
+            lines.append(f"{name:<14}{value:>9}   {row['interval'].text('.1%'):<16}{row['n']:>6}")
+    gain, played = summary["gain"], "episodes" in summary
     lines.append(f"{'gain by RL':<14}{or_dash(gain['accuracy'], '+.1%'):>9}   {gain['interval'].text('+.1%')}")
-    reward = {name: f"{or_dash(row['mean'], '+.3f')}" for name, row in summary["learned_reward"].items()}
+    if not played:
+        lines.append(_learned_reward(summary["learned_reward"]))
     # An estimate may fall below 0; -0.00, which z turns round, would look like a fault.
-    lines += [
-        f"learned reward {reward['sft']} by SFT, {reward['rl']} by RL: {reward['gain']} "
-        f"{summary['learned_reward']['gain']['interval'].text('+.3f')} deviations",
-        f"KL to the SFT policy {summary['rl']['kl']:z.2f} nats a reply; {summary['trainable_fraction']:.1%} of the "
-        f"weights trained; {summary['seconds']:.0f} s; peak memory {summary['peak_rss_gib']:.2f} GiB",
-    ]
+    lines.append(
+        f"KL to the SFT policy {summary['rl']['kl']:z.2f} nats {'an episode' if played else 'a reply'}; "
+        f"{summary['trainable_fraction']:.1%} of the weights trained; {summary['seconds']:.0f} s; "
+        f"peak memory {summary['peak_rss_gib']:.2f} GiB"
+    )
     return "\n".join([*lines, f"report: {out / 'report.html'}"])
+
+
+def _learned_reward(found: Mapping[str, Any]) -> str:
+    from pe_rlhf_mm.evaluation.intervals import or_dash
+
+    before, after, gain = (or_dash(found[name]["mean"], "+.3f") for name in ("sft", "rl", "gain"))
+    ends = found["gain"]["interval"].text("+.3f")
+    return f"learned reward {before} by SFT, {after} by RL: {gain} {ends} deviations"
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,17 @@ def length(turns: Transcript) -> int:
     return sum(len(read.tokens) + len(reply) for read, reply in turns)
 
 
+def beginning(turns: Transcript) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """What is read first, tokens and pictures: two episodes with the same one may share it."""
+    return (tuple(turns[0].read.tokens), turns[0].read.images) if turns else ((), ())
+
+
+def length_together(alike: Sequence[Transcript]) -> int:
+    """Tokens of episodes that have their beginning, which is the same, once."""
+    tokens, _ = beginning(alike[0])
+    return sum(map(length, alike)) - (len(alike) - 1) * len(tokens)
+
+
 def after(turns: Transcript, observation: Sequence[Message], processor: Processor, gallery: Gallery) -> EncodedPrompt:
     """What the model reads after the last of these turns, up to where it is to reply again. Raises as `encode`."""
     stopped = bool(turns[-1].reply) and turns[-1].reply[-1] in processor.config.stop_ids

@@ -77,16 +77,13 @@ def prompt_rows(config: VLMConfig, prompts: Prompts) -> Rows:
 
 def packed_rows(config: VLMConfig, packed: Packed) -> Rows:
     """Rows of several conversations: a token leaves where its own one ends, so no other is seen from there."""
-    length = packed.tokens.shape[1]
-    index = jnp.broadcast_to(jnp.arange(length), packed.tokens.shape)
-    changes = packed.segment[:, 1:] != packed.segment[:, :-1]
-    first, last = jnp.pad(changes, ((0, 0), (1, 0))), jnp.pad(changes, ((0, 0), (0, 1)))
-    ends = jax.lax.cummin(jnp.where(last, index + 1, length), axis=1, reverse=True)
+    index = jnp.broadcast_to(jnp.arange(packed.tokens.shape[1]), packed.tokens.shape)
+    first = jnp.pad(packed.leave[:, 1:] != packed.leave[:, :-1], ((0, 0), (1, 0)))
     # Every reply token by itself; what is read before it, or between two replies, as one.
     after_reply = jnp.pad(packed.replied, ((0, 0), (1, 0)))[:, :-1]
     read_at_once = jax.lax.cummax(jnp.where(first | after_reply | packed.replied, index, 0), axis=1)
     enter = _enter(config, packed.tokens, index, read_at_once)
-    return Rows(packed.tokens, packed.positions, enter, jnp.where(packed.segment < 0, NOBODY, ends))
+    return Rows(packed.tokens, packed.positions, enter, packed.leave)
 
 
 def join(config: VLMConfig, prompts: Prompts, completions: Completions) -> Rows:

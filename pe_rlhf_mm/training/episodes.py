@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -25,7 +25,7 @@ from pe_rlhf_mm.data.order import first_fit
 from pe_rlhf_mm.data.packing import every_token, pack
 from pe_rlhf_mm.data.padding import rounded
 from pe_rlhf_mm.data.processor import EncodedPrompt, Processor
-from pe_rlhf_mm.data.transcript import Turn, length
+from pe_rlhf_mm.data.transcript import Turn, beginning, length_together
 from pe_rlhf_mm.envs.episode import ending, lost_by
 from pe_rlhf_mm.envs.pool import EnvPool
 from pe_rlhf_mm.models.config import VLMConfig
@@ -37,7 +37,7 @@ from pe_rlhf_mm.training.observer import Observer, Silent
 from pe_rlhf_mm.training.reinforce import improve, objective
 from pe_rlhf_mm.types import Outcome, Packed, Sample
 
-COLUMNS, ROWS, TOKENS = 256, 8, 64
+COLUMNS, ROWS, TOKENS = 128, 4, 64
 """Rows are padded to a multiple of so many columns, there is a multiple of so many, and chosen tokens of an episode are
 padded to a multiple of so many: each shape compiles an update."""
 
@@ -72,11 +72,17 @@ class EpisodeRollout(NamedTuple):
 
 
 def rows_of(config: VLMConfig, gallery: Gallery, played: Sequence[Played]) -> Rows:
-    """Episodes in rows, the longest first. Nothing of a lost one is learned from."""
+    """Episodes in rows, the longest first; those that begin alike share their beginning. Nothing of a lost one is
+    learned from."""
     whole = [[*p.turns, Turn(p.left or EncodedPrompt([], ()), [])] if _cut(p) else list(p.turns) for p in played]
-    lengths = [length(turns) for turns in whole]
+    alike: dict[Hashable, list[int]] = {}
+    for n, turns in enumerate(whole):
+        alike.setdefault(beginning(turns), []).append(n)
+    groups = sorted(alike.values(), key=lambda group: -length_together([whole[n] for n in group]))
+    lengths = [length_together([whole[n] for n in group]) for group in groups]
     capacity = rounded(max(1, *lengths), COLUMNS)
-    bins = first_fit(sorted(range(len(whole)), key=lambda n: -lengths[n]), lengths, capacity, len(whole))
+    fitted = first_fit(range(len(groups)), lengths, capacity, len(groups))
+    bins = [[n for group in inside for n in groups[group]] for inside in fitted]
     bins += [[]] * (rounded(len(bins), ROWS) - len(bins))
     packed = pack(
         config, gallery, [[whole[n] for n in inside] for inside in bins], capacity=capacity, asked=every_token
@@ -84,11 +90,10 @@ def rows_of(config: VLMConfig, gallery: Gallery, played: Sequence[Played]) -> Ro
     chosen = rounded(max(1, *(len(p.logprobs) for p in played)), TOKENS)
     rows = _unfilled(packed, len(played), chosen)
     for row, inside in enumerate(bins):
-        asked, column = row * packed.asked.shape[1], row * capacity
+        asked = 0
         for n in inside:
-            _fill(rows, n, played[n], asked)
-            asked, column = asked + len(played[n].logprobs), column + lengths[n]
-            rows.ends[n] = max(column - 1, 0)
+            _fill(rows, n, played[n], row, asked)
+            asked += len(played[n].logprobs)
     return rows
 
 
@@ -99,18 +104,21 @@ def _unfilled(packed: Packed, episodes: int, tokens: int) -> Rows:
     return Rows(packed, place, drawn, rewards, turn, mask, np.zeros(episodes, np.int32), np.zeros(episodes, bool))
 
 
-def _fill(rows: Rows, n: int, episode: Played, place: int) -> None:
-    """What is known of the n-th episode, whose first token is asked about at `place`."""
+def _fill(rows: Rows, n: int, episode: Played, row: int, asked: int) -> None:
+    """What is known of the n-th episode, whose tokens are asked about in a row from the `asked`-th on."""
     start = 0
     for number, (_, reply) in enumerate(episode.turns):
         rows.turn[n, start : start + len(reply)] = number
         start += len(reply)
         if reply:
             rows.rewards[n, start - 1] = episode.outcome.steps[number + 1].reward
-    rows.place[n, :start] = np.arange(place, place + start)
+    rows.place[n, :start] = row * rows.packed.asked.shape[1] + np.arange(asked, asked + start)
     rows.logprobs[n, :start] = episode.logprobs
     rows.mask[n, :start] = lost_by(episode.outcome) is None
     rows.cut[n] = _cut(episode)
+    if start:  # a token leaves where its episode ends
+        last = rows.packed.leave[row, rows.packed.asked[row, asked + start - 1]] - 1
+        rows.ends[n] = row * rows.packed.tokens.shape[1] + last
 
 
 def _by_episode(found: Float[Array, "B K"], place: Int[Array, "N T"]) -> Float[Array, "N T"]:

@@ -91,7 +91,7 @@ def packed_policy(
     config: VLMConfig, weights: Weights, packed: Packed, sampling: Sampling = PLAIN, how: Pass = SCORING
 ) -> PolicyStatistics:
     """The same, [B, K], of the tokens that packed rows ask about; 0 where they ask about none."""
-    before = vlm.at(packed_hidden(config, weights, packed, how), jnp.maximum(packed.asked - 1, 0))
+    before = vlm.at(packed_hidden(config, weights, packed, how), packed.before)
     tokens = jnp.take_along_axis(packed.tokens, packed.asked, axis=1)
     return _statistics(config, weights, before, tokens, packed.mask, sampling)
 
@@ -109,7 +109,7 @@ def packed_values(
     """A value model's estimate before each token that packed rows ask about, and at `ends`, places among the B·S."""
     states = packed_hidden(config, weights, packed, how)
     whole = states.reshape(-1, states.shape[-1])
-    return head(vlm.at(states, jnp.maximum(packed.asked - 1, 0))), head(whole[ends])
+    return head(vlm.at(states, packed.before)), head(whole[ends])
 
 
 def packed_hidden(config: VLMConfig, weights: Weights, packed: Packed, how: Pass = SCORING) -> Float[Array, "B S D"]:

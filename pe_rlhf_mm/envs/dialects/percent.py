@@ -53,7 +53,7 @@ class Percent:
         word, _, rest = said.partition(" ")
         kind = next((kind for kind in KINDS if kind == word), None)
         if kind is None or "\n" in said:
-            raise ActionError(f"{said[:40]!r} is no action; the whole reply must be one such as: click 50 20")
+            raise ActionError(f"{said[:20]!r} is no action; write only: click 50 20")
         if kind in ("type", "key", "open_app", "answer"):
             return UIAction(kind, text=_text(rest, kind))
         if kind == "infeasible":
@@ -88,10 +88,10 @@ def _points(words: Sequence[str], kind: Kind) -> tuple[Point | None, Point | Non
     """The two points that numbers name, as many of them as the kind takes; a scroll may have one."""
     takes = {"drag": (4,), "scroll": (0, 2), **dict.fromkeys(POINTING, (2,))}.get(kind, (0,))
     if len(words) not in takes:
-        raise ActionError(f"{kind} was given {len(words)} numbers; write: {USAGES[kind]}")
+        raise ActionError(f"{kind} got {len(words)} numbers; write: {USAGES[kind]}")
     wrong = [word for word in words if not _NUMBER.fullmatch(word)]
     if wrong:
-        raise ActionError(f"{wrong[0][:20]!r} is no whole number from 0 to 100; write: {USAGES[kind]}")
+        raise ActionError(f"{wrong[0][:20]!r} is not 0 to 100; write: {USAGES[kind]}")
     numbers = [float(word) for word in words]
     points = [SCREEN.point(*pair) for pair in zip(numbers[::2], numbers[1::2], strict=True)]
     return points[0] if points else None, points[1] if len(points) == 2 else None
