@@ -196,7 +196,7 @@ def test_texts_are_unquoted(written: str, text: str) -> None:
         ("percent", "type ", "type needs a text"),
         ("percent", "scroll across", "up, down, left or right"),
         ("percent", "drag 1 2 3", "drag got 3 numbers; write: drag X Y X Y"),
-        ("percent", "click a b", "'a' is not 0 to 100; write: click X Y"),
+        ("percent", "click a b", "'a' is no whole number 0 to 100; write: click X Y"),
     ],
 )
 def test_a_reply_that_is_no_action_says_why(name: str, reply: str, says: str) -> None:

@@ -122,7 +122,7 @@ def test_samples_are_stable_and_no_seed_is_in_two_splits(name: str) -> None:
 
 
 def test_settings_leave_as_many_replies_as_a_page_takes() -> None:
-    expected = {"mix": 3, "click-test-2": 3, "login-user": 10, "choose-date": 16}
+    expected = {"mix": 3, "type-mix": 5, "click-test-2": 10, "login-user": 10, "choose-date": 16}
     assert {name: settings_of(named(name)).rl.max_turns for name in expected} == expected
 
 

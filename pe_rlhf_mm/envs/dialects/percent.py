@@ -91,7 +91,7 @@ def _points(words: Sequence[str], kind: Kind) -> tuple[Point | None, Point | Non
         raise ActionError(f"{kind} got {len(words)} numbers; write: {USAGES[kind]}")
     wrong = [word for word in words if not _NUMBER.fullmatch(word)]
     if wrong:
-        raise ActionError(f"{wrong[0][:20]!r} is not 0 to 100; write: {USAGES[kind]}")
+        raise ActionError(f"{wrong[0][:20]!r} is no whole number 0 to 100; write: {USAGES[kind]}")
     numbers = [float(word) for word in words]
     points = [SCREEN.point(*pair) for pair in zip(numbers[::2], numbers[1::2], strict=True)]
     return points[0] if points else None, points[1] if len(points) == 2 else None
