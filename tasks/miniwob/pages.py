@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 from pathlib import Path
+from typing import NamedTuple
 
 from pe_rlhf_mm.registry import UnknownId
 
@@ -38,25 +39,31 @@ MOST_STEPS = {
 }
 """Replies that an episode may take, where that is more than 10."""
 
-CLICK_MIX = dict.fromkeys(
-    """
-    click-test click-test-2 click-dialog click-color click-tab grid-coordinate focus-text focus-text-2 identify-shape
-    """.split(),
-    1,
-) | {"click-collapsible": 2}
-TYPE_MIX = {"enter-text": 3, "enter-text-dynamic": 3, "enter-password": 5, "login-user": 5}
-MIX = dict.fromkeys("click-test click-dialog click-tab focus-text focus-text-2".split(), 1) | {
-    "click-collapsible": 2,
-    "enter-text": 3,
-    "enter-text-dynamic": 3,
-}
-MIXTURES: dict[str, dict[str, int]] = {"click-mix": CLICK_MIX, "type-mix": TYPE_MIX, "mix": MIX}
-"""Pages that are one task, and the replies that an episode on each may take: as many as winning does.
+CLICK_MIX = """
+    click-test click-test-2 click-dialog click-color click-tab click-collapsible grid-coordinate focus-text focus-text-2
+    identify-shape
+""".split()
+TYPE_MIX = "enter-text enter-text-dynamic enter-password login-user".split()
+MIX = """
+    click-test click-dialog click-tab click-collapsible focus-text focus-text-2 enter-text enter-text-dynamic
+""".split()
 
-With replies to spare, one that hits nothing is as good as none, and what is learnt is to try several places. They are
-for small models: what is to be clicked can be seen in 64 x 64 pixels, and what is to be typed stands in the goal. `mix`
-is what of both is learnt soonest; of the pages for typing, the two that take the fewest replies.
-"""
+
+class Mixture(NamedTuple):
+    """Pages that are one task, and the replies that an episode on any of them may take."""
+
+    pages: list[str]
+    steps: int
+
+
+MIXTURES: dict[str, Mixture] = {
+    "click-mix": Mixture(CLICK_MIX, 3),
+    "type-mix": Mixture(TYPE_MIX, 6),
+    "mix": Mixture(MIX, 3),
+}
+"""For small models: what is to be clicked can be seen in 64 x 64 pixels, and what is to be typed stands in the goal.
+Three replies are enough for every page of `mix`, and on most of them leave another try to a click that hit nothing. It
+has pages of both sorts that are learnt soon; of the pages for typing, the two that take the fewest replies."""
 
 
 def file_of(page: str) -> str:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import random
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pe_rlhf_mm.envs.actions import Codec, Dialect, Kind, codec
@@ -33,19 +33,16 @@ SPLITS = {"train": (100_000, 4096), "validation": (50_000, 512), "test": (0, 102
 class MiniWob:
     """Problems of one page, or of several in turn.
 
-    `dialect`: what the agent speaks. `max_steps`: replies that an episode may take, on all pages or on each; by default
-    10, or more where a page needs more.
+    `dialect`: what the agent speaks. `max_steps`: replies of an episode; by default 10, or more if a page needs more.
     """
 
     evaluators: Sequence[str] = ("pe/ui-success",)
 
-    def __init__(self, *pages: str, dialect: Dialect = "percent", max_steps: int | Mapping[str, int] | None = None):
+    def __init__(self, *pages: str, dialect: Dialect = "percent", max_steps: int | None = None):
         if not pages:
             raise UserError("name one page of miniwob at least")
         self.files = {page: file_of(page) for page in pages}
-        asked = max_steps if isinstance(max_steps, Mapping) else dict.fromkeys(pages, max_steps)
-        self.steps = {page: asked.get(page) or MOST_STEPS.get(page, 10) for page in pages}
-        self.max_steps = max(self.steps.values())
+        self.max_steps = max_steps or max(MOST_STEPS.get(page, 10) for page in pages)
         self.codec = _telling(codec(dialect), {kind for page in pages for kind in kinds_of(page)})
         self.tuning = tuning(max_turns=self.max_steps)
 
@@ -61,7 +58,7 @@ class MiniWob:
         pages = list(self.files)
         for number in range(count):
             page, problem = pages[number % len(pages)], first + number // len(pages)
-            told: dict[str, Any] = {"page": self.files[page], "seed": problem, "max_steps": self.steps[page]}
+            told: dict[str, Any] = {"page": self.files[page], "seed": problem}
             if page in WITH_MODES:
                 told["mode"] = "test" if split == "test" else "train"
             # What all samples share is no cluster: nothing could be said of the spread then.
@@ -74,7 +71,7 @@ class MiniWob:
 
         # The oracles have seen every other page that they know again as it was; of the rest nobody knows.
         in_place = [file for page, file in self.files.items() if oracle_of(page) and page not in RELOADED]
-        return WebEnv(miniwob_folder(), self.codec, in_place=in_place)
+        return WebEnv(miniwob_folder(), self.codec, in_place=in_place, max_steps=self.max_steps)
 
     def solve(self, sample: Sample) -> list[str] | None:
         """The replies of an oracle, which plays the sample; None where it does not win."""
@@ -130,7 +127,7 @@ def _telling(speech: Codec, kinds: Iterable[Kind]) -> Codec:
 def __getattr__(name: str) -> Callable[[], MiniWob]:
     """What the registry makes a task of by the name of a page or of a mixture: `...task:click-test` is a factory."""
     if name in MIXTURES:
-        return functools.partial(MiniWob, *MIXTURES[name], max_steps=MIXTURES[name])
+        return functools.partial(MiniWob, *MIXTURES[name].pages, max_steps=MIXTURES[name].steps)
     if name in PAGES:
         return functools.partial(MiniWob, name)
     raise AttributeError(name)

@@ -21,7 +21,7 @@ def tuning(max_turns: int) -> TuneConfig:
         ),
         rl=RLConfig(
             reward="task",
-            steps=230,
+            steps=200,
             prompts=16,
             group=4,
             learning_rate=5e-4,

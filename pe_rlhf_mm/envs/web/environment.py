@@ -32,8 +32,7 @@ class WebEnv:
     """Episodes on the pages below a folder; which page and which of its problems comes from the sample.
 
     Of `sample.metadata` it reads `page` (a file below `folder`: "miniwob/click-test.html"), `seed` (of the problem)
-    and, where they are there, `mode` ("train" or "test": MiniWoB's setDataMode) and `max_steps`, the replies that the
-    episode may take, in place of the environment's own. The goal is the page's own utterance.
+    and, where there is one, `mode` ("train" or "test": MiniWoB's setDataMode). The goal is the page's own utterance.
     The reward is its raw one, without the time that the page takes off, and 0 where that is negative: if a wrong click
     cost more than no click, a policy that fails more often than it wins would learn to do nothing.
 
@@ -73,7 +72,7 @@ class WebEnv:
         if not page.is_file():
             raise UserError(f"sample {sample.id!r}: there is no page {page}")
         problem = Problem(page, sample.metadata["seed"], sample.metadata.get("mode", "train"))
-        self._steps_left = sample.metadata.get("max_steps", self._max_steps)
+        self._steps_left = self._max_steps
         try:
             goal, look = self.browser.run(
                 self.recording.begin(problem, in_place=sample.metadata["page"] in self._in_place)
