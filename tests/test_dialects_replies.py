@@ -195,7 +195,7 @@ def test_texts_are_unquoted(written: str, text: str) -> None:
         ("percent", "", "'' is no action; write only: click 50 20"),
         ("percent", "type ", "type needs a text"),
         ("percent", "scroll across", "up, down, left or right"),
-        ("percent", "drag 1 2 3", "drag got 3 numbers; write: drag X Y X Y"),
+        ("percent", "drag 1 2 3", "numbers after drag: 3; write: drag X Y X Y"),
         ("percent", "click a b", "'a' is no whole number 0 to 100; write: click X Y"),
     ],
 )

@@ -155,7 +155,7 @@ def test_a_strip_tells_replies_errors_rewards_and_the_end(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("end", "said"),
     [
-        ("out_of_steps", "cut off by the environment"),
+        ("out_of_steps", "ended: the environment allows no more replies"),
         ("out_of_turns", "cut off: out of turns"),
         ("out_of_context", "cut off: longer than the model's context"),
         ("lost", "lost, and not counted no page"),
@@ -230,6 +230,7 @@ def test_episodes_are_called_episodes(tmp_path: Path) -> None:
     assert "Accuracy on 1,500 test episodes was" in page.text
     assert "1 test episodes were played before RL" in page.text
     assert "test episodes that succeeded" in row(page, "SFT")
+    assert "nats per episode" in row(page, "RL")
     assert "questions" not in page.text
 
 

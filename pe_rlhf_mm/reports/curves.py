@@ -59,7 +59,7 @@ METRICS = (
     Metric("rl", "turns", "RL: turns", "replies an episode", "Fewer is quicker; at the limit, episodes are cut."),
     Metric("rl", "invalid", "RL: replies that are no action", "%", "Not understood, or not to be carried out."),
     Metric("rl", "lost", "RL: lost episodes", "%", "By faults that are not the policy's; left out of training."),
-    Metric("rl", "kl", "RL: KL to the SFT policy", "nats per reply", "How far RL has moved from where it started."),
+    Metric("rl", "kl", "RL: KL to the SFT policy", "nats", "Of a reply or an episode: how far RL has moved."),
     Metric("rl", "length", "RL: reply length", "tokens", "A drift often means that the reward is being gamed."),
     Metric("rl", "entropy", "RL: entropy", "nats per token", "Near zero, the policy no longer tries anything new."),
     Metric("rl", "sampler_gap", "RL: sampler-trainer gap", "nats", "Largest gap between their log-probabilities."),

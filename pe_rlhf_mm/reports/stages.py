@@ -134,7 +134,8 @@ def _extra(run: RunRecord, stage: str) -> str:
     kl, given = number(run.summary, stage, "kl"), at(run.config, "start_from", "roles")
     if isinstance(given, list) and _ROLES.get(stage) in given:
         return f"trained by a run on {text(run.config, 'start_from', 'task')}"
-    return "" if kl is None else f"KL to SFT {decimal(kl)} nats per reply"
+    of = "episode" if was_played(run.samples) else "reply"
+    return "" if kl is None else f"KL to SFT {decimal(kl)} nats per {of}"
 
 
 def _steps(run: RunRecord, stage: str) -> str:

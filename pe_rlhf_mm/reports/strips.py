@@ -14,7 +14,7 @@ FIRST, LAST = 8, 4
 LONGEST_REPLY = 120
 ENDINGS = {
     "terminated": "ended by the task",
-    "out_of_steps": "cut off by the environment",
+    "out_of_steps": "ended: the environment allows no more replies",
     "out_of_turns": "cut off: out of turns",
     "out_of_context": "cut off: longer than the model's context",
     "lost": "lost, and not counted",

@@ -20,7 +20,7 @@ class CanvasEnv:
     """The problem of a sample as an episode: reward 1 when it is solved, 0 when it is lost or given up.
 
     Each step shows the screen; a reply that is no action, or an action that cannot be carried out, leaves it as it is
-    and is answered with a line that says why. After `max_steps` replies the episode is lost too.
+    and is answered with a line that says why. After `max_steps` replies the episode ends, and has failed.
     """
 
     def __init__(self, problem: Callable[[Sample], Problem], *, dialect: Dialect = "percent", max_steps: int = 8):

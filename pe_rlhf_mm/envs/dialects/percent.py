@@ -88,7 +88,7 @@ def _points(words: Sequence[str], kind: Kind) -> tuple[Point | None, Point | Non
     """The two points that numbers name, as many of them as the kind takes; a scroll may have one."""
     takes = {"drag": (4,), "scroll": (0, 2), **dict.fromkeys(POINTING, (2,))}.get(kind, (0,))
     if len(words) not in takes:
-        raise ActionError(f"{kind} got {len(words)} numbers; write: {USAGES[kind]}")
+        raise ActionError(f"numbers after {kind}: {len(words)}; write: {USAGES[kind]}")
     wrong = [word for word in words if not _NUMBER.fullmatch(word)]
     if wrong:
         raise ActionError(f"{wrong[0][:20]!r} is no whole number 0 to 100; write: {USAGES[kind]}")
