@@ -11,9 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from models import Heard, random_slot
 from PIL import Image as Pillow
 
-from models import Heard, random_slot
 from pe_rlhf_mm.adapters import lora, roles
 from pe_rlhf_mm.adapters.roles import Head, Weights
 from pe_rlhf_mm.data.images import Gallery
