@@ -20,6 +20,8 @@ def demonstrate(task: Task, pool: EnvPool, samples: Sequence[Sample], *, seed: i
 
     Raises UserError where none is left: there is nothing to imitate.
     """
+    # One page after the other: an environment that shows a page already poses its next problem in a moment.
+    samples = sorted(samples, key=lambda sample: sample.cluster or "")
     solved = [(sample, replies) for sample in samples if (replies := task.solve(sample))]
     free: SimpleQueue[int] = SimpleQueue()
     for slot in range(pool.size):

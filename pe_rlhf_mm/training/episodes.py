@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 from collections import Counter
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -20,12 +20,12 @@ from jaxtyping import Array, Bool, Float, Int
 
 from pe_rlhf_mm.adapters.roles import Roles, Trainable
 from pe_rlhf_mm.algorithms import advantages, kl, masked
+from pe_rlhf_mm.data.beginnings import fill_rows
 from pe_rlhf_mm.data.images import Gallery
-from pe_rlhf_mm.data.order import first_fit
 from pe_rlhf_mm.data.packing import every_token, pack
 from pe_rlhf_mm.data.padding import rounded
 from pe_rlhf_mm.data.processor import EncodedPrompt, Processor
-from pe_rlhf_mm.data.transcript import Turn, beginning, length_together
+from pe_rlhf_mm.data.transcript import Turn
 from pe_rlhf_mm.envs.episode import ending, lost_by
 from pe_rlhf_mm.envs.pool import EnvPool
 from pe_rlhf_mm.models.config import VLMConfig
@@ -37,9 +37,9 @@ from pe_rlhf_mm.training.observer import Observer, Silent
 from pe_rlhf_mm.training.reinforce import improve, objective
 from pe_rlhf_mm.types import Outcome, Packed, Sample
 
-COLUMNS, ROWS, TOKENS = 128, 4, 64
-"""Rows are padded to a multiple of so many columns, there is a multiple of so many, and chosen tokens of an episode are
-padded to a multiple of so many: each shape compiles an update."""
+ROWS, TOKENS = 4, 64
+"""There is a multiple of so many rows, and chosen tokens of an episode are padded to a multiple of so many: each shape
+compiles an update."""
 
 
 class Rows(NamedTuple):
@@ -72,17 +72,9 @@ class EpisodeRollout(NamedTuple):
 
 
 def rows_of(config: VLMConfig, gallery: Gallery, played: Sequence[Played]) -> Rows:
-    """Episodes in rows, the longest first; those that begin alike share their beginning. Nothing of a lost one is
-    learned from."""
+    """Episodes in rows, where those that begin alike share their beginning. Nothing of a lost one is learned from."""
     whole = [[*p.turns, Turn(p.left or EncodedPrompt([], ()), [])] if _cut(p) else list(p.turns) for p in played]
-    alike: dict[Hashable, list[int]] = {}
-    for n, turns in enumerate(whole):
-        alike.setdefault(beginning(turns), []).append(n)
-    groups = sorted(alike.values(), key=lambda group: -length_together([whole[n] for n in group]))
-    lengths = [length_together([whole[n] for n in group]) for group in groups]
-    capacity = rounded(max(1, *lengths), COLUMNS)
-    fitted = first_fit(range(len(groups)), lengths, capacity, len(groups))
-    bins = [[n for group in inside for n in groups[group]] for inside in fitted]
+    capacity, bins = fill_rows(whole, width=config.decoder.width)
     bins += [[]] * (rounded(len(bins), ROWS) - len(bins))
     packed = pack(
         config, gallery, [[whole[n] for n in inside] for inside in bins], capacity=capacity, asked=every_token
@@ -260,8 +252,10 @@ def reinforce_episodes(
 
     def choose() -> list[Sample]:
         chosen = rng.choice(len(samples), settings.prompts, replace=settings.prompts > len(samples))
-        # A sample's episodes are a whole round apart: so they often meet an environment that shows its page already.
-        return [samples[i] for i in np.tile(chosen, settings.group).tolist()]
+        # In the order of their clusters, and a sample's episodes a whole round apart: so many meet an environment that
+        # shows their page already, which poses the next problem in a moment.
+        alike = sorted((samples[i] for i in chosen.tolist()), key=lambda sample: sample.cluster or "")
+        return alike * settings.group
 
     following = choose()
 

@@ -9,7 +9,7 @@ def tuning(max_turns: int) -> TuneConfig:
     """Settings for tiny-vlm on screens, by the task's own reward: chosen on `miniwob/mix`, in docs/results.md."""
     return TuneConfig(
         lora=LoraConfig(targets=TARGETS),
-        sft=SFTConfig(steps=300, batch_size=16, learning_rate=2e-3, demonstrations=240),
+        sft=SFTConfig(steps=150, batch_size=16, learning_rate=2e-3, demonstrations=64),
         reward=RewardConfig(
             loss="pointwise",
             steps=300,
@@ -21,7 +21,7 @@ def tuning(max_turns: int) -> TuneConfig:
         ),
         rl=RLConfig(
             reward="task",
-            steps=200,
+            steps=240,
             prompts=16,
             group=4,
             learning_rate=5e-4,
@@ -30,7 +30,7 @@ def tuning(max_turns: int) -> TuneConfig:
             max_tokens=16,
             max_turns=max_turns,
             environments=16,
-            evaluate_every=50,
+            evaluate_every=60,
             evaluation_samples=128,
         ),
         test_samples=500,
