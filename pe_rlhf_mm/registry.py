@@ -231,8 +231,11 @@ tasks: Registry[Task] = Registry(
 evaluators: Registry[Evaluator] = Registry(
     "evaluator",
     {
+        "pe/anls@1": "pe_rlhf_mm.evaluators.anls:ANLS",
         "pe/click-in-box@1": "pe_rlhf_mm.evaluators.click_in_box:ClickInBox",
         "pe/exact-match@1": "pe_rlhf_mm.evaluators.exact_match:ExactMatch",
+        "pe/multiple-choice@1": "pe_rlhf_mm.evaluators.multiple_choice:MultipleChoice",
+        "pe/relaxed-accuracy@1": "pe_rlhf_mm.evaluators.relaxed_accuracy:RelaxedAccuracy",
         "pe/rouge@1": "pe_rlhf_mm.evaluators.rouge:Rouge",
         "pe/squad@1": "pe_rlhf_mm.evaluators.squad:Squad",
         "pe/ui-step@1": "pe_rlhf_mm.evaluators.ui_step:UIStep",

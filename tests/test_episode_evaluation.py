@@ -141,7 +141,7 @@ class Seeded(ToyEnvironment):
 def test_seeds_go_to_their_samples() -> None:
     with EnvPool(Seeded, 3) as pool:
         outcomes = play_all(one_by_one(straight), pool, SAMPLES, range(100, 112))
-        evaluated = play_samples(straight, pool, SAMPLES, max_tokens=1, seed=100)
+        evaluated = play_samples(straight, pool, SAMPLES, range(100, 112), max_tokens=1)
     assert [o.steps[0].observation[0].content for o in outcomes] == [f"s{i} {100 + i}" for i in range(12)]
     assert all(not outcome.replies for outcome in outcomes)
     assert evaluated == outcomes
@@ -165,11 +165,11 @@ def test_lost_episodes_stay_in_their_place_and_the_others_go_on() -> None:
     assert outcomes[2].replies == ["up", "up", "done"]
 
 
-def test_progress_is_told_episode_by_episode() -> None:
-    told: list[tuple[int, int]] = []
+def test_every_outcome_is_told_when_it_is_over() -> None:
+    told: dict[int, Outcome] = {}
     with EnvPool(ToyEnvironment, 5) as pool:
-        play_all(one_by_one(straight), pool, SAMPLES, range(12), tick=lambda *numbers: told.append(numbers))
-    assert told == [(i, 12) for i in range(1, 13)]
+        outcomes = play_all(one_by_one(straight), pool, SAMPLES, range(12), keep=told.__setitem__)
+    assert [told[i] for i in range(12)] == outcomes
 
 
 # --- conversations that do not fit ------------------------------------------------------------------------------
@@ -419,7 +419,7 @@ def test_a_models_conversation_that_outgrows_its_context_does_not_disturb_the_ot
 
 def test_the_replies_of_a_model_are_its_greedy_ones() -> None:
     with EnvPool(Telling().environment, 2) as pool:
-        outcomes = play_samples(tiny_vlm(), pool, SAMPLES[1:3], max_tokens=3, max_turns=1)
+        outcomes = play_samples(tiny_vlm(), pool, SAMPLES[1:3], [0, 0], max_tokens=3, max_turns=1)
     prompts = [[*outcome.sample.messages, *outcome.steps[0].observation] for outcome in outcomes]
     assert [outcome.replies for outcome in outcomes] == tiny_vlm().generate(prompts, max_tokens=3)
 

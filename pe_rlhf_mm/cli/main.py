@@ -16,6 +16,8 @@ VERBS = {
     "tune": ("tune", "tune", "SFT, reward model, RL and evaluation of a model on a task"),
     "export": ("export", "export", "a role of a run as PEFT adapter, or merged into its checkpoint"),
     "eval run": ("evaluation", "run", "evaluate a policy on a task"),
+    "eval score": ("evaluation", "score", "score the log of an evaluation once more"),
+    "eval compare": ("evaluation", "compare", "two logs of one task, sample by sample"),
     "report": ("tune", "report", "write the page of a run folder again"),
     "data list": ("data", "list_sets", "the published data sets that can be prepared, and those that are"),
     "data prepare": ("data", "prepare", "make a data set out of its published files"),

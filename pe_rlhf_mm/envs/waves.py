@@ -30,14 +30,14 @@ def play_all(
     seeds: Sequence[int],
     *,
     max_turns: int = MAX_TURNS,
-    tick: Callable[[int, int], None] | None = None,
+    keep: Callable[[int, Outcome], None] | None = None,
 ) -> list[Outcome]:
     """Plays one episode of every sample, cut as `play` cuts them; returns their outcomes in the order of the samples.
 
     It goes in waves: one call of the policy answers every conversation that waits for a reply, in the order of the
     samples. An episode that ends makes room for the next one in the same wave, so that every wave but the last ones is
-    as large as the pool; which conversations meet in a wave does not depend on how fast environments are. `tick` hears
-    how many episodes are over, of how many.
+    as large as the pool; which conversations meet in a wave does not depend on how fast environments are. `keep` is
+    given every outcome when its episode is over, and the number of its sample.
     """
     waiting = enumerate(zip(samples, seeds, strict=True))
     outcomes: dict[int, Outcome] = {}
@@ -51,8 +51,8 @@ def play_all(
     def end(place: _Place) -> None:
         outcomes[place.number] = place.episode.outcome()
         begin(place.slot)
-        if tick is not None:
-            tick(len(outcomes), len(samples))
+        if keep is not None:
+            keep(place.number, outcomes[place.number])
 
     for slot in range(pool.size):
         begin(slot)

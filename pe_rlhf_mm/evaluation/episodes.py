@@ -63,22 +63,21 @@ def play_samples(
     policy: Policy | Callable[[Sequence[Message]], str],
     pool: EnvPool,
     samples: Sequence[Sample],
+    seeds: Sequence[int],
     *,
     max_tokens: int,
-    seed: int = 0,
     max_turns: int = MAX_TURNS,
-    tick: Callable[[int, int], None] | None = None,
+    keep: Callable[[int, Outcome], None] | None = None,
 ) -> list[Outcome]:
-    """Greedy episodes of a policy, or of a plain function, one for each sample.
+    """Greedy episodes of a policy, or of a plain function, one for each sample and its seed."""
+    return play_all(answers_of(policy, max_tokens), pool, samples, seeds, max_turns=max_turns, keep=keep)
 
-    Raises UserError if every episode is lost: there is nothing to say of the policy then.
-    """
-    answers, seeds = answers_of(policy, max_tokens), range(seed, seed + len(samples))
-    outcomes = play_all(answers, pool, samples, seeds, max_turns=max_turns, tick=tick)
+
+def refuse_all_lost(outcomes: Sequence[Outcome]) -> None:
+    """Raises UserError if every episode is lost: there is nothing to say of the policy then."""
     losses = [lost_by(outcome) for outcome in outcomes]
-    if None not in losses:
+    if losses and None not in losses:
         raise UserError(f"all {len(losses)} episodes were lost, the first one because: {losses[0]}")
-    return outcomes
 
 
 def answers_of(policy: Policy | Callable[[Sequence[Message]], str], max_tokens: int) -> PolicyOfMany:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from numbers import Real
 from pathlib import Path
@@ -12,18 +13,18 @@ from typing import TYPE_CHECKING
 
 from pe_rlhf_mm import registry
 from pe_rlhf_mm.envs.episode import lost_by
-from pe_rlhf_mm.envs.pool import pool_of
 from pe_rlhf_mm.errors import OutOfRange, UserError
-from pe_rlhf_mm.evaluation.episodes import EpisodeCounts, count_episodes, play_samples
+from pe_rlhf_mm.evaluation.answering import PolicyFunction, answer, facts_of
+from pe_rlhf_mm.evaluation.episodes import EpisodeCounts, count_episodes, refuse_all_lost
 from pe_rlhf_mm.evaluation.intervals import Interval, clustered_mean, or_dash
-from pe_rlhf_mm.types import Evaluator, Message, Outcome, Sample, Score, Task
+from pe_rlhf_mm.evaluation.log import EvalLog, read_log
+from pe_rlhf_mm.types import Evaluator, Outcome, Sample, Score, Task
 
 if TYPE_CHECKING:
     from pe_rlhf_mm.rollout.policy import Policy
 
-PolicyFunction = Callable[[Sequence[Message]], str]
 Tick = Callable[[int, int], None]
-CHUNK = 512
+"""(how many are finished, of how many)."""
 
 
 @dataclass(frozen=True)
@@ -136,38 +137,6 @@ def _can_be_averaged(value: object) -> bool:
     return value is None or (isinstance(value, Real) and math.isfinite(value))
 
 
-def run_policy(
-    policy: Policy | PolicyFunction, samples: Sequence[Sample], *, max_tokens: int, tick: Tick | None = None
-) -> list[Outcome]:
-    """Greedy replies of a policy, or of a plain function, to single-turn samples."""
-    outcomes: list[Outcome] = []
-    chunk = CHUNK if hasattr(policy, "generate") else 1
-    for start in range(0, len(samples), chunk):
-        block = samples[start : start + chunk]
-        outcomes += [Outcome(s, [r]) for s, r in zip(block, _replies(policy, block, max_tokens), strict=True)]
-        if tick is not None:
-            tick(len(outcomes), len(samples))
-    return outcomes
-
-
-def _replies(policy: Policy | PolicyFunction, samples: Sequence[Sample], max_tokens: int) -> Iterable[str]:
-    if hasattr(policy, "generate"):
-        return [group[0] for group in policy.generate([s.messages for s in samples], max_tokens=max_tokens)]
-    replies = []
-    for sample in samples:
-        try:
-            reply = policy(sample.messages)
-        except Exception as error:
-            error.add_note(f"(the policy was answering sample {sample.id})")
-            raise
-        if not isinstance(reply, str):
-            raise UserError(
-                f"the policy answered sample {sample.id} with a {type(reply).__name__}; a string was expected"
-            )
-        replies.append(reply)
-    return replies
-
-
 def evaluate(
     task: str,
     policy: Policy | PolicyFunction | str | Path,
@@ -177,13 +146,15 @@ def evaluate(
     max_tokens: int = 16,
     seed: int = 0,
     environments: int = 4,
+    out: str | Path | None = None,
     tick: Tick | None = None,
 ) -> Evaluation:
     """Evaluates a policy on a task with the task's evaluators; episodes are played where the task has an environment.
 
     `policy`: a Policy, a plain function from messages to text, a run folder, or the name or folder of a model.
-    `environments`: how many are played at once. Raises UnknownId for an unknown task, UserError for an empty split, a
-    policy that cannot be used, or if every episode is lost.
+    `environments`: how many are played at once. `out`: the folder of a log (`evaluation/log.py`); what is finished
+    there already is not done again. Raises UnknownId for an unknown task, UserError for an empty split, a policy that
+    cannot be used, a folder that holds something else, or if every episode is lost.
     """
     from pe_rlhf_mm.rollout.load import policy_from
 
@@ -195,10 +166,46 @@ def evaluate(
     instance = registry.tasks.make(task)
     check_evaluators(instance)
     samples = collect_samples(instance, split, limit=limit, seed=seed)
-    pool = pool_of(instance, environments)
-    if pool is None:
-        outcomes = run_policy(policy_from(policy), samples, max_tokens=max_tokens, tick=tick)
-    else:
-        with pool:
-            outcomes = play_samples(policy_from(policy), pool, samples, max_tokens=max_tokens, seed=seed, tick=tick)
-    return summarize(id, outcomes, instance.evaluators, seed=seed)
+    chosen = policy_from(policy)
+    facts = {"task": id, "split": split, "seed": seed, "max_tokens": max_tokens}
+    with contextlib.nullcontext() if out is None else EvalLog(Path(out), {**facts, **facts_of(chosen)}) as log:
+        known = {} if log is None else log.outcomes(samples)
+        left = [number for number in range(len(samples)) if number not in known]
+
+        def keep(number: int, outcome: Outcome) -> None:
+            known[left[number]] = outcome
+            if log is not None:
+                log.write(outcome, seed + left[number])
+            if tick is not None:
+                tick(len(known), len(samples))
+
+        asked, seeds = [samples[number] for number in left], [seed + number for number in left]
+        answer(instance, chosen, asked, seeds, environments=environments, max_tokens=max_tokens, keep=keep)
+        outcomes = [known[number] for number in range(len(samples))]
+        refuse_all_lost(outcomes)
+        found = summarize(id, outcomes, instance.evaluators, seed=seed)
+        if log is not None:
+            log.finish(found)
+        return found
+
+
+def rescore(folder: str | Path, evaluators: Sequence[str] = ()) -> Evaluation:
+    """Scores a log by the task's evaluators or by those named, and writes the scores in place of those it had.
+
+    Raises UserError for a folder that is no log, one that is being written to, and one without a finished sample.
+    """
+    facts = read_log(Path(folder))
+    task = registry.tasks.make(facts["task"])
+    chosen = tuple(evaluators) or task.evaluators
+    for reference in chosen:
+        registry.evaluators.factory(reference)
+    with contextlib.ExitStack() as ends:
+        log = EvalLog(Path(folder), facts)
+        ends.callback(log.close, facts["status"])
+        samples = collect_samples(task, facts["split"], limit=None, seed=facts["seed"])
+        known = log.outcomes(samples)
+        if not known:
+            raise UserError(f"{folder} has no finished sample to score.")
+        found = summarize(facts["task"], [known[i] for i in sorted(known)], chosen, seed=facts["seed"])
+        log.finish(found)
+        return found

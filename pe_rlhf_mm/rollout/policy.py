@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import jax
 import numpy as np
 
+from pe_rlhf_mm.adapters.origin import fingerprints
 from pe_rlhf_mm.adapters.roles import Weights
 from pe_rlhf_mm.data.images import Gallery
 from pe_rlhf_mm.data.processor import EncodedPrompt, Processor
 from pe_rlhf_mm.data.streams import blocks
 from pe_rlhf_mm.errors import OutOfRange
+from pe_rlhf_mm.json_files import to_json
 from pe_rlhf_mm.rollout.sampler import sample
 from pe_rlhf_mm.rollout.settings import Sampling
 from pe_rlhf_mm.types import Message
@@ -55,6 +58,13 @@ class Policy:
         """One line: weights would be thousands."""
         adapted = ", ".join(self.weights.bank.matrices) if self.weights.bank is not None else "none"
         return f"Policy({self.name!r}, of {self.processor.config.name}, adapted matrices: {adapted})"
+
+    def fingerprint(self) -> str:
+        """What the policy is known again by: a hash of its weights (see `adapters/origin.py`) and of its adapters."""
+        digest = hashlib.sha256(to_json(fingerprints(self.weights.state)).encode())
+        for leaf in jax.tree.leaves(self.weights.bank):
+            digest.update(np.asarray(leaf).tobytes())
+        return digest.hexdigest()[:16]
 
     def generate(
         self,

@@ -1,0 +1,244 @@
+"""The log of an evaluation: a folder to which every outcome is written as it is finished, so that it can go on.
+
+run.json        what was evaluated, by what, and how it ended: schema, task, policy, fingerprint, split, seed, ..
+samples.jsonl   a line for every finished outcome: {"id", "repeat", "seed", "cluster", "messages", "replies", "steps"}
+images/         pictures of prompts and screens as they came, by the SHA-256 of their bytes
+scores.jsonl    a line a sample: {"id", "repeat", "cluster", "scores": {evaluator: {"value", "why", "parts"}}}
+results.json    of every evaluator: value, 95 % interval, n, unscored; how episodes went
+
+A line is written whole by one call; where a process was killed within it, what stands there is cut off by the next one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import fcntl
+import hashlib
+import io
+import json
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from pe_rlhf_mm.errors import UserError
+from pe_rlhf_mm.json_files import read_json, to_json, write_json
+from pe_rlhf_mm.types import Image, Message, Outcome, Sample, Step, Text
+
+if TYPE_CHECKING:
+    from pe_rlhf_mm.evaluation.evaluate import Evaluation
+
+SCHEMA = 1
+SAME = ("schema", "task", "fingerprint", "split", "seed", "max_tokens")
+"""What must be the same for a log to be gone on with. `limit` need not: more samples may be asked for."""
+
+
+class EvalLog:
+    """An open log, which this process alone writes to."""
+
+    def __init__(self, folder: Path, facts: Mapping[str, Any]):
+        """Begins a log, or goes on with the one that is there.
+
+        Raises UserError if the folder cannot be written, holds something else, the log of another evaluation or what
+        cannot be read, or if another process is writing there.
+        """
+        self.folder, self._facts = folder, {"schema": SCHEMA, **facts}
+        try:
+            self._lock = _locked(folder)
+            self._refuse_other()
+            self._known = _finished(folder)
+            write_json(folder / "run.json", {**self._facts, "status": "running"})
+            self._file = (folder / "samples.jsonl").open("ab", buffering=0)
+        except OSError as error:
+            raise UserError(f"{folder} cannot be written: {error.strerror}. Give another --out.") from error
+
+    def __enter__(self) -> EvalLog:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close("finished" if kind is None else "interrupted" if issubclass(kind, KeyboardInterrupt) else "failed")
+
+    def close(self, status: str) -> None:
+        """Says how it ended, and lets others write."""
+        write_json(self.folder / "run.json", {**self._facts, "status": status})
+        self._file.close()
+        self._lock.close()
+
+    def outcomes(self, samples: Sequence[Sample]) -> dict[int, Outcome]:
+        """What is known of samples from earlier, by their number.
+
+        Raises UserError where two have the same id, or where one asks otherwise than it did.
+        """
+        for id, times in Counter(sample.id for sample in samples).most_common(1):
+            if times > 1:
+                raise UserError(f"{times} samples have the id {id!r}; a log needs an id of its own for each.")
+        numbers = [i for i, sample in enumerate(samples) if sample.id in self._known]
+        for i in numbers:
+            _refuse_other_prompt(self.folder, self._known[samples[i].id], samples[i])
+        return {i: outcome_of(self._known[samples[i].id], samples[i], self.folder) for i in numbers}
+
+    def write(self, outcome: Outcome, seed: int) -> None:
+        """Adds an outcome."""
+        sample = outcome.sample
+        line = {
+            "id": sample.id,
+            "repeat": 0,
+            "seed": seed,
+            "cluster": sample.cluster,
+            "messages": self._messages(sample.messages),
+            "replies": list(outcome.replies),
+            "steps": [self._step(step) for step in outcome.steps],
+        }
+        self._file.write(to_json(line, indent=None).encode() + b"\n")
+
+    def finish(self, found: Evaluation) -> None:
+        """Writes the scores and the results. `found` is of all samples, those of earlier included."""
+        partial = self.folder / "scores.jsonl.partial"
+        with partial.open("w") as file:
+            for i, outcome in enumerate(found.outcomes):
+                scores = {id: given[i] for id, given in found.scores.items()}
+                line = {"id": outcome.sample.id, "repeat": 0, "cluster": outcome.sample.cluster, "scores": scores}
+                file.write(to_json(line, indent=None) + "\n")
+        os.replace(partial, self.folder / "scores.jsonl")
+        episodes = {} if found.episodes is None else {"episodes": found.episodes._asdict()}
+        write_json(self.folder / "results.json", {"task": found.task, "metrics": found.metrics, **episodes})
+
+    def _refuse_other(self) -> None:
+        path = self.folder / "run.json"
+        if not path.exists():
+            return
+        there = read_json(path)
+        for name in SAME:
+            if there.get(name) != self._facts.get(name):
+                raise UserError(
+                    f"{self.folder} is the log of another evaluation: its {name} is {there.get(name)!r}, and that of "
+                    f"this one is {self._facts.get(name)!r}. Give another --out."
+                )
+
+    def _messages(self, messages: Sequence[Message]) -> list[dict[str, Any]]:
+        return [{"role": m.role, "content": [self._part(part) for part in m.parts]} for m in messages]
+
+    def _part(self, part: Text | Image) -> dict[str, str]:
+        return {"text": part.text} if isinstance(part, Text) else {"image": self._kept(part)}
+
+    def _kept(self, image: Image) -> str:
+        """The path of a picture in the folder."""
+        content = _bytes_of(image)
+        path = Path("images", hashlib.sha256(content).hexdigest())
+        if not (self.folder / path).exists():
+            (self.folder / "images").mkdir(exist_ok=True)
+            partial = self.folder / f"{path}.partial"
+            partial.write_bytes(content)
+            os.replace(partial, self.folder / path)
+        return str(path)
+
+    def _step(self, step: Step) -> dict[str, Any]:
+        return {
+            "observation": self._messages(step.observation),
+            "reward": step.reward,
+            "terminated": step.terminated,
+            "truncated": step.truncated,
+            "info": json.loads(json.dumps(dict(step.info), default=_told)),
+        }
+
+
+def outcome_of(line: Mapping[str, Any], sample: Sample, folder: Path) -> Outcome:
+    """A line of `samples.jsonl` as the outcome it was written from. `info` of steps comes back as JSON has it."""
+    steps = [Step(**{**step, "observation": _read_messages(step["observation"], folder)}) for step in line["steps"]]
+    return Outcome(sample, list(line["replies"]), steps or ())
+
+
+def _read_messages(messages: Sequence[Mapping[str, Any]], folder: Path) -> list[Message]:
+    def part(told: Mapping[str, str]) -> Text | Image:
+        return Text(told["text"]) if "text" in told else Image(folder / told["image"])
+
+    return [Message(message["role"], [part(told) for told in message["content"]]) for message in messages]
+
+
+def _refuse_other_prompt(folder: Path, line: Mapping[str, Any], sample: Sample) -> None:
+    """Pictures aside, which would take reading all of them."""
+    asked, asks = (_texts(messages) for messages in (_read_messages(line["messages"], folder), sample.messages))
+    if asked != asks:
+        raise UserError(
+            f"{folder}: sample {sample.id!r} asked {' '.join(asked)!r:.200}, and now it asks {' '.join(asks)!r:.200}. "
+            "The task has changed: give another --out."
+        )
+
+
+def _texts(messages: Sequence[Message]) -> list[str]:
+    return [part.text for message in messages for part in message.parts if isinstance(part, Text)]
+
+
+def read_log(folder: Path) -> dict[str, Any]:
+    """`run.json` of a log. Raises UserError for a folder that is none, or is one of another release."""
+    if not (folder / "run.json").is_file():
+        raise UserError(f"{folder} is no log of `pe-rlhf eval run --out`: it has no run.json.")
+    facts = read_json(folder / "run.json")
+    if facts.get("schema") != SCHEMA:
+        raise UserError(f"{folder} is a log of schema {facts.get('schema')!r}; this release reads {SCHEMA}.")
+    return facts
+
+
+def read_scores(folder: Path) -> dict[str, dict[str, Any]]:
+    """The lines of `scores.jsonl` by sample. Raises UserError for a folder without any."""
+    if not (folder / "scores.jsonl").is_file():
+        raise UserError(f"{folder} has no scores.jsonl: it is no finished log of `pe-rlhf eval run --out`.")
+    return {line["id"]: line for line in _lines(folder / "scores.jsonl")}
+
+
+def _finished(folder: Path) -> dict[str, dict[str, Any]]:
+    path = folder / "samples.jsonl"
+    if not path.exists():
+        return {}
+    whole = path.read_bytes().rfind(b"\n") + 1
+    os.truncate(path, whole)
+    return {line["id"]: line for line in _lines(path)}
+
+
+def _lines(path: Path) -> Iterator[dict[str, Any]]:
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                yield {"id": None, **json.loads(line)}
+            except (ValueError, TypeError) as error:
+                raise UserError(
+                    f"line {number} of {path} is damaged: {error}. Take the line out, and what it told is made again."
+                ) from error
+
+
+def _locked(folder: Path) -> io.TextIOWrapper:
+    """The open lock of a log folder, which is made if it is not there."""
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder} is a file; a log needs a folder. Give another --out.")
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / ".lock").exists():
+        raise UserError(f"{folder} is not empty and is no log of an evaluation. Give another --out.")
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = (folder / ".lock").open("w")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        lock.close()
+        said = f"another process is writing to {folder}. Wait until it has ended, or give another --out."
+        raise UserError(said) from error
+    return lock
+
+
+def _bytes_of(image: Image) -> bytes:
+    """A picture as it came where that was a file, and otherwise as PNG. Raises ImageError."""
+    from pe_rlhf_mm.data.images import encode_png, open_image
+
+    source = image.source
+    if isinstance(source, bytes):
+        return source
+    if isinstance(source, str | Path) and Path(source).is_file():
+        return Path(source).read_bytes()
+    return encode_png(open_image(image))
+
+
+def _told(value: object) -> object:
+    """What JSON has no word for: a data class by its fields, anything else by what it says of itself."""
+    return dataclasses.asdict(value) if dataclasses.is_dataclass(value) and not isinstance(value, type) else str(value)
