@@ -373,6 +373,11 @@ def test_the_commands_print_what_the_functions_give(tmp_path: Path, capsys: pyte
     assert (found["evaluator"], found["n"], found["better"]) == ("pe/exact-match@1", 30, 10)
     assert run(["eval", "compare", a, b]) == 0
     assert "better / same / worse" in capsys.readouterr().out
+    once_more = ["eval", "run", f"{HERE}:Sums", "--policy", f"{HERE}:right", "--out", b, "--evaluator", "pe/anls"]
+    assert run(once_more) == 0
+    shown = capsys.readouterr().out
+    assert "pe/anls@1" in shown
+    assert "pe/exact-match" not in shown
     assert run(["eval", "score", str(tmp_path)]) == 2
     assert run(["eval", "score", a, "--evaluator", "pe/anl"]) == 2
     assert "Did you mean" in capsys.readouterr().err

@@ -31,6 +31,8 @@ class EvalRun:
     seed: int = 0
     environments: int = 4
     """How many environments are played at once, where the task has one."""
+    evaluator: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    """In place of the task's: an id, or path.py:Class, or package.module:Class; may be given several times."""
     out: str | None = None
     """Folder of a log: what is finished there already is not done again, so the same command goes on after a crash."""
     json: bool = False
@@ -54,6 +56,7 @@ def run(arguments: Sequence[str]) -> None:
             max_tokens=options.max_tokens,
             seed=options.seed,
             environments=options.environments,
+            evaluators=options.evaluator,
             out=options.out,
             tick=None if options.json else bar.counter("evaluation"),
         )

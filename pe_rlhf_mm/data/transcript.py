@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Int
 
 from pe_rlhf_mm.data.images import Gallery
+from pe_rlhf_mm.data.padding import rounded
 from pe_rlhf_mm.data.processor import EncodedPrompt, Processor
 from pe_rlhf_mm.types import Message, Prompts
 
@@ -75,7 +76,7 @@ def next_turns(
     """What is read next in each of several episodes, padded on the left; None where an episode is over."""
     config, axes = processor.config, processor.config.decoder.position_axes
     longest = max((len(read.tokens) for read in reads if read is not None), default=1)
-    shape = (len(reads), -(-longest // ROUND_TURNS_TO) * ROUND_TURNS_TO)
+    shape = (len(reads), rounded(longest, ROUND_TURNS_TO))
     tokens, mask = np.full(shape, config.pad_id, np.int32), np.zeros(shape, bool)
     positions = np.zeros((*shape, axes), np.int32)
     for row, (turns, read) in enumerate(zip(episodes, reads, strict=True)):

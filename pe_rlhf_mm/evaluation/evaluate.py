@@ -146,15 +146,17 @@ def evaluate(
     max_tokens: int = 16,
     seed: int = 0,
     environments: int = 4,
+    evaluators: Sequence[str] = (),
     out: str | Path | None = None,
     tick: Tick | None = None,
 ) -> Evaluation:
-    """Evaluates a policy on a task with the task's evaluators; episodes are played where the task has an environment.
+    """Evaluates a policy on a task; episodes are played where the task has an environment.
 
     `policy`: a Policy, a plain function from messages to text, a run folder, or the name or folder of a model.
-    `environments`: how many are played at once. `out`: the folder of a log (`evaluation/log.py`); what is finished
-    there already is not done again. Raises UnknownId for an unknown task, UserError for an empty split, a policy that
-    cannot be used, a folder that holds something else, or if every episode is lost.
+    `environments`: how many are played at once. `evaluators`: these in place of the task's. `out`: the folder of a log
+    (`evaluation/log.py`); what is finished there already is not done again. Raises UnknownId for an unknown task,
+    UserError for an empty split, a policy that cannot be used, a folder that holds something else, or if every episode
+    is lost.
     """
     from pe_rlhf_mm.rollout.load import policy_from
 
@@ -164,11 +166,13 @@ def evaluate(
         raise OutOfRange(f"seed must be 0 or more, not {seed}")
     id = registry.tasks.resolve(task)
     instance = registry.tasks.make(task)
-    check_evaluators(instance)
+    by = _chosen(instance, evaluators)
     samples = collect_samples(instance, split, limit=limit, seed=seed)
-    chosen = policy_from(policy)
     facts = {"task": id, "split": split, "seed": seed, "max_tokens": max_tokens}
-    with contextlib.nullcontext() if out is None else EvalLog(Path(out), {**facts, **facts_of(chosen)}) as log:
+    with contextlib.nullcontext() if out is None else EvalLog(Path(out), facts) as log:
+        chosen = policy_from(policy)
+        if log is not None:
+            log.begin(facts_of(chosen))
         known = {} if log is None else log.outcomes(samples)
         left = [number for number in range(len(samples)) if number not in known]
 
@@ -183,10 +187,19 @@ def evaluate(
         answer(instance, chosen, asked, seeds, environments=environments, max_tokens=max_tokens, keep=keep)
         outcomes = [known[number] for number in range(len(samples))]
         refuse_all_lost(outcomes)
-        found = summarize(id, outcomes, instance.evaluators, seed=seed)
+        found = summarize(id, outcomes, by, seed=seed)
         if log is not None:
             log.finish(found)
         return found
+
+
+def _chosen(task: Task, evaluators: Sequence[str]) -> Sequence[str]:
+    """Those named, or the task's. Raises as `check_evaluators`."""
+    if not evaluators:
+        check_evaluators(task)
+    for reference in evaluators:
+        registry.evaluators.factory(reference)
+    return tuple(evaluators) or task.evaluators
 
 
 def rescore(folder: str | Path, evaluators: Sequence[str] = ()) -> Evaluation:
@@ -196,16 +209,12 @@ def rescore(folder: str | Path, evaluators: Sequence[str] = ()) -> Evaluation:
     """
     facts = read_log(Path(folder))
     task = registry.tasks.make(facts["task"])
-    chosen = tuple(evaluators) or task.evaluators
-    for reference in chosen:
-        registry.evaluators.factory(reference)
-    with contextlib.ExitStack() as ends:
-        log = EvalLog(Path(folder), facts)
-        ends.callback(log.close, facts["status"])
+    by = _chosen(task, evaluators)
+    with EvalLog(Path(folder), facts) as log:
         samples = collect_samples(task, facts["split"], limit=None, seed=facts["seed"])
         known = log.outcomes(samples)
         if not known:
             raise UserError(f"{folder} has no finished sample to score.")
-        found = summarize(facts["task"], [known[i] for i in sorted(known)], chosen, seed=facts["seed"])
+        found = summarize(facts["task"], [known[i] for i in sorted(known)], by, seed=facts["seed"])
         log.finish(found)
         return found

@@ -11,6 +11,7 @@ A line is written whole by one call; where a process was killed within it, what 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import fcntl
 import hashlib
@@ -39,18 +40,19 @@ class EvalLog:
     """An open log, which this process alone writes to."""
 
     def __init__(self, folder: Path, facts: Mapping[str, Any]):
-        """Begins a log, or goes on with the one that is there.
+        """Begins a log, or goes on with the one that is there. What of `facts` is in SAME must be as it was.
 
         Raises UserError if the folder cannot be written, holds something else, the log of another evaluation or what
         cannot be read, or if another process is writing there.
         """
-        self.folder, self._facts = folder, {"schema": SCHEMA, **facts}
+        self.folder, self._facts, self._begun = folder, {"schema": SCHEMA, **facts}, False
         try:
-            self._lock = _locked(folder)
-            self._refuse_other()
-            self._known = _finished(folder)
-            write_json(folder / "run.json", {**self._facts, "status": "running"})
-            self._file = (folder / "samples.jsonl").open("ab", buffering=0)
+            with contextlib.ExitStack() as undo:
+                self._lock = undo.enter_context(_locked(folder))
+                self._refuse_other()
+                self._known = _finished(folder)
+                self._file = (folder / "samples.jsonl").open("ab", buffering=0)
+                undo.pop_all()
         except OSError as error:
             raise UserError(f"{folder} cannot be written: {error.strerror}. Give another --out.") from error
 
@@ -60,13 +62,32 @@ class EvalLog:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close("finished" if kind is None else "interrupted" if issubclass(kind, KeyboardInterrupt) else "failed")
-
-    def close(self, status: str) -> None:
-        """Says how it ended, and lets others write."""
-        write_json(self.folder / "run.json", {**self._facts, "status": status})
+        if self._begun:
+            self._say(
+                "finished" if kind is None else "interrupted" if issubclass(kind, KeyboardInterrupt) else "failed"
+            )
         self._file.close()
         self._lock.close()
+
+    def begin(self, facts: Mapping[str, Any]) -> None:
+        """Says what else is known now, as the policy once it is loaded. Raises UserError where it is another one."""
+        self._facts |= facts
+        self._refuse_other()
+        self._begun = True
+        self._say("running")
+
+    def _say(self, status: str) -> None:
+        write_json(self.folder / "run.json", {**self._facts, "status": status})
+
+    def _refuse_other(self) -> None:
+        path = self.folder / "run.json"
+        there = read_json(path) if path.exists() else {}
+        for name in SAME:
+            if name in self._facts and there.get(name, self._facts[name]) != self._facts[name]:
+                raise UserError(
+                    f"{self.folder} is the log of another evaluation: its {name} is {there[name]!r}, and that of this "
+                    f"one is {self._facts[name]!r}. Give another --out."
+                )
 
     def outcomes(self, samples: Sequence[Sample]) -> dict[int, Outcome]:
         """What is known of samples from earlier, by their number.
@@ -106,18 +127,6 @@ class EvalLog:
         os.replace(partial, self.folder / "scores.jsonl")
         episodes = {} if found.episodes is None else {"episodes": found.episodes._asdict()}
         write_json(self.folder / "results.json", {"task": found.task, "metrics": found.metrics, **episodes})
-
-    def _refuse_other(self) -> None:
-        path = self.folder / "run.json"
-        if not path.exists():
-            return
-        there = read_json(path)
-        for name in SAME:
-            if there.get(name) != self._facts.get(name):
-                raise UserError(
-                    f"{self.folder} is the log of another evaluation: its {name} is {there.get(name)!r}, and that of "
-                    f"this one is {self._facts.get(name)!r}. Give another --out."
-                )
 
     def _messages(self, messages: Sequence[Message]) -> list[dict[str, Any]]:
         return [{"role": m.role, "content": [self._part(part) for part in m.parts]} for m in messages]

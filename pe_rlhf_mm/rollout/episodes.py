@@ -10,6 +10,7 @@ import numpy as np
 
 from pe_rlhf_mm.adapters.roles import Weights
 from pe_rlhf_mm.data.images import Gallery
+from pe_rlhf_mm.data.padding import rounded
 from pe_rlhf_mm.data.processor import EncodedPrompt, Processor
 from pe_rlhf_mm.data.transcript import Turn, after, length, next_turns
 from pe_rlhf_mm.envs.episode import Episode
@@ -123,8 +124,8 @@ def _turn(
     columns = (0 if history is None else int(history.used)) + batch.tokens.shape[1] + sampling.max_tokens
     if history is None:
         dtype = jax.tree.leaves(weights.state["decoder"]["embedding"])[0].dtype  # which is never quantised
-        history = nothing_read(processor.config, pool.size, -(-columns // ROOM) * ROOM, dtype)
-    history = with_room(history, -(-columns // ROOM) * ROOM)
+        history = nothing_read(processor.config, pool.size, rounded(columns, ROOM), dtype)
+    history = with_room(history, rounded(columns, ROOM))
     drawn, history = take_turn(processor.config, *weights, history, batch, key, sampling=sampling)
     live = [(slot, row) for slot, row in enumerate(rows) if row.waiting is not None]
     _say(live, drawn, processor)
