@@ -21,7 +21,7 @@ from pe_rlhf_mm.errors import UserError
 from pe_rlhf_mm.evaluation.comparison import Difference, compare, table
 from pe_rlhf_mm.evaluation.evaluate import Evaluation, rescore
 from pe_rlhf_mm.evaluation.intervals import clustered_mean
-from pe_rlhf_mm.types import Image, Message, Sample, Text
+from pe_rlhf_mm.types import Image, Message, Sample, Step, Text
 
 HERE = Path(__file__)
 ROOT = HERE.parent.parent
@@ -238,6 +238,34 @@ def test_episodes_come_back_with_their_screens_and_rewards(tmp_path: Path) -> No
     assert step["info"]["action"]["kind"] == "click"
     shown = [part for message in lines(tmp_path / "log")[0]["steps"][0]["observation"] for part in message["content"]]
     assert all((tmp_path / "log" / part["image"]).is_file() for part in shown if "image" in part)
+
+
+class SaysItsSeed:
+    """One turn, in which the seed of the episode is shown."""
+
+    def reset(self, sample: Sample, *, seed: int) -> Step:
+        return Step([Message("user", f"seed {seed}")])
+
+    def step(self, reply: str) -> Step:
+        return Step([], reward=1.0, terminated=True)
+
+    def close(self) -> None: ...
+
+
+class Seeded(Sums):
+    evaluators = ("pe/ui-success",)
+
+    def environment(self) -> SaysItsSeed:
+        return SaysItsSeed()
+
+
+def test_the_seed_of_an_episode_is_that_of_its_place_whatever_is_known(tmp_path: Path) -> None:
+    def policy(messages: Sequence[Message]) -> str:
+        return "on"
+
+    pe.evaluate(f"{__name__}:Seeded", policy, limit=2, seed=7, out=tmp_path / "log")
+    found = pe.evaluate(f"{__name__}:Seeded", policy, limit=5, seed=7, out=tmp_path / "log")
+    assert [o.steps[0].observation[0].parts[0].text for o in found.outcomes] == [f"seed {7 + i}" for i in range(5)]
 
 
 # --- refusals -----------------------------------------------------------------------------------------------------
