@@ -8,8 +8,8 @@ from pe_rlhf_mm.training.config import TARGETS, LoraConfig, RewardConfig, RLConf
 def tuning(max_turns: int) -> TuneConfig:
     """Settings for tiny-vlm on screens, by the task's own reward: chosen on `miniwob/mix`, in docs/results.md."""
     return TuneConfig(
-        lora=LoraConfig(targets=TARGETS),
-        sft=SFTConfig(steps=150, batch_size=16, learning_rate=2e-3, demonstrations=64),
+        lora=LoraConfig(alpha=128.0, targets=TARGETS),
+        sft=SFTConfig(steps=300, batch_size=16, learning_rate=2e-3, demonstrations=240),
         reward=RewardConfig(
             loss="pointwise",
             steps=300,
@@ -21,16 +21,16 @@ def tuning(max_turns: int) -> TuneConfig:
         ),
         rl=RLConfig(
             reward="task",
-            steps=240,
+            steps=200,
             prompts=16,
             group=4,
-            learning_rate=5e-4,
-            value_learning_rate=1e-3,
-            temperature=1.0,
+            learning_rate=1.5e-4,
+            value_learning_rate=3e-4,
+            temperature=0.5,
             max_tokens=16,
             max_turns=max_turns,
             environments=16,
-            evaluate_every=60,
+            evaluate_every=50,
             evaluation_samples=128,
         ),
         test_samples=500,
