@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import random
+import resource
 import signal
 import subprocess
 import sys
@@ -162,6 +163,22 @@ def test_half_a_line_is_cut_off_and_made_again(tmp_path: Path) -> None:
         assert same(pe.evaluate(SUMS, adds, out=tmp_path / "log"), whole)
         assert samples.read_bytes() == content
     assert ASKED == ["29 + 1"] * 3
+
+
+def test_a_disk_that_is_full_loses_nothing_that_was_finished(tmp_path: Path) -> None:
+    """The system takes files of 2,000 bytes at most, so the last line is cut off within."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, resource.RLIM_INFINITY))
+    try:
+        with pytest.raises(UserError, match="File too large"):
+            pe.evaluate(SUMS, adds, out=tmp_path / "log")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    written = (tmp_path / "log" / "samples.jsonl").read_bytes()
+    assert len(written) == 2000
+    ASKED.clear()
+    found = pe.evaluate(SUMS, adds, out=tmp_path / "log")
+    assert len(ASKED) == 30 - written.count(b"\n")
+    assert same(found, pe.evaluate(SUMS, adds))
 
 
 def test_killed_at_any_moment_it_goes_on_and_tells_the_same(tmp_path: Path) -> None:

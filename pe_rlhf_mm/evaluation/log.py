@@ -103,9 +103,20 @@ class EvalLog:
         return {i: outcome_of(self._known[samples[i].id], samples[i], self.folder) for i in numbers}
 
     def write(self, outcome: Outcome, seed: int) -> None:
-        """Adds an outcome."""
+        """Adds an outcome. Raises UserError where the disk takes no more."""
+        try:
+            left = to_json(self._line(outcome, seed), indent=None).encode() + b"\n"
+            while left:  # a file without a buffer may take a part of it
+                left = left[self._file.write(left) :]
+        except OSError as error:
+            raise UserError(
+                f"{self.folder} cannot be written: {error.strerror}. What is finished is kept: make room, and give the "
+                "same command again."
+            ) from error
+
+    def _line(self, outcome: Outcome, seed: int) -> dict[str, Any]:
         sample = outcome.sample
-        line = {
+        return {
             "id": sample.id,
             "repeat": 0,
             "seed": seed,
@@ -114,7 +125,6 @@ class EvalLog:
             "replies": list(outcome.replies),
             "steps": [self._step(step) for step in outcome.steps],
         }
-        self._file.write(to_json(line, indent=None).encode() + b"\n")
 
     def finish(self, found: Evaluation) -> None:
         """Writes the scores and the results. `found` is of all samples, those of earlier included."""
