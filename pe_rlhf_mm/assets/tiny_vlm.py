@@ -1,10 +1,12 @@
 """How tiny-vlm was made: a model of 1.1 million parameters that has seen shapes, colours, places and a few words.
 
-    python -m pe_rlhf_mm.assets.tiny_vlm FOLDER          (about 45 minutes on 2 CPU cores)
+    python -m pe_rlhf_mm.assets.tiny_vlm FOLDER          (about 65 minutes on 2 CPU cores)
 
 Its pictures are the 4,000 *training* images of the `easy-vqa` package (MIT), and mirror images of them. It learns to
 describe them, to name single properties, to point, and to say whether a statement is true. It never sees a question of
 easy-VQA, nor the words "yes" and "no" as answers, nor any test image: those are left to the tuning that it is made for.
+Last it learns what buttons and fields look like, on screens drawn at random (`screens.py`), and to copy what is quoted.
+It never sees a page, a goal or an action of the tasks that it is to be tuned for.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import random
+import string
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,6 +29,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 
 from pe_rlhf_mm.adapters import roles as role_table
 from pe_rlhf_mm.adapters.roles import Roles
+from pe_rlhf_mm.assets import screens
 from pe_rlhf_mm.checkpoints import backbone
 from pe_rlhf_mm.data.images import Gallery
 from pe_rlhf_mm.data.processor import Processor
@@ -72,6 +76,9 @@ to and a for with that this it not be have from at by what which where when who 
 """.split()
 PLACES = [f"{row} {column}" for row in ("top", "middle", "bottom") for column in ("left", "center", "right")]
 BATCH = 64
+SCREENS = 12_000
+"""Screens of a phase, which is asked about each several times."""
+ABOUT_SCREENS = {"point at": screens.point_at, "what is at": screens.what_is_at}
 
 
 class Phase(NamedTuple):
@@ -104,6 +111,16 @@ PHASES = (
         {
             "describe": 15, "point": 5, "shape": 15, "color": 10, "place": 5, "size": 5,
             "is shape": 20, "is color": 10, "is place": 10, "repeat": 5,
+        },
+    ),
+    # Screens, and a third of what it knew before.
+    Phase(
+        2500,
+        1e-3,
+        {
+            "point at": 45, "what is at": 8, "quote": 12,
+            "describe": 6, "point": 3, "shape": 6, "color": 3, "place": 2, "size": 2,
+            "is shape": 6, "is color": 3, "is place": 3, "repeat": 1,
         },
     ),
 )  # fmt: skip
@@ -181,17 +198,37 @@ def lesson(kind: str, picture: Picture, rng: random.Random) -> tuple[str, str]:
     return simple[kind] if kind in simple else told_truth(picture, kind.removeprefix("is "), rng)
 
 
-def lessons(shown: list[Picture], phase: Phase, seed: int) -> Iterator[tuple[Picture | None, str, str]]:
-    """A phase's prompts with their replies, and the picture they are about: none for those about words alone."""
+def quotation(rng: random.Random) -> tuple[str, str]:
+    """A prompt that quotes a word of any letters, and the word."""
+    said = "".join(rng.choices(string.ascii_lowercase, k=rng.randint(2, 9)))
+    said = rng.choice(
+        (said, said.capitalize(), "".join(rng.choices(string.ascii_letters + string.digits, k=len(said))))
+    )
+    before, after = (" ".join(rng.choices(WORDS, k=rng.randint(0, 6))) for _ in range(2))
+    return f'Copy what is quoted: {before} "{said}" {after}', said
+
+
+Lesson = tuple[Pillow.Image | None, str, str]
+"""A picture, unless it is about words alone; a prompt; and the right reply."""
+
+
+def lessons(shown: list[Picture], phase: Phase, seed: int) -> Iterator[Lesson]:
+    """All lessons of a phase."""
     rng = random.Random(seed)
     kinds = rng.choices(list(phase.mix), weights=list(phase.mix.values()), k=phase.steps * BATCH)
+    drawn = [screens.screen(rng, WORDS) for _ in range(SCREENS)] if not ABOUT_SCREENS.keys().isdisjoint(kinds) else []
     for kind in kinds:
         if kind == "repeat":
             said = " ".join(rng.choices(WORDS, k=rng.randint(1, 4)))
             yield None, f"Repeat: {said}", said
+        elif kind == "quote":
+            yield None, *quotation(rng)
+        elif kind in ABOUT_SCREENS:
+            screen = rng.choice(drawn)
+            yield screen.image, *ABOUT_SCREENS[kind](screen, rng)
         else:
             picture = rng.choice(shown)
-            yield picture, *lesson(kind, picture, rng)
+            yield picture.image, *lesson(kind, picture, rng)
 
 
 def build_tokenizer(folder: Path, texts: list[str]) -> None:
@@ -217,13 +254,10 @@ def build_tokenizer(folder: Path, texts: list[str]) -> None:
     (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=1) + "\n")
 
 
-def demonstrations(
-    told: list[tuple[Picture | None, str, str]], processor: Processor, gallery: Gallery
-) -> list[Demonstration]:
+def demonstrations(told: list[Lesson], processor: Processor, gallery: Gallery) -> list[Demonstration]:
     """Lessons as token ids; a picture stands before the words of the prompt."""
     messages = [
-        [Message("user", [*([] if picture is None else [Image(picture.image)]), Text(prompt)])]
-        for picture, prompt, _ in told
+        [Message("user", [*([] if image is None else [Image(image)]), Text(prompt)])] for image, prompt, _ in told
     ]
     replies = processor.encode_replies([reply for _, _, reply in told])
     return [Demonstration(*row) for row in zip(processor.encode(messages, gallery), replies, strict=True)]
