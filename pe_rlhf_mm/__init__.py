@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from pe_rlhf_mm.errors import UserError as UserError
     from pe_rlhf_mm.evaluation.evaluate import Evaluation as Evaluation
     from pe_rlhf_mm.evaluation.evaluate import evaluate as evaluate
+    from pe_rlhf_mm.judging.load import load_judge as load_judge
     from pe_rlhf_mm.models.model import Model as Model
     from pe_rlhf_mm.models.model import load_model as load_model
     from pe_rlhf_mm.models.sharding import make_mesh as make_mesh
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from pe_rlhf_mm.training.reward_model import load_reward as load_reward
     from pe_rlhf_mm.training.tune import tune as tune
     from pe_rlhf_mm.types import Image as Image
+    from pe_rlhf_mm.types import Judge as Judge
     from pe_rlhf_mm.types import Message as Message
     from pe_rlhf_mm.types import Outcome as Outcome
     from pe_rlhf_mm.types import Preference as Preference
@@ -40,11 +42,13 @@ if TYPE_CHECKING:
     from pe_rlhf_mm.types import Score as Score
     from pe_rlhf_mm.types import Step as Step
     from pe_rlhf_mm.types import Text as Text
+    from pe_rlhf_mm.types import Verdict as Verdict
 
 _HOMES = {
     "data.labels": ("read_labels", "write_labels"),
     "errors": ("UserError",),
     "evaluation.evaluate": ("Evaluation", "evaluate"),
+    "judging.load": ("load_judge",),
     "models.model": ("Model", "load_model"),
     "models.sharding": ("make_mesh",),
     "registry": ("register_evaluator", "register_task"),
@@ -54,7 +58,19 @@ _HOMES = {
     "training.config": ("LoraConfig", "RewardConfig", "RLConfig", "SFTConfig", "TuneConfig"),
     "training.reward_model": ("RewardModel", "load_reward"),
     "training.tune": ("tune",),
-    "types": ("Image", "Message", "Outcome", "Preference", "Rated", "Sample", "Score", "Step", "Text"),
+    "types": (
+        "Image",
+        "Judge",
+        "Message",
+        "Outcome",
+        "Preference",
+        "Rated",
+        "Sample",
+        "Score",
+        "Step",
+        "Text",
+        "Verdict",
+    ),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

@@ -11,6 +11,7 @@ import functools
 import importlib
 import importlib.metadata
 import importlib.util
+import inspect
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -112,9 +113,29 @@ class Registry(Generic[Entry]):
         factory: Callable[..., Entry] = import_attribute(target, f"{self.kind} {id!r}")
         return factory
 
-    def make(self, reference: str) -> Entry:
-        """A new instance of what a reference names. Raises BrokenEntry if it lacks a part."""
-        entry = self.factory(reference)()
+    def asks(self, reference: str) -> list[str]:
+        """The names of what the factory behind a reference can be given."""
+        return [parameter.name for parameter in _parameters(self.factory(reference))]
+
+    def ready(self, reference: str, offered: Mapping[str, Any] | None = None) -> Callable[[], Entry]:
+        """The factory behind a reference, given what it asks for by name out of `offered`, where None is nothing.
+
+        Raises UserError if it cannot do without something that is not offered.
+        """
+        factory, offered = self.factory(reference), offered or {}
+        given = {p.name: offered[p.name] for p in _parameters(factory) if offered.get(p.name) is not None}
+        for parameter in _parameters(factory):
+            if parameter.default is parameter.empty and parameter.name not in given:
+                name = parameter.name
+                raise UserError(
+                    f"the {self.kind} {reference} needs a {name}, and none was given"
+                    + (f": --{name} on the command line, {name}=.. in Python." if name in offered else ".")
+                )
+        return functools.partial(factory, **given)
+
+    def make(self, reference: str, offered: Mapping[str, Any] | None = None) -> Entry:
+        """A new instance of what a reference names. Raises as `ready`, and BrokenEntry if it lacks a part."""
+        entry = self.ready(reference, offered)()
         missing = self.missing(entry)
         if missing:
             has = ", ".join(self.parts)
@@ -144,6 +165,15 @@ def import_attribute(reference: str, what: str) -> Any:
     if not callable(found):
         raise BrokenEntry(f"{what}: {attribute!r} in {place} is {found!r:.80}; expected a class or a function")
     return found
+
+
+def _parameters(factory: Callable[..., Any]) -> list[inspect.Parameter]:
+    """What can be given by name."""
+    try:
+        found = inspect.signature(factory).parameters.values()
+    except (ValueError, TypeError):  # of something that is not written in Python
+        return []
+    return [p for p in found if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
 
 
 def _order(id: str) -> tuple[str, int]:
@@ -234,6 +264,10 @@ evaluators: Registry[Evaluator] = Registry(
         "pe/anls@1": "pe_rlhf_mm.evaluators.anls:ANLS",
         "pe/click-in-box@1": "pe_rlhf_mm.evaluators.click_in_box:ClickInBox",
         "pe/exact-match@1": "pe_rlhf_mm.evaluators.exact_match:ExactMatch",
+        "pe/judge-harmless@1": "pe_rlhf_mm.evaluators.judge_harmless:JudgeHarmless",
+        "pe/judge-score@1": "pe_rlhf_mm.evaluators.judge_score:JudgeScore",
+        "pe/judge-ui@1": "pe_rlhf_mm.evaluators.judge_ui:JudgeUI",
+        "pe/judge-win-rate@1": "pe_rlhf_mm.evaluators.judge_win_rate:JudgeWinRate",
         "pe/multiple-choice@1": "pe_rlhf_mm.evaluators.multiple_choice:MultipleChoice",
         "pe/relaxed-accuracy@1": "pe_rlhf_mm.evaluators.relaxed_accuracy:RelaxedAccuracy",
         "pe/rouge@1": "pe_rlhf_mm.evaluators.rouge:Rouge",

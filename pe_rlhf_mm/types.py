@@ -130,11 +130,15 @@ class Step:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a policy did with a sample: its replies, and the environment's steps when there was one."""
+    """What a policy did with a sample: its replies, and the environment's steps when there was one.
+
+    `repeat` counts the tries at a sample, from 0.
+    """
 
     sample: Sample
     replies: Sequence[str]
     steps: Sequence[Step] = ()
+    repeat: int = 0
 
 
 @dataclass(frozen=True)
@@ -190,6 +194,25 @@ class Evaluator(Protocol):
     """Outcomes in, one score each out. Rules, reward models and judges all have this shape, so each can be a reward."""
 
     def score(self, outcomes: Sequence[Outcome], *, seed: int = 0) -> list[Score]: ...
+
+
+class Verdict(NamedTuple):
+    """A judge's answer: a probability of each choice, of sum 1, or None and why there is none."""
+
+    probabilities: Mapping[str, float] | None
+    why: str = ""
+
+
+@runtime_checkable
+class Judge(Protocol):
+    """Answers questions of multiple choice. `id` tells one judge from another: it is in logs, and keys the cache."""
+
+    @property
+    def id(self) -> str: ...
+
+    def choose(self, conversations: Sequence[Sequence[Message]], choices: Sequence[str]) -> list[Verdict]:
+        """A verdict on each conversation. What cannot be asked or read is a verdict of None, never an exception."""
+        ...
 
 
 # --- batches ----------------------------------------------------------------------------------------------------

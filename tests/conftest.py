@@ -11,8 +11,12 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 
@@ -48,6 +52,19 @@ def _mappings() -> int:
     """Memory mappings of this process; 0 where the system does not tell."""
     maps = Path("/proc/self/maps")
     return maps.read_bytes().count(b"\n") if maps.exists() else 0
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """A Chromium that shows pages to tests."""
+    from playwright.sync_api import sync_playwright
+
+    from pe_rlhf_mm.envs.web.chromium import find_browser
+
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=find_browser())
+        yield chromium
+        chromium.close()
 
 
 LONGEST = ("test_tune", "test_docs", "test_data_families", "test_families", "test_turns", "test_quantize")

@@ -288,27 +288,27 @@ def test_examples_that_differ_are_told_apart(tmp_path: Path) -> None:
         Image(str(path)), Image("/no/1"), Image(picture(1)), Image(picture(2)), Image(picture(1).convert("L")),
         Message("user", "1"), Message("assistant", "1"), Message("user", [Text("1")]), Message("user", [Image(b"1")]),
     ]  # fmt: skip
-    digests = [cache._digest("key", [example]) for example in examples]
+    digests = [cache.digest("key", [example]) for example in examples]
     same = {i for i, d in enumerate(digests) if digests.count(d) > 1}
     assert [examples[i] for i in same] == [Image(b"1"), Image(str(path))]  # which are the same picture
-    assert cache._digest("key", ["1"]) != cache._digest("key1", []) != cache._digest("key", [])
+    assert cache.digest("key", ["1"]) != cache.digest("key1", []) != cache.digest("key", [])
 
 
 def test_the_same_examples_are_the_same_in_every_process() -> None:
     """Written down once: sets and hashes of Python would differ from run to run."""
     talk = [Message("user", [Image(b"\x01"), Text("what is it?")]), {"b": 1, "a": None}]
-    assert cache._digest("k", talk) == cache._digest("k", [talk[0], {"a": None, "b": 1}])
-    assert cache._digest("k", talk)[:16] == "3daa10c9584bbb4e"
+    assert cache.digest("k", talk) == cache.digest("k", [talk[0], {"a": None, "b": 1}])
+    assert cache.digest("k", talk)[:16] == "3daa10c9584bbb4e"
 
 
 def test_a_picture_in_a_file_is_known_by_its_content(tmp_path: Path) -> None:
     path, copy = tmp_path / "one.png", tmp_path / "other.png"
     for file in (path, copy):
         file.write_bytes(encode_png(picture(0)))
-    first = cache._digest("k", [Image(path)])
-    assert first == cache._digest("k", [Image(str(copy))]) == cache._digest("k", [Image(path.read_bytes())])
+    first = cache.digest("k", [Image(path)])
+    assert first == cache.digest("k", [Image(str(copy))]) == cache.digest("k", [Image(path.read_bytes())])
     path.write_bytes(encode_png(picture(1)))
-    assert cache._digest("k", [Image(path)]) != first
+    assert cache.digest("k", [Image(path)]) != first
 
 
 def test_an_example_that_has_no_canonical_form_is_refused() -> None:

@@ -18,8 +18,9 @@ from pe_rlhf_mm.data.images import Gallery
 from pe_rlhf_mm.data.processor import Processor
 from pe_rlhf_mm.envs.episode import Episode, ending, play
 from pe_rlhf_mm.envs.pool import EnvPool
-from pe_rlhf_mm.envs.waves import play_all
+from pe_rlhf_mm.envs.waves import PolicyOfMany, play_all
 from pe_rlhf_mm.errors import OutOfRange, PromptTooLong, UserError
+from pe_rlhf_mm.evaluation.attempts import attempts_at
 from pe_rlhf_mm.evaluation.episodes import EpisodeCounts, answers_of, count_episodes, play_samples
 from pe_rlhf_mm.rollout.load import load_policy
 from pe_rlhf_mm.rollout.policy import Policy
@@ -44,8 +45,8 @@ def straight(conversation: Conversation) -> str:
     return "up" if sum(m.role == "assistant" for m in conversation) < goal else "done"
 
 
-def one_by_one(policy: Callable[[Conversation], str]) -> Callable[[Sequence[Conversation]], list[str]]:
-    return lambda conversations: [policy(conversation) for conversation in conversations]
+def one_by_one(policy: Callable[[Conversation], str]) -> PolicyOfMany:
+    return lambda conversations, _: [policy(conversation) for conversation in conversations]
 
 
 def erratic(conversation: Conversation) -> str:
@@ -55,14 +56,14 @@ def erratic(conversation: Conversation) -> str:
 
 
 class Waves:
-    """A policy of many that remembers which conversations came together, by their samples' ids and lengths."""
+    """A policy of many that remembers which conversations came together, by their episodes' numbers and lengths."""
 
     def __init__(self, policy: Callable[[Conversation], str] = straight):
         self.policy = policy
-        self.seen: list[list[int]] = []
+        self.seen: list[list[tuple[int, int]]] = []
 
-    def __call__(self, conversations: Sequence[Conversation]) -> list[str]:
-        self.seen.append([len(conversation) for conversation in conversations])
+    def __call__(self, conversations: Sequence[Conversation], numbers: Sequence[int]) -> list[str]:
+        self.seen.append([(n, len(told)) for n, told in zip(numbers, conversations, strict=True)])
         return [self.policy(conversation) for conversation in conversations]
 
 
@@ -90,7 +91,7 @@ def test_every_reply_of_a_wave_comes_from_one_call_and_waves_stay_full() -> None
     waves = Waves()
     with EnvPool(ToyEnvironment, 2) as pool:
         outcomes = play_all(waves, pool, samples, range(5))
-    assert waves.seen == [[2, 2], [4, 2], [6, 4], [2, 2]]
+    assert waves.seen == [[(0, 2), (1, 2)], [(1, 4), (2, 2)], [(1, 6), (2, 4)], [(3, 2), (4, 2)]]
     assert [len(outcome.replies) for outcome in outcomes] == [1, 3, 2, 1, 1]
     assert [outcome.sample.id for outcome in outcomes] == list("abcde")
 
@@ -141,7 +142,7 @@ class Seeded(ToyEnvironment):
 def test_seeds_go_to_their_samples() -> None:
     with EnvPool(Seeded, 3) as pool:
         outcomes = play_all(one_by_one(straight), pool, SAMPLES, range(100, 112))
-        evaluated = play_samples(straight, pool, SAMPLES, range(100, 112), max_tokens=1)
+        evaluated = play_samples(straight, pool, attempts_at(SAMPLES, 1, seed=100), max_tokens=1)
     assert [o.steps[0].observation[0].content for o in outcomes] == [f"s{i} {100 + i}" for i in range(12)]
     assert all(not outcome.replies for outcome in outcomes)
     assert evaluated == outcomes
@@ -214,11 +215,11 @@ def test_a_first_prompt_that_does_not_fit_is_an_error() -> None:
 @pytest.mark.parametrize("reply", [None, 3, ["up"]])
 def test_a_reply_that_is_no_string_is_refused(reply: object) -> None:
     with EnvPool(ToyEnvironment, 1) as pool, pytest.raises(UserError, match=f"sample s0 with a {type(reply).__name__}"):
-        play_all(lambda conversations: [reply for _ in conversations], pool, SAMPLES, range(12))
+        play_all(lambda conversations, _: [reply for _ in conversations], pool, SAMPLES, range(12))
 
 
 def test_what_a_policy_raises_comes_through_with_the_samples_named() -> None:
-    def broken(conversations: Sequence[Conversation]) -> list[str]:
+    def broken(conversations: Sequence[Conversation], numbers: Sequence[int]) -> list[str]:
         raise ZeroDivisionError
 
     with EnvPool(ToyEnvironment, 2) as pool, pytest.raises(ZeroDivisionError) as caught:
@@ -228,7 +229,7 @@ def test_what_a_policy_raises_comes_through_with_the_samples_named() -> None:
 
 def test_a_policy_of_many_must_answer_all() -> None:
     with EnvPool(ToyEnvironment, 2) as pool, pytest.raises(ValueError, match="shorter"):
-        play_all(lambda conversations: ["up"], pool, SAMPLES, range(12))
+        play_all(lambda conversations, _: ["up"], pool, SAMPLES, range(12))
 
 
 def test_what_a_policy_was_shown_does_not_grow_afterwards() -> None:
@@ -401,7 +402,7 @@ class Asked(NamedTuple):
 
     processor: Processor
 
-    def generate(self, conversations: Sequence[Conversation], *, max_tokens: int) -> list[list[str]]:
+    def generate(self, conversations: Sequence[Conversation], *, max_tokens: int, **_: object) -> list[list[str]]:
         self.processor.encode(conversations, Gallery(self.processor.config), room=max_tokens)
         return [[f"{len(conversation)} messages"] for conversation in conversations]
 
@@ -419,7 +420,7 @@ def test_a_models_conversation_that_outgrows_its_context_does_not_disturb_the_ot
 
 def test_the_replies_of_a_model_are_its_greedy_ones() -> None:
     with EnvPool(Telling().environment, 2) as pool:
-        outcomes = play_samples(tiny_vlm(), pool, SAMPLES[1:3], [0, 0], max_tokens=3, max_turns=1)
+        outcomes = play_samples(tiny_vlm(), pool, attempts_at(SAMPLES[1:3], 1, seed=0), max_tokens=3, max_turns=1)
     prompts = [[*outcome.sample.messages, *outcome.steps[0].observation] for outcome in outcomes]
     assert [outcome.replies for outcome in outcomes] == tiny_vlm().generate(prompts, max_tokens=3)
 

@@ -210,7 +210,8 @@ def test_training_leaves_every_bit_of_the_backbone() -> None:
 def test_the_sampler_and_the_trainer_agree(batch: Batch) -> None:
     weights = Weights(quantize.quantized_state(state(), "nf4"), random_roles("policy").weights("policy").bank)
     sampling = Sampling(max_tokens=12)
-    drawn = sample(CONFIG, *weights, batch.prompts, jax.random.key(0), group=2, sampling=sampling)
+    keys = jax.random.split(jax.random.key(0), len(batch.prompts.tokens))
+    drawn = sample(CONFIG, *weights, batch.prompts, keys, group=2, sampling=sampling)
     again = forward.score_policy(CONFIG, weights, batch.prompts, drawn.completions, sampling)
     np.testing.assert_allclose(drawn.logprobs, again.logprobs, rtol=0, atol=2e-5)
 

@@ -117,7 +117,7 @@ def test_what_comes_with_the_package_can_be_made() -> None:
     for entries in (registry.tasks, registry.evaluators):
         for id in entries:
             if entries.owner(id) == "pe-rlhf-mm":
-                assert entries.make(id) is not None
+                assert entries.make(id, {"judge": object()}) is not None
 
 
 def test_a_module_and_a_file_are_references_too(tasks: Registry, tmp_path: Path) -> None:

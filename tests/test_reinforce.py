@@ -90,6 +90,24 @@ def test_only_policy_and_value_move_and_the_backbone_keeps_every_bit(words: Proc
     assert fingerprint(after.slots["policy"]) != fingerprint(after.slots["value"])
 
 
+@pytest.mark.parametrize(
+    ("scores", "kept"),
+    [([0.1, 0.5, 0.4, 0.5], 1), ([0.6, 0.5, 0.4, 0.3], 0), ([0.1, 0.2, 0.3, 0.4], 3), ([float("nan")] * 4, 3)],
+)
+def test_the_policy_that_does_best_on_validation_is_kept(words: Processor, scores: list[float], kept: int) -> None:
+    """Evaluated before RL and after every second of six steps; of equals the first is kept."""
+    seen: list[str] = []
+
+    def monitor(now: Roles) -> float:
+        seen.append(fingerprint(now.pick("policy", "value")))
+        return scores[len(seen) - 1]
+
+    after, heard = run(words, trained_sft(), replace(SETTINGS, steps=6, evaluate_every=2), monitor=monitor)
+    assert len(set(seen)) == 4
+    assert fingerprint(after.pick("policy", "value")) == seen[kept]
+    assert len(heard.steps) == 6
+
+
 def test_in_mode_full_only_the_copies_of_policy_and_value_move(words: Processor) -> None:
     before = full_sft()
     after, _ = run(words, before, replace(SETTINGS, learning_rate=1e-3, value_learning_rate=1e-3))

@@ -7,18 +7,17 @@ import hashlib
 import io
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image as Pillow
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser
 from report_pages import HANDLER, SCRIPT, Page, make_run, png, read, row
 
 from pe_rlhf_mm.envs.actions import UIAction
 from pe_rlhf_mm.envs.episode import play
-from pe_rlhf_mm.envs.web.chromium import find_browser
 from pe_rlhf_mm.reports.episodes import episode_record, goal_of
 from pe_rlhf_mm.reports.gallery import LIMIT_OF_EPISODES, choose_samples
 from pe_rlhf_mm.reports.page import write_report
@@ -282,14 +281,6 @@ def test_broken_records_break_no_page(tmp_path: Path, episodes: Any) -> None:
 
 
 # --- in a browser -----------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=find_browser())
-        yield chromium
-        chromium.close()
 
 
 def places(browser: Browser, path: Path, *, width: int = 1200, dark: bool = False) -> dict[str, Any]:

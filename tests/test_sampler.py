@@ -30,7 +30,8 @@ def prompts() -> Prompts:
 
 
 def drawn(prompts: Prompts, sampling: Sampling, *, config: object = CONFIG, seed: int = 0) -> Sampled:
-    return sample(config, *WEIGHTS, prompts, jax.random.key(seed), group=GROUP, sampling=sampling)
+    keys = jax.random.split(jax.random.key(seed), len(prompts.tokens))
+    return sample(config, *WEIGHTS, prompts, keys, group=GROUP, sampling=sampling)
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +122,7 @@ def test_draws_follow_the_probabilities() -> None:
     """Pearson's statistic of 20,000 draws, 3 degrees of freedom: above 16.3 once in a thousand seeds."""
     probabilities = np.array([0.5, 0.25, 0.15, 0.1])
     logits = jnp.broadcast_to(jnp.log(probabilities), (20_000, 4))
-    tokens = draw(jax.random.key(0), logits, Sampling())
+    tokens = draw(jax.random.split(jax.random.key(0), 20_000), logits, Sampling())
     expected = 20_000 * probabilities
     assert (((np.bincount(tokens, minlength=4) - expected) ** 2) / expected).sum() < 16.3
 

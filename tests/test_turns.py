@@ -68,8 +68,8 @@ def played(found: Model, gallery: Gallery, *, shown: int = 0, over_after: int = 
             else:
                 reads.append(after(turns, seen, found.processor, gallery))
         batch = next_turns(episodes, reads, found.processor, gallery)
-        key = jax.random.fold_in(jax.random.key(7), turn)
-        sampled, history = take_turn(found.config, *weights(found), history, batch, key, sampling=SAMPLING)
+        keys = jax.random.split(jax.random.fold_in(jax.random.key(7), turn), len(episodes))
+        sampled, history = take_turn(found.config, *weights(found), history, batch, keys, sampling=SAMPLING)
         tokens, mask = (np.asarray(x)[:, 0] for x in sampled.completions)
         for row, read in enumerate(reads):
             reply = tokens[row][mask[row]].tolist()

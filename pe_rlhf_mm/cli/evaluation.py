@@ -14,10 +14,29 @@ from pe_rlhf_mm.json_files import to_json
 
 if TYPE_CHECKING:
     from pe_rlhf_mm.evaluation.evaluate import Evaluation
+    from pe_rlhf_mm.types import Judge
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judging:
+    """What evaluators such as pe/judge-win-rate ask for."""
+
+    judge: str | None = None
+    """A server's http://host:port/v1#model, or a run folder, or the name or folder of a model, or path.py:Class."""
+    judge_calls: int = 10_000
+    """Questions that a server is asked at most; what is over is not scored."""
+    against: str | None = None
+    """Folder of a log whose replies are compared with."""
+
+    def load(self) -> Judge | None:
+        """The judge, if one is named."""
+        from pe_rlhf_mm.judging.load import load_judge
+
+        return None if self.judge is None else load_judge(self.judge, calls=self.judge_calls)
 
 
 @dataclass(frozen=True)
-class EvalRun:
+class EvalRun(Judging):
     """Evaluates a policy on a task: a table with n, value and a clustered 95 % interval."""
 
     task: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="TASK")]
@@ -27,6 +46,10 @@ class EvalRun:
     split: str = "test"
     limit: int | None = None
     """Only the first so many samples."""
+    repeats: int = 1
+    """Tries at every sample; the best of them is told too."""
+    temperature: float = 0.0
+    """Of the replies; 0: the likeliest one, always."""
     max_tokens: int = 16
     seed: int = 0
     environments: int = 4
@@ -47,16 +70,21 @@ def run(arguments: Sequence[str]) -> None:
     from pe_rlhf_mm.training.progress import ProgressBar
 
     registry.tasks.resolve(options.task)  # a wrong name is said before a bar is drawn
+    judge = options.load()
     with ProgressBar() as bar:
         found = evaluate(
             options.task,
             options.policy,
             split=options.split,
             limit=options.limit,
+            repeats=options.repeats,
+            temperature=options.temperature,
             max_tokens=options.max_tokens,
             seed=options.seed,
             environments=options.environments,
             evaluators=options.evaluator,
+            judge=judge,
+            against=options.against,
             out=options.out,
             tick=None if options.json else bar.counter("evaluation"),
         )
@@ -67,13 +95,14 @@ def _show(found: Evaluation, *, as_json: bool) -> None:
     if as_json:
         rows = [m.__dict__ | {"interval": list(m.interval)} for m in found.metrics]
         played = {} if found.episodes is None else {"episodes": found.episodes._asdict()}
-        print(to_json({"task": found.task, "metrics": rows, **played}))
+        rates = {"win_rates": found.win_rates} if found.win_rates else {}
+        print(to_json({"task": found.task, "metrics": rows, **found.given, **rates, **played}))
     else:
         print(found.table())
 
 
 @dataclass(frozen=True)
-class EvalScore:
+class EvalScore(Judging):
     """Scores a log once more, by the task's evaluators or by others: nothing is generated."""
 
     log: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="LOG")]
@@ -89,7 +118,36 @@ def score(arguments: Sequence[str]) -> None:
     options = parse(EvalScore, arguments, prog="pe-rlhf eval score")
     from pe_rlhf_mm.evaluation.evaluate import rescore
 
-    _show(rescore(options.log, options.evaluator), as_json=options.json)
+    found = rescore(options.log, options.evaluator, judge=options.load(), against=options.against)
+    _show(found, as_json=options.json)
+
+
+@dataclass(frozen=True)
+class EvalAgreement:
+    """How often a judge says what people said of pairs or ratings: its accuracy, with a 95 % interval."""
+
+    labels: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="LABELS")]
+    """File of labels in JSON Lines, as --reward.labels takes it."""
+    judge: str
+    """A server's http://host:port/v1#model, or a run folder, or the name or folder of a model, or path.py:Class."""
+    evaluator: str = "pe/judge-win-rate"
+    """What puts the labels to the judge: pairs need one that compares."""
+    judge_calls: int = 10_000
+    """Questions that a server is asked at most."""
+    json: bool = False
+    """Print JSON."""
+
+
+def agreement(arguments: Sequence[str]) -> None:
+    """Prints how often they agree."""
+    options = parse(EvalAgreement, arguments, prog="pe-rlhf eval agreement")
+    from pe_rlhf_mm.data.labels import read_labels
+    from pe_rlhf_mm.judging import agreement as agreeing
+    from pe_rlhf_mm.judging.load import load_judge
+
+    labels = read_labels(options.labels)
+    found = agreeing.agreement(labels, options.evaluator, load_judge(options.judge, calls=options.judge_calls))
+    print(to_json(found) if options.json else f"{options.evaluator} {found.text()}")
 
 
 @dataclass(frozen=True)
@@ -111,3 +169,25 @@ def compare(arguments: Sequence[str]) -> None:
 
     found = comparison.compare(Path(options.a), Path(options.b))
     print(to_json(found) if options.json else comparison.table(found))
+
+
+@dataclass(frozen=True)
+class EvalReport:
+    """Writes a log, or two side by side, as one page that needs no network, and its tables in Markdown beside it."""
+
+    log: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="LOG")]
+    """Folder of a log, finished or not."""
+    log_b: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="LOG_B")] = None
+    """Folder of another one of the same task, to be shown beside it."""
+    out: str | None = None
+    """The page, in place of report.html in LOG; its name ends in .html."""
+
+
+def report(arguments: Sequence[str]) -> None:
+    """Prints the paths of the page and of the tables."""
+    options = parse(EvalReport, arguments, prog="pe-rlhf eval report")
+    from pe_rlhf_mm.reports.evaluation_page import write_evaluation_report
+
+    other, out = (None if given is None else Path(given) for given in (options.log_b, options.out))
+    for path in write_evaluation_report(Path(options.log), other, out):
+        print(path)

@@ -56,9 +56,9 @@ def ragged(rows: Sequence[Any], dtype: Any = np.int32) -> Ragged:
     return Ragged(np.concatenate(parts) if parts else np.zeros(0, dtype), offsets)
 
 
-def cache_folder() -> Path:
-    """$PE_RLHF_CACHE, or else ~/.cache/pe_rlhf_mm, with `encoded` in it."""
-    return Path(os.environ.get("PE_RLHF_CACHE") or Path.home() / ".cache" / "pe_rlhf_mm") / "encoded"
+def cache_folder(of: str = "encoded") -> Path:
+    """$PE_RLHF_CACHE, or else ~/.cache/pe_rlhf_mm, and in it the folder of what is kept."""
+    return Path(os.environ.get("PE_RLHF_CACHE") or Path.home() / ".cache" / "pe_rlhf_mm") / of
 
 
 def processor_fingerprint(processor: Processor) -> str:
@@ -93,7 +93,7 @@ def encode_once(
     count, paths, full = 0, set[Path](), False
     while group := list(itertools.islice(stream, block)):
         count += len(group)
-        path = folder / f"{_digest(key, group)}.safetensors"
+        path = folder / f"{digest(key, group)}.safetensors"
         paths.add(path)
         found = _opened(path)
         if found is None:
@@ -266,7 +266,8 @@ def _trim(folder: Path, limit: int, keep: set[Path]) -> None:
 # --- what a block is known by -----------------------------------------------------------------------------------
 
 
-def _digest(key: str, examples: list[Any]) -> str:
+def digest(key: str, examples: list[Any]) -> str:
+    """A hash of a key and of the content of examples, their pictures included."""
     seen = hashlib.sha256()
     _feed(seen.update, (key, examples))
     return seen.hexdigest()

@@ -11,8 +11,9 @@ from pe_rlhf_mm.envs.pool import EnvPool
 from pe_rlhf_mm.errors import PromptTooLong
 from pe_rlhf_mm.types import Message, Outcome, Sample, Step
 
-PolicyOfMany = Callable[[Sequence[Sequence[Message]]], Sequence[str | PromptTooLong]]
-"""Conversations to their replies; in place of a reply, the error that says that a conversation does not fit."""
+PolicyOfMany = Callable[[Sequence[Sequence[Message]], Sequence[int]], Sequence[str | PromptTooLong]]
+"""Conversations, and the numbers of their episodes, to replies; in place of a reply, the error that says that a
+conversation does not fit."""
 
 
 class _Place(NamedTuple):
@@ -85,7 +86,7 @@ def _answers(policy: PolicyOfMany, live: Sequence[_Place]) -> Sequence[str | Pro
     if not live:
         return []
     try:
-        return policy([tuple(place.episode.conversation) for place in live])
+        return policy([tuple(place.episode.conversation) for place in live], [place.number for place in live])
     except Exception as error:
         error.add_note(f"(the policy was answering {', '.join(place.episode.sample.id for place in live)})")
         raise

@@ -7,35 +7,44 @@ from typing import TYPE_CHECKING, Any
 
 from pe_rlhf_mm.envs.pool import pool_of
 from pe_rlhf_mm.errors import UserError
+from pe_rlhf_mm.evaluation.attempts import Attempt
 from pe_rlhf_mm.evaluation.episodes import play_samples
-from pe_rlhf_mm.types import Message, Outcome, Sample, Task
+from pe_rlhf_mm.types import Message, Outcome, Task
 
 if TYPE_CHECKING:
     from pe_rlhf_mm.rollout.policy import Policy
 
 PolicyFunction = Callable[[Sequence[Message]], str]
 Keep = Callable[[int, Outcome], None]
-"""Hears of every outcome when it is finished, and the number of its sample."""
+"""Hears of every outcome when it is finished, and the number of its attempt."""
 CHUNK = 512
 
 
 def answer(
     task: Task,
     policy: Policy | PolicyFunction,
-    samples: Sequence[Sample],
-    seeds: Sequence[int],
+    attempts: Sequence[Attempt],
     *,
     environments: int,
     max_tokens: int,
+    temperature: float,
     keep: Keep,
 ) -> None:
-    """Lets a policy answer samples of a task; `seeds` are those of their episodes, where there are any."""
-    pool = pool_of(task, environments) if samples else None
+    """Lets a policy answer samples of a task, greedily at temperature 0."""
+    pool = pool_of(task, environments) if attempts else None
     if pool is None:
-        run_policy(policy, samples, max_tokens=max_tokens, keep=keep)
+        run_policy(policy, attempts, max_tokens=max_tokens, temperature=temperature, keep=keep)
     else:
         with pool:
-            play_samples(policy, pool, samples, seeds, max_tokens=max_tokens, keep=keep)
+            play_samples(policy, pool, attempts, max_tokens=max_tokens, temperature=temperature, keep=keep)
+
+
+def refuse_equal_tries(policy: Policy | PolicyFunction, repeats: int, temperature: float) -> None:
+    """Raises UserError for replies that would all be the same, or a temperature for what draws by itself."""
+    if hasattr(policy, "generate") and repeats > 1 and temperature == 0:
+        raise UserError(f"{repeats} greedy replies are the same reply. Give a temperature, as 0.7.")
+    if not hasattr(policy, "generate") and temperature != 0:
+        raise UserError("a function as policy draws its own replies, and takes no temperature.")
 
 
 def facts_of(policy: Any) -> dict[str, Any]:
@@ -50,14 +59,20 @@ def facts_of(policy: Any) -> dict[str, Any]:
 
 
 def run_policy(
-    policy: Policy | PolicyFunction, samples: Sequence[Sample], *, max_tokens: int, keep: Keep | None = None
+    policy: Policy | PolicyFunction,
+    attempts: Sequence[Attempt],
+    *,
+    max_tokens: int,
+    temperature: float = 0.0,
+    keep: Keep | None = None,
 ) -> list[Outcome]:
-    """Greedy replies of a policy, or of a plain function, to single-turn samples."""
+    """Replies of a policy, or of a plain function, to single-turn samples."""
     outcomes: list[Outcome] = []
     chunk = CHUNK if hasattr(policy, "generate") else 1
-    for start in range(0, len(samples), chunk):
-        block = samples[start : start + chunk]
-        answered = [Outcome(s, [r]) for s, r in zip(block, _replies(policy, block, max_tokens), strict=True)]
+    for start in range(0, len(attempts), chunk):
+        block = attempts[start : start + chunk]
+        replies = _replies(policy, block, max_tokens, temperature)
+        answered = [Outcome(a.sample, [reply], repeat=a.repeat) for a, reply in zip(block, replies, strict=True)]
         outcomes += answered
         if keep is not None:
             for number, outcome in enumerate(answered, start=start):
@@ -65,9 +80,14 @@ def run_policy(
     return outcomes
 
 
-def _replies(policy: Policy | PolicyFunction, samples: Sequence[Sample], max_tokens: int) -> Iterable[str]:
+def _replies(
+    policy: Policy | PolicyFunction, attempts: Sequence[Attempt], max_tokens: int, temperature: float
+) -> Iterable[str]:
+    samples = [attempt.sample for attempt in attempts]
     if hasattr(policy, "generate"):
-        return [group[0] for group in policy.generate([s.messages for s in samples], max_tokens=max_tokens)]
+        asked, seeds = [sample.messages for sample in samples], [attempt.draws for attempt in attempts]
+        groups = policy.generate(asked, max_tokens=max_tokens, temperature=temperature, seed=seeds)
+        return [group[0] for group in groups]
     replies = []
     for sample in samples:
         try:

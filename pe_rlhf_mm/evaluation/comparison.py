@@ -14,7 +14,7 @@ from pe_rlhf_mm.evaluation.log import read_log, read_scores
 
 @dataclass(frozen=True)
 class Difference:
-    """What one evaluator says of B against A, over the `n` samples that both have a score of.
+    """What one evaluator says of B against A, over the `n` samples that both have a score of: the mean over its tries.
 
     `difference` is the mean of B - A, and `interval` its 95 % interval, clustered as the samples are; `better`, `same`
     and `worse` count samples by its sign. `unpaired`: samples that only one of them has a score of.
@@ -45,19 +45,19 @@ def compare(a: Path, b: Path, *, seed: int = 0) -> list[Difference]:
     both = [id for id in lines[0] if id in lines[1]]
     if not both:
         raise UserError(f"{a} and {b} have no sample in common.")
-    named: list[str] = [name for name in lines[0][both[0]]["scores"] if name in lines[1][both[0]]["scores"]]
+    named: list[str] = [name for name in lines[0][both[0]][0]["scores"] if name in lines[1][both[0]][0]["scores"]]
     if not named:
         raise UserError(f"{a} and {b} have no evaluator in common. `pe-rlhf eval score` scores a log once more.")
     return [_difference(name, *lines, seed=seed) for name in named]
 
 
-def _difference(
-    name: str, a: Mapping[str, Mapping[str, Any]], b: Mapping[str, Mapping[str, Any]], *, seed: int
-) -> Difference:
-    one, other = ({id: v for id, line in lines.items() if (v := _value(line, name)) is not None} for lines in (a, b))
+def _difference(name: str, a: Mapping[str, Sequence[Any]], b: Mapping[str, Sequence[Any]], *, seed: int) -> Difference:
+    one, other = (
+        {id: _mean(known) for id, tries in lines.items() if (known := _values(tries, name))} for lines in (a, b)
+    )
     ids = [id for id in one if id in other]
     changes = [other[id] - one[id] for id in ids]
-    mean, interval = clustered_mean(changes, [a[id]["cluster"] or id for id in ids], seed=seed)
+    mean, interval = clustered_mean(changes, [a[id][0]["cluster"] or id for id in ids], seed=seed)
     worse, better = sum(change < 0 for change in changes), sum(change > 0 for change in changes)
     return Difference(
         name,
@@ -73,9 +73,10 @@ def _difference(
     )
 
 
-def _value(line: Mapping[str, Any], name: str) -> float | None:
-    value: float | None = line["scores"].get(name, {}).get("value")
-    return value
+def _values(tries: Sequence[Mapping[str, Any]], name: str) -> list[float]:
+    """Of the tries that have one."""
+    found = [line["scores"].get(name, {}).get("value") for line in tries]
+    return [value for value in found if value is not None]
 
 
 def _mean(values: Sequence[float]) -> float:

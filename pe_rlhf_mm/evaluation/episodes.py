@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -11,7 +12,8 @@ from pe_rlhf_mm.envs.episode import MAX_TURNS, ending, lost_by, or_too_long
 from pe_rlhf_mm.envs.pool import EnvPool
 from pe_rlhf_mm.envs.waves import PolicyOfMany, play_all
 from pe_rlhf_mm.errors import PromptTooLong, UserError
-from pe_rlhf_mm.types import Message, Outcome, Sample
+from pe_rlhf_mm.evaluation.attempts import Attempt, reply_seed
+from pe_rlhf_mm.types import Message, Outcome
 
 if TYPE_CHECKING:
     from pe_rlhf_mm.rollout.policy import Policy
@@ -62,15 +64,24 @@ def count_episodes(outcomes: Sequence[Outcome]) -> EpisodeCounts:
 def play_samples(
     policy: Policy | Callable[[Sequence[Message]], str],
     pool: EnvPool,
-    samples: Sequence[Sample],
-    seeds: Sequence[int],
+    attempts: Sequence[Attempt],
     *,
     max_tokens: int,
+    temperature: float = 0.0,
     max_turns: int = MAX_TURNS,
     keep: Callable[[int, Outcome], None] | None = None,
 ) -> list[Outcome]:
-    """Greedy episodes of a policy, or of a plain function, one for each sample and its seed."""
-    return play_all(answers_of(policy, max_tokens), pool, samples, seeds, max_turns=max_turns, keep=keep)
+    """Episodes of a policy, or of a plain function, one for each attempt."""
+    samples, repeats, seeds, draws = zip(*attempts, strict=True) if attempts else ((), (), (), ())
+    answers, outcomes = answers_of(policy, max_tokens, temperature, draws), dict[int, Outcome]()
+
+    def numbered(number: int, outcome: Outcome) -> None:
+        outcomes[number] = dataclasses.replace(outcome, repeat=repeats[number])
+        if keep is not None:
+            keep(number, outcomes[number])
+
+    play_all(answers, pool, samples, seeds, max_turns=max_turns, keep=numbered)
+    return [outcomes[number] for number in range(len(attempts))]
 
 
 def refuse_all_lost(outcomes: Sequence[Outcome]) -> None:
@@ -80,21 +91,36 @@ def refuse_all_lost(outcomes: Sequence[Outcome]) -> None:
         raise UserError(f"all {len(losses)} episodes were lost, the first one because: {losses[0]}")
 
 
-def answers_of(policy: Policy | Callable[[Sequence[Message]], str], max_tokens: int) -> PolicyOfMany:
-    """Many conversations to greedy replies: by one call of a Policy, and by one call each of a plain function."""
-    if hasattr(policy, "generate"):
-        return functools.partial(_generate, cast("Policy", policy), max_tokens)
-    return lambda conversations: [or_too_long(policy, conversation) for conversation in conversations]
+def answers_of(
+    policy: Policy | Callable[[Sequence[Message]], str],
+    max_tokens: int,
+    temperature: float = 0.0,
+    draws: Sequence[int] = (),
+) -> PolicyOfMany:
+    """Many conversations to replies: by one call of a Policy, and by one call each of a plain function.
 
+    `draws`: the seed of every episode's replies, where they are drawn.
+    """
+    if not hasattr(policy, "generate"):
+        return lambda conversations, _: [or_too_long(policy, conversation) for conversation in conversations]
+    generate = functools.partial(cast("Policy", policy).generate, max_tokens=max_tokens, temperature=temperature)
 
-def _generate(policy: Policy, max_tokens: int, conversations: Sequence[Sequence[Message]]) -> list[str | PromptTooLong]:
-    try:
-        return [group[0] for group in policy.generate(conversations, max_tokens=max_tokens)]
-    except PromptTooLong:  # it names the first one only, and the others must not wait for it
-        answers: list[str | PromptTooLong | None] = [_too_long(policy, c, max_tokens) for c in conversations]
-    fitting = [c for c, error in zip(conversations, answers, strict=True) if error is None]
-    replies = iter(policy.generate(fitting, max_tokens=max_tokens) if fitting else ())
-    return [next(replies)[0] if error is None else error for error in answers]
+    def answers(conversations: Sequence[Sequence[Message]], numbers: Sequence[int]) -> list[str | PromptTooLong]:
+        seeds = [
+            reply_seed(draws[number], len(told)) if draws else 0
+            for number, told in zip(numbers, conversations, strict=True)
+        ]
+        try:
+            return [group[0] for group in generate(conversations, seed=seeds)]
+        except PromptTooLong:  # it names the first one only, and the others must not wait for it
+            errors = [_too_long(cast("Policy", policy), told, max_tokens) for told in conversations]
+        fitting = [i for i, error in enumerate(errors) if error is None]
+        replies = iter(
+            generate([conversations[i] for i in fitting], seed=[seeds[i] for i in fitting]) if fitting else ()
+        )
+        return [next(replies)[0] if error is None else error for error in errors]
+
+    return answers
 
 
 def _too_long(policy: Policy, conversation: Sequence[Message], max_tokens: int) -> PromptTooLong | None:

@@ -5,31 +5,41 @@ from __future__ import annotations
 import contextlib
 import itertools
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 from numbers import Real
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pe_rlhf_mm import registry
 from pe_rlhf_mm.envs.episode import lost_by
 from pe_rlhf_mm.errors import OutOfRange, UserError
-from pe_rlhf_mm.evaluation.answering import PolicyFunction, answer, facts_of
+from pe_rlhf_mm.evaluation.answering import PolicyFunction, answer, facts_of, refuse_equal_tries
+from pe_rlhf_mm.evaluation.attempts import Attempt, attempts_at
+from pe_rlhf_mm.evaluation.best_of import expected_best, told_of
 from pe_rlhf_mm.evaluation.episodes import EpisodeCounts, count_episodes, refuse_all_lost
 from pe_rlhf_mm.evaluation.intervals import Interval, clustered_mean, or_dash
-from pe_rlhf_mm.evaluation.log import EvalLog, read_log
-from pe_rlhf_mm.types import Evaluator, Outcome, Sample, Score, Task
+from pe_rlhf_mm.evaluation.log import EvalLog, read_log, read_replies
+from pe_rlhf_mm.evaluation.win_rate import WinRate, win_rate
+from pe_rlhf_mm.types import Evaluator, Judge, Outcome, Sample, Score, Task
 
 if TYPE_CHECKING:
     from pe_rlhf_mm.rollout.policy import Policy
 
+SHOWN = 200
+"""Characters of why scores are missing."""
 Tick = Callable[[int, int], None]
 """(how many are finished, of how many)."""
 
 
 @dataclass(frozen=True)
 class Metric:
-    """One evaluator's verdict on all outcomes. `unscored` outcomes are counted, never averaged."""
+    """One evaluator's verdict on all outcomes. `unscored` outcomes are counted, never averaged.
+
+    Of samples that were tried several times there is one for the best of k tries too, over samples.
+    """
 
     evaluator: str
     value: float
@@ -40,12 +50,16 @@ class Metric:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Outcomes with their scores; `metrics` in the task's order, the headline first."""
+    """Outcomes with their scores; `metrics` in the task's order, the headline first.
+
+    `given`: what evaluators had besides the outcomes: the id of a judge, the log whose replies they compared with.
+    """
 
     task: str
     outcomes: Sequence[Outcome]
     scores: dict[str, list[Score]]
     metrics: Sequence[Metric]
+    given: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def headline(self) -> Metric:
@@ -56,13 +70,25 @@ class Evaluation:
         """How the episodes went; None where the task has no environment."""
         return count_episodes(self.outcomes) if any(outcome.steps for outcome in self.outcomes) else None
 
+    @property
+    def win_rates(self) -> dict[str, WinRate]:
+        """Of the evaluators that compare a reply with another one."""
+        clusters = [outcome.sample.cluster or outcome.sample.id for outcome in self.outcomes]
+        found = {id: win_rate(scores, clusters) for id, scores in self.scores.items()}
+        return {id: rate for id, rate in found.items() if rate is not None}
+
     def table(self) -> str:
-        """Task, evaluator, n (unscored), value and 95 % interval, as text; below it, how episodes went."""
+        """Task, evaluator, n (unscored), value and 95 % interval, as text; below it, why scores are missing, wins,
+        and how episodes went."""
         lines = [f"{'task':<20} {'evaluator':<20} {'n':>14} {'value':>8}   95 % interval"]
         for m in self.metrics:
             n = f"{m.n} ({m.unscored} unscored)" if m.unscored else str(m.n)
             value, interval = or_dash(m.value, ".3f"), m.interval.text(".3f")
             lines.append(f"{self.task:<20} {m.evaluator:<20} {n:>14} {value:>8}   {interval}")
+        for id, scores in self.scores.items():
+            whys = Counter(score.why for score in scores if score.value is None)
+            lines += [f"{id}: {n} unscored because {why:.{SHOWN}}" for why, n in whys.most_common(1)]
+        lines += [f"{id}: {rate.text()}" for id, rate in self.win_rates.items()]
         if self.episodes is not None:
             lines.append(self.episodes.text())
         return "\n".join(lines)
@@ -84,16 +110,23 @@ def collect_samples(task: Task, split: str, *, limit: int | None, seed: int = 0)
     return samples
 
 
-def summarize(task: str, outcomes: Sequence[Outcome], evaluators: Sequence[str], *, seed: int = 0) -> Evaluation:
+def summarize(
+    task: str,
+    outcomes: Sequence[Outcome],
+    evaluators: Sequence[str],
+    *,
+    seed: int = 0,
+    offered: Mapping[str, Any] | None = None,
+) -> Evaluation:
     """Scores outcomes with every named evaluator; lost episodes are unscored, whatever the evaluator.
 
-    Raises UserError for an evaluator that breaks the contract.
+    `offered`: what evaluators may ask for by name, as a judge. Raises UserError for one that breaks the contract.
     """
     scores: dict[str, list[Score]] = {}
     metrics = []
     for reference in evaluators:
         id = registry.evaluators.resolve(reference)
-        evaluator: Evaluator = registry.evaluators.make(reference)
+        evaluator: Evaluator = registry.evaluators.make(reference, offered)
         scores[id] = _scores(id, evaluator, outcomes, seed)
         known = [
             (s.value, o.sample.cluster or o.sample.id)
@@ -101,16 +134,32 @@ def summarize(task: str, outcomes: Sequence[Outcome], evaluators: Sequence[str],
             if s.value is not None
         ]
         value, interval = clustered_mean([v for v, _ in known], [c for _, c in known], seed=seed)
-        metrics.append(Metric(id, value, interval, len(known), len(outcomes) - len(known)))
+        metrics += [Metric(id, value, interval, len(known), len(outcomes) - len(known))]
+        metrics += _bests(id, outcomes, scores[id], seed=seed)
     return Evaluation(task, outcomes, scores, metrics)
 
 
-def check_evaluators(task: Task) -> None:
-    """Raises UserError (UnknownId, BrokenEntry) unless the task names evaluators that exist."""
+def _bests(id: str, outcomes: Sequence[Outcome], scores: Sequence[Score], *, seed: int) -> list[Metric]:
+    """The best of k tries; a sample of which fewer could be scored is unscored."""
+    clusters = {outcome.sample.id: outcome.sample.cluster or outcome.sample.id for outcome in outcomes}
+    values: dict[str, list[float]] = {sample: [] for sample in clusters}
+    for outcome, score in zip(outcomes, scores, strict=True):
+        if score.value is not None:
+            values[outcome.sample.id].append(score.value)
+    found = []
+    for k in told_of(1 + max((outcome.repeat for outcome in outcomes), default=0)):
+        best = {sample: expected_best(tries, k) for sample, tries in values.items() if len(tries) >= k}
+        value, interval = clustered_mean([*best.values()], [clusters[sample] for sample in best], seed=seed)
+        found.append(Metric(f"{id} best of {k}", value, interval, len(best), len(values) - len(best)))
+    return found
+
+
+def check_evaluators(task: Task, offered: Mapping[str, Any] | None = None) -> None:
+    """Raises UserError (UnknownId, BrokenEntry) unless the task names evaluators that exist and have what they need."""
     if isinstance(task.evaluators, str) or not task.evaluators:
         raise UserError(f"{type(task).__name__}.evaluators is {task.evaluators!r}; expected a tuple of one id at least")
     for reference in task.evaluators:
-        registry.evaluators.factory(reference)
+        registry.evaluators.ready(reference, offered)
 
 
 def _scores(id: str, evaluator: Evaluator, outcomes: Sequence[Outcome], seed: int) -> list[Score]:
@@ -143,78 +192,126 @@ def evaluate(
     *,
     split: str = "test",
     limit: int | None = None,
+    repeats: int = 1,
+    temperature: float = 0.0,
     max_tokens: int = 16,
     seed: int = 0,
     environments: int = 4,
     evaluators: Sequence[str] = (),
+    judge: Judge | None = None,
+    against: str | Path | None = None,
     out: str | Path | None = None,
     tick: Tick | None = None,
 ) -> Evaluation:
     """Evaluates a policy on a task; episodes are played where the task has an environment.
 
     `policy`: a Policy, a plain function from messages to text, a run folder, or the name or folder of a model.
-    `environments`: how many are played at once. `evaluators`: these in place of the task's. `out`: the folder of a log
+    `repeats`: tries at every sample, for which a Policy draws its replies at a `temperature` (0: the likeliest one).
+    `environments`: how many are played at once. `evaluators`: these in place of the task's; those that need it are
+    given a `judge` of `load_judge`, and the replies of the log `against`. `out`: the folder of a log
     (`evaluation/log.py`); what is finished there already is not done again. Raises UnknownId for an unknown task,
-    UserError for an empty split, a policy that cannot be used, a folder that holds something else, or if every episode
-    is lost.
+    UserError for an empty split, a policy that cannot be used, an evaluator without what it needs, a folder that holds
+    something else, or if every episode is lost.
     """
     from pe_rlhf_mm.rollout.load import policy_from
 
-    if max_tokens < 1:
-        raise OutOfRange(f"max_tokens must be at least 1, not {max_tokens}")
-    if seed < 0:
-        raise OutOfRange(f"seed must be 0 or more, not {seed}")
+    for name, number, least in (("max_tokens", max_tokens, 1), ("seed", seed, 0), ("repeats", repeats, 1)):
+        if number < least:
+            raise OutOfRange(f"{name} must be at least {least}, not {number}")
     id = registry.tasks.resolve(task)
     instance = registry.tasks.make(task)
-    by = _chosen(instance, evaluators)
-    samples = collect_samples(instance, split, limit=limit, seed=seed)
-    facts = {"task": id, "split": split, "seed": seed, "max_tokens": max_tokens}
+    offered = _offered(judge, against, task=id, split=split)
+    by = _chosen(instance, evaluators, offered)
+    attempts = attempts_at(collect_samples(instance, split, limit=limit, seed=seed), repeats, seed=seed)
+    facts = {"task": id, "split": split, "seed": seed, "max_tokens": max_tokens, "temperature": temperature}
     with contextlib.nullcontext() if out is None else EvalLog(Path(out), facts) as log:
         chosen = policy_from(policy)
+        refuse_equal_tries(chosen, repeats, temperature)
         if log is not None:
             log.begin(facts_of(chosen))
-        known = {} if log is None else log.outcomes(samples)
-        left = [number for number in range(len(samples)) if number not in known]
-
-        def keep(number: int, outcome: Outcome) -> None:
-            known[left[number]] = outcome
-            if log is not None:
-                log.write(outcome, seed + left[number])
-            if tick is not None:
-                tick(len(known), len(samples))
-
-        asked, seeds = [samples[number] for number in left], [seed + number for number in left]
-        answer(instance, chosen, asked, seeds, environments=environments, max_tokens=max_tokens, keep=keep)
-        outcomes = [known[number] for number in range(len(samples))]
-        refuse_all_lost(outcomes)
-        found = summarize(id, outcomes, by, seed=seed)
+        ask = partial(
+            answer, instance, chosen, environments=environments, max_tokens=max_tokens, temperature=temperature
+        )
+        outcomes = _outcomes(ask, attempts, log, tick)
+        found = replace(summarize(id, outcomes, by, seed=seed, offered=offered), given=_told(judge, against))
         if log is not None:
             log.finish(found)
         return found
 
 
-def _chosen(task: Task, evaluators: Sequence[str]) -> Sequence[str]:
-    """Those named, or the task's. Raises as `check_evaluators`."""
+def _outcomes(
+    ask: Callable[..., None], attempts: Sequence[Attempt], log: EvalLog | None, tick: Tick | None
+) -> list[Outcome]:
+    """Those that the log has, and the others, which are asked for now. Raises UserError if every episode is lost."""
+    known = {} if log is None else log.outcomes(attempts)
+    left = [number for number in range(len(attempts)) if number not in known]
+
+    def keep(number: int, outcome: Outcome) -> None:
+        known[left[number]] = outcome
+        if log is not None:
+            log.write(outcome, attempts[left[number]].seed)
+        if tick is not None:
+            tick(len(known), len(attempts))
+
+    ask([attempts[number] for number in left], keep=keep)
+    outcomes = [known[number] for number in range(len(attempts))]
+    refuse_all_lost(outcomes)
+    return outcomes
+
+
+def _offered(judge: Judge | None, against: str | Path | None, *, task: str, split: str) -> dict[str, Any]:
+    """What evaluators may ask for. Raises UserError for what is no judge, and for the log of something else."""
+    if judge is not None and not isinstance(judge, Judge):
+        raise UserError(
+            f"judge={judge!r:.80} is no judge; expected pe.load_judge(..), or an object with id and choose."
+        )
+    return {"judge": judge, "against": None if against is None else read_replies(Path(against), task, split)}
+
+
+def _told(judge: Judge | None, against: str | Path | None) -> dict[str, str]:
+    """What a log says of it."""
+    return ({} if judge is None else {"judge": judge.id}) | ({} if against is None else {"against": str(against)})
+
+
+def _chosen(task: Task, evaluators: Sequence[str], offered: Mapping[str, Any]) -> Sequence[str]:
+    """Those named, or the task's. Raises as `check_evaluators`, and UserError where none asks for what is offered."""
     if not evaluators:
-        check_evaluators(task)
+        check_evaluators(task, offered)
     for reference in evaluators:
-        registry.evaluators.factory(reference)
-    return tuple(evaluators) or task.evaluators
+        registry.evaluators.ready(reference, offered)
+    chosen = tuple(evaluators) or task.evaluators
+    asked = {name for reference in chosen for name in registry.evaluators.asks(reference)}
+    for name, thing in offered.items():
+        if thing is not None and name not in asked:
+            raise UserError(
+                f"{name} was given, and none of the evaluators asks for it: {', '.join(chosen)}. Name one that does, "
+                "such as --evaluator pe/judge-win-rate."
+            )
+    return chosen
 
 
-def rescore(folder: str | Path, evaluators: Sequence[str] = ()) -> Evaluation:
+def rescore(
+    folder: str | Path,
+    evaluators: Sequence[str] = (),
+    *,
+    judge: Judge | None = None,
+    against: str | Path | None = None,
+) -> Evaluation:
     """Scores a log by the task's evaluators or by those named, and writes the scores in place of those it had.
 
-    Raises UserError for a folder that is no log, one that is being written to, and one without a finished sample.
+    `judge` and `against`: as of `evaluate`. Raises UserError for a folder that is no log, one that is being written to,
+    one without a finished sample, and an evaluator without what it needs.
     """
     facts = read_log(Path(folder))
     task = registry.tasks.make(facts["task"])
-    by = _chosen(task, evaluators)
+    offered = _offered(judge, against, task=facts["task"], split=facts["split"])
+    by = _chosen(task, evaluators, offered)
     with EvalLog(Path(folder), facts) as log:
         samples = collect_samples(task, facts["split"], limit=None, seed=facts["seed"])
-        known = log.outcomes(samples)
+        known = log.outcomes(attempts_at(samples, log.tries(), seed=facts["seed"]))
         if not known:
             raise UserError(f"{folder} has no finished sample to score.")
-        found = summarize(facts["task"], [known[i] for i in sorted(known)], by, seed=facts["seed"])
+        found = summarize(facts["task"], [known[i] for i in sorted(known)], by, seed=facts["seed"], offered=offered)
+        found = replace(found, given=_told(judge, against))
         log.finish(found)
         return found

@@ -4,7 +4,7 @@ run.json        what was evaluated, by what, and how it ended: schema, task, pol
 samples.jsonl   a line for every finished outcome: {"id", "repeat", "seed", "cluster", "messages", "replies", "steps"}
 images/         pictures of prompts and screens as they came, by the SHA-256 of their bytes
 scores.jsonl    a line a sample: {"id", "repeat", "cluster", "scores": {evaluator: {"value", "why", "parts"}}}
-results.json    of every evaluator: value, 95 % interval, n, unscored; how episodes went
+results.json    of every evaluator: value, 95 % interval, n, unscored; the judge; wins; how episodes went
 
 A line is written whole by one call; where a process was killed within it, what stands there is cut off by the next one.
 """
@@ -25,6 +25,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from pe_rlhf_mm.errors import UserError
+from pe_rlhf_mm.evaluation.attempts import Attempt
 from pe_rlhf_mm.json_files import read_json, to_json, write_json
 from pe_rlhf_mm.types import Image, Message, Outcome, Sample, Step, Text
 
@@ -32,8 +33,8 @@ if TYPE_CHECKING:
     from pe_rlhf_mm.evaluation.evaluate import Evaluation
 
 SCHEMA = 1
-SAME = ("schema", "task", "fingerprint", "split", "seed", "max_tokens")
-"""What must be the same for a log to be gone on with. `limit` need not: more samples may be asked for."""
+SAME = ("schema", "task", "fingerprint", "split", "seed", "max_tokens", "temperature")
+"""What must be the same for a log to be gone on with. `limit` and `repeats` need not: more may be asked for."""
 
 
 class EvalLog:
@@ -89,18 +90,22 @@ class EvalLog:
                     f"one is {self._facts[name]!r}. Give another --out."
                 )
 
-    def outcomes(self, samples: Sequence[Sample]) -> dict[int, Outcome]:
-        """What is known of samples from earlier, by their number.
+    def outcomes(self, attempts: Sequence[Attempt]) -> dict[int, Outcome]:
+        """What is known of attempts from earlier, by their number.
 
-        Raises UserError where two have the same id, or where one asks otherwise than it did.
+        Raises UserError where two samples have the same id, or where one asks otherwise than it did.
         """
-        for id, times in Counter(sample.id for sample in samples).most_common(1):
+        for (id, _), times in Counter((a.sample.id, a.repeat) for a in attempts).most_common(1):
             if times > 1:
                 raise UserError(f"{times} samples have the id {id!r}; a log needs an id of its own for each.")
-        numbers = [i for i, sample in enumerate(samples) if sample.id in self._known]
-        for i in numbers:
-            _refuse_other_prompt(self.folder, self._known[samples[i].id], samples[i])
-        return {i: outcome_of(self._known[samples[i].id], samples[i], self.folder) for i in numbers}
+        known = {i: line for i, a in enumerate(attempts) if (line := self._known.get((a.sample.id, a.repeat)))}
+        for i, line in known.items():
+            _refuse_other_prompt(self.folder, line, attempts[i].sample)
+        return {i: outcome_of(line, attempts[i].sample, self.folder) for i, line in known.items()}
+
+    def tries(self) -> int:
+        """How often the sample was tried that was tried most often."""
+        return 1 + max((repeat for _, repeat in self._known), default=0)
 
     def write(self, outcome: Outcome, seed: int) -> None:
         """Adds an outcome. Raises UserError where the disk takes no more."""
@@ -118,7 +123,7 @@ class EvalLog:
         sample = outcome.sample
         return {
             "id": sample.id,
-            "repeat": 0,
+            "repeat": outcome.repeat,
             "seed": seed,
             "cluster": sample.cluster,
             "messages": self._messages(sample.messages),
@@ -132,11 +137,14 @@ class EvalLog:
         with partial.open("w") as file:
             for i, outcome in enumerate(found.outcomes):
                 scores = {id: given[i] for id, given in found.scores.items()}
-                line = {"id": outcome.sample.id, "repeat": 0, "cluster": outcome.sample.cluster, "scores": scores}
+                sample = outcome.sample
+                line = {"id": sample.id, "repeat": outcome.repeat, "cluster": sample.cluster, "scores": scores}
                 file.write(to_json(line, indent=None) + "\n")
         os.replace(partial, self.folder / "scores.jsonl")
         episodes = {} if found.episodes is None else {"episodes": found.episodes._asdict()}
-        write_json(self.folder / "results.json", {"task": found.task, "metrics": found.metrics, **episodes})
+        rates = {"win_rates": found.win_rates} if found.win_rates else {}
+        results = {"task": found.task, "metrics": found.metrics, **found.given, **rates, **episodes}
+        write_json(self.folder / "results.json", results)
 
     def _messages(self, messages: Sequence[Message]) -> list[dict[str, Any]]:
         return [{"role": m.role, "content": [self._part(part) for part in m.parts]} for m in messages]
@@ -168,7 +176,7 @@ class EvalLog:
 def outcome_of(line: Mapping[str, Any], sample: Sample, folder: Path) -> Outcome:
     """A line of `samples.jsonl` as the outcome it was written from. `info` of steps comes back as JSON has it."""
     steps = [Step(**{**step, "observation": _read_messages(step["observation"], folder)}) for step in line["steps"]]
-    return Outcome(sample, list(line["replies"]), steps or ())
+    return Outcome(sample, list(line["replies"]), steps or (), line["repeat"])
 
 
 def _read_messages(messages: Sequence[Mapping[str, Any]], folder: Path) -> list[Message]:
@@ -202,27 +210,47 @@ def read_log(folder: Path) -> dict[str, Any]:
     return facts
 
 
-def read_scores(folder: Path) -> dict[str, dict[str, Any]]:
-    """The lines of `scores.jsonl` by sample. Raises UserError for a folder without any."""
+def read_replies(folder: Path, task: str, split: str) -> dict[str, list[str]]:
+    """The replies of a log by sample, the first try each. Raises UserError for one of another task or split, and one
+    without any."""
+    facts, samples = read_log(folder), folder / "samples.jsonl"
+    for name, expected in (("task", task), ("split", split)):
+        if facts.get(name) != expected:
+            raise UserError(
+                f"{folder} cannot be compared with: its {name} is {facts.get(name)!r}, and that of this evaluation is "
+                f"{expected!r}. Give another --against."
+            )
+    lines = _lines(samples) if samples.is_file() else ()
+    replies = {line["id"]: list(line["replies"]) for line in lines if line["repeat"] == 0}
+    if not replies:
+        raise UserError(f"{folder} has no finished sample to compare with. Give another --against.")
+    return replies
+
+
+def read_scores(folder: Path) -> dict[str, list[dict[str, Any]]]:
+    """The lines of `scores.jsonl` by sample, one for each try. Raises UserError for a folder without any."""
     if not (folder / "scores.jsonl").is_file():
         raise UserError(f"{folder} has no scores.jsonl: it is no finished log of `pe-rlhf eval run --out`.")
-    return {line["id"]: line for line in _lines(folder / "scores.jsonl")}
+    found: dict[str, list[dict[str, Any]]] = {}
+    for line in _lines(folder / "scores.jsonl"):
+        found.setdefault(line["id"], []).append(line)
+    return found
 
 
-def _finished(folder: Path) -> dict[str, dict[str, Any]]:
+def _finished(folder: Path) -> dict[tuple[str, int], dict[str, Any]]:
     path = folder / "samples.jsonl"
     if not path.exists():
         return {}
     whole = path.read_bytes().rfind(b"\n") + 1
     os.truncate(path, whole)
-    return {line["id"]: line for line in _lines(path)}
+    return {(line["id"], line["repeat"]): line for line in _lines(path)}
 
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             try:
-                yield {"id": None, **json.loads(line)}
+                yield {"id": None, "repeat": 0, **json.loads(line)}
             except (ValueError, TypeError) as error:
                 raise UserError(
                     f"line {number} of {path} is damaged: {error}. Take the line out, and what it told is made again."

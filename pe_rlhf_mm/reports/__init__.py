@@ -1,1 +1,1 @@
-"""A run folder as one static page that needs no network."""
+"""A run, or the log of an evaluation, as one static page that needs no network."""

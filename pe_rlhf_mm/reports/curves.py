@@ -184,7 +184,7 @@ def _exponent(points: Points) -> int:
 def _step_axis(points: Points) -> Axis:
     first, last = points[0][0], points[-1][0]
     high = max(last, first + 1)
-    return Axis(first, high, max(round(_round_step((high - first) / 5)), 1), FRAME.left, FRAME.right)
+    return Axis(first, high, max(round(round_step((high - first) / 5)), 1), FRAME.left, FRAME.right)
 
 
 def _value_axis(values: Sequence[float], *, percent: bool) -> Axis:
@@ -197,10 +197,10 @@ def _value_axis(values: Sequence[float], *, percent: bool) -> Axis:
     bottom, top = low - room, high + room
     if percent:
         bottom, top = max(bottom, 0.0), min(top, 100.0)
-    return Axis(bottom, top, _round_step((high - low) / 5), FRAME.bottom, FRAME.top)
+    return Axis(bottom, top, round_step((high - low) / 5), FRAME.bottom, FRAME.top)
 
 
-def _round_step(rough: float) -> float:
+def round_step(rough: float) -> float:
     """The next of 1, 2, 2.5, 5, 10 times a power of ten."""
     power: float = 10.0 ** math.floor(math.log10(rough))
     return next(power * factor for factor in (1, 2, 2.5, 5, 10) if power * factor >= rough * 0.999)

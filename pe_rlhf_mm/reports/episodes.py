@@ -12,7 +12,7 @@ its left and top edge; `error` says why a reply was not carried out; `reward` is
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from pe_rlhf_mm.envs.episode import ending, lost_by
@@ -21,22 +21,29 @@ from pe_rlhf_mm.types import Image, Outcome, Step, Text
 
 def episode_record(outcome: Outcome, save_image: Callable[[bytes], str]) -> dict[str, Any]:
     """An episode as JSON. `save_image` keeps a PNG and returns its path in the run folder. Raises ImageError."""
+    from pe_rlhf_mm.data.images import encode_png, open_image
+
+    return record_of(outcome, lambda image: save_image(encode_png(open_image(image))))
+
+
+def record_of(outcome: Outcome, path_of: Callable[[Image], str]) -> dict[str, Any]:
+    """An episode as JSON; `path_of` tells where a picture lies. Actions may be what a log keeps of them."""
     shown: dict[str, str | None] = {"image": None, "text": None}
     records = []
     for reply, seen, answer in zip(outcome.replies, outcome.steps, outcome.steps[1:], strict=False):
-        shown = _shown(seen, save_image) or shown
+        shown = _shown(seen, path_of) or shown
         action = answer.info.get("action")
         records.append(
             {
                 **shown,
                 "reply": reply,
-                "point": getattr(action, "point", None),
-                "to": getattr(action, "to", None),
+                "point": _end(action, "point"),
+                "to": _end(action, "to"),
                 "error": answer.info.get("action_error"),
                 "reward": answer.reward,
             }
         )
-    left = _shown(outcome.steps[-1], save_image)
+    left = _shown(outcome.steps[-1], path_of)
     if left is not None:
         records.append({**left, "reply": None, "point": None, "to": None, "error": None, "reward": 0.0})
     return {"end": ending(outcome), "why": lost_by(outcome), "steps": records}
@@ -47,13 +54,15 @@ def goal_of(outcome: Outcome) -> str:
     return _text(outcome.steps[0])
 
 
-def _shown(step: Step, save_image: Callable[[bytes], str]) -> dict[str, str | None] | None:
-    """The last picture of an observation, or its text; None where there is nothing new to see."""
-    from pe_rlhf_mm.data.images import encode_png, open_image
+def _end(action: object, name: str) -> Any:
+    return action.get(name) if isinstance(action, Mapping) else getattr(action, name, None)
 
+
+def _shown(step: Step, path_of: Callable[[Image], str]) -> dict[str, str | None] | None:
+    """The last picture of an observation, or its text; None where there is nothing new to see."""
     pictures = [part for message in step.observation for part in message.parts if isinstance(part, Image)]
     if pictures:
-        return {"image": save_image(encode_png(open_image(pictures[-1]))), "text": None}
+        return {"image": path_of(pictures[-1]), "text": None}
     return {"image": None, "text": _text(step)} if step.observation else None
 
 

@@ -33,8 +33,8 @@ def read_run(folder: Path) -> RunRecord:
         raise UserError(
             f"{folder} is no run folder: it has no config.json that names a task. Name a folder made by a tuning."
         )
-    metrics, torn_metrics = _lines(folder / "metrics.jsonl")
-    samples, torn_samples = _lines(folder / "samples.jsonl")
+    metrics, torn_metrics = read_lines(folder / "metrics.jsonl")
+    samples, torn_samples = read_lines(folder / "samples.jsonl")
     unreadable = {"metrics.jsonl": torn_metrics, "samples.jsonl": torn_samples}
     return RunRecord(folder, config, _object(folder / "summary.json"), metrics, samples, unreadable)
 
@@ -49,7 +49,7 @@ def _object(path: Path) -> Record:
     return found
 
 
-def _lines(path: Path) -> tuple[list[Record], int]:
+def read_lines(path: Path) -> tuple[list[Record], int]:
     """The objects of a JSONL file and the number of lines that are none: the last may be torn while a run goes on."""
     lines = path.read_bytes().splitlines() if path.is_file() else []
     parsed = [_parse(line) for line in lines if line.strip()]

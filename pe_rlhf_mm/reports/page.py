@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import os
 from collections.abc import Mapping
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from pe_rlhf_mm.reports.curves import FRAME, draw_curves
 from pe_rlhf_mm.reports.folder import RunRecord, read_run
 from pe_rlhf_mm.reports.gallery import choose_samples
 from pe_rlhf_mm.reports.records import Record, at, number, text
+from pe_rlhf_mm.reports.rendering import render, write_whole
 from pe_rlhf_mm.reports.rewards import reward_tables
 from pe_rlhf_mm.reports.stages import headline, stage_rows
 from pe_rlhf_mm.reports.wording import DASH, duration, percent
@@ -28,46 +24,28 @@ def write_report(folder: Path) -> Path:
     Raises UserError if the folder is no run folder, or its config.json or summary.json holds no JSON object.
     """
     folder = Path(folder)
-    page = _render(read_run(folder))
     path = folder / "report.html"
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(page, encoding="utf-8", errors="replace")  # a reply may hold half a surrogate pair
-    os.replace(partial, path)
+    write_whole(path, _render(read_run(folder)))
     return path
 
 
 def _render(run: RunRecord) -> str:
-    environment = Environment(
-        loader=PackageLoader("pe_rlhf_mm.reports", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    style, script = _source("page.css"), _source("page.js")
     gallery = choose_samples(run.folder, run.samples)
-    return environment.get_template("page.html.jinja").render(
+    values = {
         **_heading(run),
-        style=style,
-        screens=Markup(gallery.style),
-        script=script,
-        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        finished=run.finished,
-        headline=headline(run),
-        facts=_facts(run),
-        rows=stage_rows(run),
-        tables=reward_tables(run.summary),
-        curves=draw_curves(run.metrics),
-        frame=FRAME._asdict(),
-        gallery=gallery,
-        unreadable={name: n for name, n in run.unreadable.items() if n},
-        details=_details(run.config),
-    )
-
-
-def _source(name: str) -> Markup:
-    """A file beside this one as it is: CSS and JavaScript of our own, with nothing filled in."""
-    return Markup(files("pe_rlhf_mm.reports").joinpath(name).read_text(encoding="utf-8"))
+        "screens": Markup(gallery.style),
+        "finished": run.finished,
+        "headline": headline(run),
+        "facts": _facts(run),
+        "rows": stage_rows(run),
+        "tables": reward_tables(run.summary),
+        "curves": draw_curves(run.metrics),
+        "frame": FRAME._asdict(),
+        "gallery": gallery,
+        "unreadable": {name: n for name, n in run.unreadable.items() if n},
+        "details": _details(run.config),
+    }
+    return render("page.html.jinja", values, styles=("page.css",), script="page.js")
 
 
 def _heading(run: RunRecord) -> dict[str, str]:

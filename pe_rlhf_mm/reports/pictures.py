@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import base64
 import io
+import math
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -15,6 +16,8 @@ MAX_PIXELS = 50_000_000
 LARGEST_SIDE = 192
 LARGEST_SCREEN = 420
 """Of a screen, on which text is to be read."""
+COLORS_OF_SCREENS = 16_384
+"""What has more is a photograph."""
 
 
 def inline_picture(folder: Path, name: str) -> str | None:
@@ -32,15 +35,23 @@ class Screen(NamedTuple):
 
 
 class Album:
-    """The screens of a page. Many are seen more than once, and each is embedded once: in a rule of the style sheet."""
+    """The screens of a page. Many are seen more than once, and each is embedded once: in a rule of the style sheet.
 
-    def __init__(self, folder: Path):
-        self._folder = folder
+    `folders`: where a picture is looked for, in turn. When `budget` characters are used up, no more are embedded.
+    `beyond` counts the pictures left out by that, `unreadable` those that are missing, outside or no raster images.
+    """
+
+    def __init__(self, *folders: Path, budget: float = math.inf):
+        self._folders, self._left = folders, budget
         self._screens: dict[str, Screen | None] = {}
         self._rules: list[str] = []
+        self.beyond = self.unreadable = 0
+
+    def __len__(self) -> int:
+        return len(self._rules)
 
     def add(self, name: object) -> Screen | None:
-        """The screen that a path in the run folder leads to; None if it leads to no picture."""
+        """The screen that a path in the folders leads to; None if it leads to no picture, or there is no room."""
         if not isinstance(name, str):
             return None
         if name not in self._screens:
@@ -48,11 +59,17 @@ class Album:
         return self._screens[name]
 
     def _embed(self, name: str) -> Screen | None:
-        picture = _opened(self._folder, name, LARGEST_SCREEN)
+        if self._left <= 0:
+            self.beyond += 1
+            return None
+        found = (_opened(folder, name, LARGEST_SCREEN) for folder in self._folders)
+        picture = next((picture for picture in found if picture is not None), None)
         if picture is None:
+            self.unreadable += 1
             return None
         screen = Screen(f"screen-{len(self._rules)}", *picture.size)
-        self._rules.append(f".{screen.style} {{ background-image: url({_as_uri(_of_few_colors(picture))}); }}")
+        self._rules.append(f".{screen.style} {{ background-image: url({_shortest(picture)}); }}")
+        self._left -= len(self._rules[-1])
         return screen
 
     @property
@@ -78,6 +95,13 @@ def _opened(folder: Path, name: str, largest: int) -> Image.Image | None:
     return small
 
 
+def _shortest(picture: Image.Image) -> str:
+    """As JPEG or with a palette, whichever is shorter; a palette for a photograph would take a tenth of a second."""
+    found = _as_uri(picture, "JPEG")
+    screen = picture.getcolors(COLORS_OF_SCREENS) is not None
+    return min(found, _as_uri(_of_few_colors(picture)), key=len) if screen else found
+
+
 def _of_few_colors(picture: Image.Image) -> Image.Image:
     """With a palette: a screen has few colours, and becomes a third of the size."""
     from PIL import Image
@@ -85,10 +109,10 @@ def _of_few_colors(picture: Image.Image) -> Image.Image:
     return picture.quantize(256, dither=Image.Dither.NONE)
 
 
-def _as_uri(picture: Image.Image) -> str:
+def _as_uri(picture: Image.Image, kind: Literal["PNG", "JPEG"] = "PNG") -> str:
     encoded = io.BytesIO()
-    picture.save(encoded, "PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(encoded.getvalue()).decode()
+    picture.save(encoded, kind, optimize=True)
+    return f"data:image/{kind.lower()};base64," + base64.b64encode(encoded.getvalue()).decode()
 
 
 def _inside(folder: Path, name: str) -> Path | None:

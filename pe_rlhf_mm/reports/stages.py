@@ -61,7 +61,7 @@ def _outcome(summary: Record, kind: str) -> str:
     sentence = f"Accuracy {where} was {percent(before)} after SFT and is {percent(after)} after RL: {points(gain)}"
     if ends is None:
         return f"{sentence} points."
-    return f"{sentence} points (95{SPACE}% interval {points(ends[0])} to {points(ends[1])}).{_doubt(*ends)}"
+    return f"{sentence} points (95{SPACE}% interval {points(ends[0])} to {points(ends[1])}).{doubt(*ends)}"
 
 
 def _outcome_by_reward(summary: Record) -> str:
@@ -76,10 +76,11 @@ def _outcome_by_reward(summary: Record) -> str:
     ends = interval(summary, "learned_reward", "gain", "interval")
     if ends is None:
         return f"{sentence}."
-    return f"{sentence} (95{SPACE}% interval {gained(ends[0])} to {gained(ends[1])}).{_doubt(*ends)}"
+    return f"{sentence} (95{SPACE}% interval {gained(ends[0])} to {gained(ends[1])}).{doubt(*ends)}"
 
 
-def _doubt(low: float, high: float) -> str:
+def doubt(low: float, high: float) -> str:
+    """A sentence for an interval that includes zero, with a space before it; else nothing."""
     return " The interval includes zero, so this may be chance." if low <= 0 <= high else ""
 
 

@@ -126,7 +126,9 @@ def _turn(
         dtype = jax.tree.leaves(weights.state["decoder"]["embedding"])[0].dtype  # which is never quantised
         history = nothing_read(processor.config, pool.size, rounded(columns, ROOM), dtype)
     history = with_room(history, rounded(columns, ROOM))
-    drawn, history = take_turn(processor.config, *weights, history, batch, key, sampling=sampling)
+    drawn, history = take_turn(
+        processor.config, *weights, history, batch, jax.random.split(key, pool.size), sampling=sampling
+    )
     live = [(slot, row) for slot, row in enumerate(rows) if row.waiting is not None]
     _say(live, drawn, processor)
     steps = [pool.step(slot, row.episode.replies[-1]) for slot, row in live]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import jax
 import numpy as np
+from jaxtyping import Array, Key
 
 from pe_rlhf_mm.adapters.origin import fingerprints
 from pe_rlhf_mm.adapters.roles import Weights
@@ -29,21 +30,31 @@ def reply(
     sampling: Sampling,
     *,
     samples: int = 1,
-    seed: int = 0,
+    seed: int | Sequence[int] = 0,
     batch_size: int = 128,
 ) -> list[list[list[int]]]:
-    """`samples` completions of each prompt, as token ids with their stop token."""
+    """`samples` completions of each prompt, as token ids with their stop token.
+
+    `seed`: one for all, or one for each prompt, with which it is given the same completions whatever else is asked.
+    """
     drawn = samples * sampling.max_tokens
     sizes = np.array([(len(p.tokens), drawn) for p in prompts]).reshape(-1, 2)
-    key, replies = jax.random.key(seed), dict[int, list[list[int]]]()
+    keys, replies = _keys(seed, len(prompts)), dict[int, list[list[int]]]()
     for block in blocks(sizes, rows=batch_size) if prompts else ():
         batch = processor.prompts([prompts[i] for i in block.filled], gallery, length=block.shape[0])
-        key_of_block = jax.random.fold_in(key, block.indices[0])
-        found = sample(processor.config, *weights, batch, key_of_block, group=samples, sampling=sampling)
+        found = sample(
+            processor.config, *weights, batch, keys[np.array(block.filled)], group=samples, sampling=sampling
+        )
         tokens, mask = (np.asarray(x) for x in found.completions)
         for i, *group in zip(block.indices, tokens, mask, strict=False):
             replies[i] = [t[m].tolist() for t, m in zip(*group, strict=True)]
     return [replies[i] for i in range(len(prompts))]
+
+
+def _keys(seed: int | Sequence[int], count: int) -> Key[Array, "N"]:
+    if isinstance(seed, int):
+        return jax.random.split(jax.random.key(seed), count)
+    return jax.vmap(jax.random.key)(np.array(seed, np.uint32))
 
 
 @dataclass(frozen=True, repr=False)
@@ -75,10 +86,11 @@ class Policy:
         top_p: float = 1.0,
         max_tokens: int = 64,
         samples: int = 1,
-        seed: int = 0,
+        seed: int | Sequence[int] = 0,
     ) -> list[list[str]]:
         """`samples` replies to each conversation; greedy at temperature 0.
 
+        `seed`: one for all, or one for each conversation, which is then given the same replies whatever else is asked.
         Raises PromptTooLong, ImageError, and OutOfRange for sampling values out of range.
         """
         if type(samples) is not int or samples < 1:
@@ -100,7 +112,12 @@ class Policy:
         return [group[0] for group in self._answers(prompts, gallery, sampling, 1, seed)]
 
     def _answers(
-        self, prompts: Sequence[EncodedPrompt], gallery: Gallery, sampling: Sampling, samples: int, seed: int
+        self,
+        prompts: Sequence[EncodedPrompt],
+        gallery: Gallery,
+        sampling: Sampling,
+        samples: int,
+        seed: int | Sequence[int],
     ) -> list[list[str]]:
         drawn = reply(self.processor, self.weights, gallery, prompts, sampling, samples=samples, seed=seed)
         return [[self.processor.decode(tokens) for tokens in group] for group in drawn]

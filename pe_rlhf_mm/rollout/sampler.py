@@ -13,7 +13,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from pe_rlhf_mm.adapters.lora import Bank
 from pe_rlhf_mm.algorithms import logprobs
@@ -50,12 +50,12 @@ def sample(
     state: nnx.State,
     bank: Bank | None,
     prompts: Prompts,
-    key: jax.Array,
+    keys: Key[Array, "B"],
     *,
     group: int,
     sampling: Sampling,
 ) -> Sampled:
-    """Draws `group` completions of each prompt with the given weights.
+    """Draws `group` completions of each prompt with the given weights, and with the prompt's own random key.
 
     A completion that reaches `max_tokens` without a stop token is cut there, and `finished` is false for it.
     """
@@ -64,7 +64,7 @@ def sample(
     positions = vlm.prompt_positions(config, prompts)
     seen = History(remembered(past), positions, prompts.mask, jnp.int32(prompts.mask.shape[1]))
     idle = jnp.zeros((len(prompts.tokens), group), bool)
-    return _decode(model, bank, seen, read[:, -1], vlm.next_positions(config, prompts), idle, key, sampling)[0]
+    return _decode(model, bank, seen, read[:, -1], vlm.next_positions(config, prompts), idle, keys, sampling)[0]
 
 
 @functools.partial(jax.jit, static_argnames=("config", "sampling"), donate_argnames="history")
@@ -74,7 +74,7 @@ def take_turn(
     bank: Bank | None,
     history: History,
     turn: Prompts,
-    key: jax.Array,
+    keys: Key[Array, "B"],
     *,
     sampling: Sampling,
 ) -> tuple[Sampled, History]:
@@ -88,7 +88,7 @@ def take_turn(
     positions = vlm.prompt_positions(config, turn)
     history = history.followed_by(remembered(past), positions, turn.mask)
     idle, start = ~turn.mask.any(axis=1, keepdims=True), vlm.next_positions(config, turn)
-    sampled, own = _decode(model, bank, history, read[:, -1], start, idle, key, sampling)
+    sampled, own = _decode(model, bank, history, read[:, -1], start, idle, keys, sampling)
     steps = jnp.arange(sampling.max_tokens)[None, :, None]
     own_of_one = Memory(*(x[:, :, :, 0] for x in own))
     return sampled, history.followed_by(own_of_one, start[:, None] + steps, sampled.completions.mask[:, 0])
@@ -101,7 +101,7 @@ def _decode(
     last: Float[Array, "B D"],
     starts: Int[Array, "B A"],
     idle: Bool[Array, "B G"],
-    key: jax.Array,
+    keys: Key[Array, "B"],
     sampling: Sampling,
 ) -> tuple[Sampled, Memory]:
     """Token by token until all completions have stopped; `idle` ones do not begin.
@@ -116,7 +116,7 @@ def _decode(
     def one_more(now: _Decoding) -> _Decoding:
         full = tempered(model.logits(now.hidden), sampling, config.forbidden_ids)
         shaped = truncated(full, sampling)
-        token = draw(jax.random.fold_in(key, now.step), shaped, sampling)
+        token = draw(jax.vmap(jax.random.fold_in, (0, None))(keys, now.step), shaped, sampling)
         token = jnp.where(now.stopped, config.pad_id, token)
         # At temperature 0 nothing is left to chance; what is reported then is the untruncated log-probability.
         chosen = logprobs.of_tokens(shaped if sampling.temperature else full, token).logprobs

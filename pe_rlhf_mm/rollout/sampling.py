@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Key
 
 from pe_rlhf_mm.rollout.settings import Sampling
 
@@ -41,8 +41,11 @@ def truncated(
     return jnp.where(allowed, logits, -jnp.inf)
 
 
-def draw(key: jax.Array, logits: Float[Array, "*n V"], sampling: Sampling) -> Int[Array, "*n"]:
-    """One token each: the likeliest at temperature 0, otherwise by chance."""
+def draw(keys: Key[Array, "B"], logits: Float[Array, "B *n V"], sampling: Sampling) -> Int[Array, "B *n"]:
+    """One token each: the likeliest at temperature 0, otherwise by chance, and by a key of every row's own.
+
+    What is drawn in a row does not depend on which others it is drawn with.
+    """
     if sampling.temperature == 0:
         return jnp.argmax(logits, axis=-1)
-    return jax.random.categorical(key, logits, axis=-1)
+    return jax.vmap(jax.random.categorical)(keys, logits)

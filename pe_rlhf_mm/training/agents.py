@@ -1,8 +1,8 @@
 """The whole job for a task that is played in an environment: episodes take the place of prompts and completions.
 
 Who sees what: SFT sees the oracle's episodes of some samples of the training split; the reward model, if it is asked
-for, ratings of the training split; RL plays samples of the training split; the validation split draws the curve, and
-the test split is met after all training is over.
+for, ratings of the training split; RL plays samples of the training split; the validation split draws the curve
+and chooses the checkpoint that is kept; the test split is met after all training is over.
 """
 
 from __future__ import annotations

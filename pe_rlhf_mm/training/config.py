@@ -156,6 +156,7 @@ class RLConfig:
     top_p: float = 1.0
     max_tokens: int = 16
     evaluate_every: int = 100
+    """Steps from one evaluation on the validation split to the next; the policy that does best there is kept."""
     evaluation_samples: int = 256
 
     def __post_init__(self) -> None:

@@ -65,6 +65,9 @@ class ProgressBar:
     def note(self, stage: str, step: int, metrics: Mapping[str, float]) -> None:
         self._remember(stage, metrics)
 
+    def warn(self, text: str) -> None:
+        self.console.print(f"warning: {text}", style="yellow", highlight=False, markup=False, soft_wrap=True)
+
     def counter(self, stage: str) -> Callable[[int, int], None]:
         """A function (done, total) that draws one stage."""
 

@@ -173,7 +173,8 @@ def collect(
 ) -> tuple[Rollout, dict[str, jax.Array]]:
     """Draws completions with the current policy and works out what is constant for the update."""
     now = roles.put(trainable)
-    sampled = sample(config, *now.weights("policy"), prompts, key, group=settings.group, sampling=sampling)
+    keys = jax.random.split(key, len(prompts.tokens))
+    sampled = sample(config, *now.weights("policy"), prompts, keys, group=settings.group, sampling=sampling)
     policy_now, anchor = (
         forward.score_policy(config, now.weights(role), prompts, sampled.completions, sampling)
         for role in ("policy", "anchor")
@@ -258,7 +259,10 @@ def improve(
     seed: int,
     observer: Observer,
 ) -> Roles:
-    """The loop: `draw` a rollout with the current policy, take a step on it, tell the observer, `facts` first."""
+    """The loop: `draw` a rollout with the current policy, take a step on it, tell the observer, `facts` first.
+
+    With a `monitor`, returns what scored best on it, the policy that RL began with included; otherwise the last.
+    """
     roles = roles.start("policy", "sft").start("anchor", "sft").start("value", "sft")
     roles = roles.with_head("value", jnp.zeros(config.decoder.width))
     training_key, drawing_key = jax.random.split(jax.random.key(seed))
@@ -266,19 +270,28 @@ def improve(
     optimizer = optimizer_for(settings, trainable)
     state = new_state(trainable, roles, optimizer, training_key)
 
+    best, best_score = None, float("-inf")
+
+    def evaluated(step: int) -> None:
+        nonlocal best, best_score
+        if monitor is not None:
+            score = monitor(roles.put(state.trainable))
+            observer.note("rl", step, {"validation_accuracy": score})
+            if score > best_score:  # a step gives the weights it was given away
+                best, best_score = jax.tree.map(jnp.copy, state.trainable), score
+
     observer.begin("rl", settings.steps)
     observer.note("rl", 0, facts)
-    if monitor is not None:
-        observer.note("rl", 0, {"validation_accuracy": monitor(roles)})
+    evaluated(0)
     for step in range(1, settings.steps + 1):
         rollout, drawn = draw(roles, state.trainable, jax.random.fold_in(drawing_key, step))
         state, metrics = train_step(state, roles, rollout, loss=loss, optimizer=optimizer)
         numbers = {name: float(np.asarray(value)) for name, value in {**drawn, **metrics}.items()}
         refuse_non_finite("rl", step, numbers)
         observer.step("rl", step, numbers)
-        if monitor is not None and (step % settings.evaluate_every == 0 or step == settings.steps):
-            observer.note("rl", step, {"validation_accuracy": monitor(roles.put(state.trainable))})
-    return roles.put(state.trainable)
+        if step % settings.evaluate_every == 0 or step == settings.steps:
+            evaluated(step)
+    return roles.put(state.trainable if best is None else best)
 
 
 class Divergence(NamedTuple):
@@ -304,8 +317,8 @@ def mean_divergence(
     nats = np.zeros((len(chosen), settings.group))
     for block in blocks(_sizes(chosen, settings), rows=settings.prompts):
         batch = processor.prompts([chosen[i] for i in block.filled], gallery, length=block.shape[0])
-        draw_key = jax.random.fold_in(key, block.indices[0])
-        drawn = sample(config, *roles.weights("policy"), batch, draw_key, group=settings.group, sampling=sampling)
+        keys = jax.random.split(jax.random.fold_in(key, block.indices[0]), len(batch.tokens))
+        drawn = sample(config, *roles.weights("policy"), batch, keys, group=settings.group, sampling=sampling)
         policy_now, anchor = (
             forward.score_policy(config, roles.weights(role), batch, drawn.completions, sampling)
             for role in ("policy", "anchor")

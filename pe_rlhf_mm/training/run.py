@@ -34,7 +34,7 @@ class Run:
     def __init__(self, folder: Path, values: Mapping[str, Any]):
         self.folder = folder
         self._started = time.monotonic()
-        self._config = {**values, "status": "running", "versions": _versions(), "hardware": _hardware()}
+        self._config: dict[str, Any] = {**values, "status": "running", "versions": _versions(), "hardware": _hardware()}
         self._metrics = (folder / "metrics.jsonl").open("a", buffering=1)
         write_json(folder / "config.json", self._config)
 
@@ -80,6 +80,11 @@ class Run:
         self._metrics.write(to_json(line, indent=None) + "\n")
 
     note = step
+
+    def warn(self, text: str) -> None:
+        """Adds to the `warnings` in config.json."""
+        self._config["warnings"] = [*self._config.get("warnings", []), text]
+        write_json(self.folder / "config.json", self._config)
 
     def save(self, roles: Roles, config: VLMConfig, *names: str) -> None:
         """Writes the named roles."""

@@ -5,8 +5,8 @@ A run may start from another one's SFT policy and reward model instead of traini
 Tasks that are played in an environment go another way (`training/agents.py`).
 
 Who sees what: SFT sees demonstrations of the training split; the reward model sees pairs of the training split; RL
-sees prompts of the training split and *nothing else*; the validation split chooses the reward model's checkpoint and
-draws the accuracy curve; the test split is met after all training is over.
+sees prompts of the training split and *nothing else*; the validation split draws the accuracy curve and chooses which
+checkpoint of the reward model and of the policy is kept; the test split is met after all training is over.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from pe_rlhf_mm.errors import UserError
 from pe_rlhf_mm.models.model import SHIPPED, load_model
 from pe_rlhf_mm.reports.page import write_report
 from pe_rlhf_mm.training.agents import agent_stages
+from pe_rlhf_mm.training.alarms import Alarms
 from pe_rlhf_mm.training.config import TuneConfig
 from pe_rlhf_mm.training.examine import answer, examine
 from pe_rlhf_mm.training.job import Job, attach
@@ -81,12 +82,16 @@ def tune(
     run = Run.create(Path(out), values, overwrite=overwrite)
     with ExitStack() as stack:
         stack.enter_context(_ending(run))
-        observer: Observer = run if quiet else Observers([run, stack.enter_context(ProgressBar())])
+        observer = _observers(run, None if quiet else stack.enter_context(ProgressBar()))
         job, watch = Job(id, instance, loaded, config, start, run, observer), Stopwatch()
         results = _stages(job, watch) if pool is None else agent_stages(job, stack.enter_context(pool), watch)
         summary = _summary(job, watch, *results)
         run.write_summary(summary)
         return summary
+
+
+def _observers(run: Run, bar: ProgressBar | None) -> Observer:
+    return Observers([run, Alarms(run.warn)] if bar is None else [run, bar, Alarms(run.warn, bar.warn)])
 
 
 def _refuse_unearned_reward(task: Task, config: TuneConfig, *, played: bool) -> None:

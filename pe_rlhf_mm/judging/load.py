@@ -1,0 +1,44 @@
+"""A judge from whatever names one: an address, a model, or a class of the user's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pe_rlhf_mm.errors import OutOfRange, UserError
+from pe_rlhf_mm.judging.cache import CachedJudge
+from pe_rlhf_mm.judging.endpoint import CALLS, Endpoint
+from pe_rlhf_mm.registry import import_attribute
+from pe_rlhf_mm.types import Judge
+
+if TYPE_CHECKING:
+    from pe_rlhf_mm.rollout.policy import Policy
+
+
+def load_judge(reference: str | Path | Policy, *, calls: int = CALLS, cache: bool = True) -> Judge:
+    """A judge: `http://host:port/v1#model`, a Policy or what names one, or `path.py:Class` of a Judge.
+
+    `calls`: questions that a server is asked at most. `cache`: verdicts are kept on disk. Raises UserError where there
+    is no such model or class, or an address is malformed.
+    """
+    if calls < 0:
+        raise OutOfRange(f"calls must be 0 or more, not {calls}")
+    judge = _judge(reference, calls)
+    return CachedJudge(judge) if cache else judge
+
+
+def _judge(reference: str | Path | Policy, calls: int) -> Judge:
+    from pe_rlhf_mm.judging.local import LocalJudge
+    from pe_rlhf_mm.rollout.load import load_policy
+
+    if not isinstance(reference, str | Path):
+        return LocalJudge(reference)
+    named = str(reference)
+    if "://" in named:
+        return Endpoint(named, calls=calls)
+    if ":" in named and not Path(named).exists():
+        judge = import_attribute(named, "judge")()
+        if not isinstance(judge, Judge):
+            raise UserError(f"{named} gave {judge!r:.80}, which is no judge: a judge has an id and a method choose.")
+        return judge
+    return LocalJudge(load_policy(named))

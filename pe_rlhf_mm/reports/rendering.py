@@ -1,0 +1,46 @@
+"""Templates to pages, and pages to files: what every page of this package has in common."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+
+def render(template: str, values: dict[str, Any], *, styles: tuple[str, ...], script: str) -> str:
+    """A template of this folder, with style sheets and a script of this folder; no other script can run on the page."""
+    environment = Environment(
+        loader=PackageLoader("pe_rlhf_mm.reports", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    code = _source(script)
+    return environment.get_template(template).render(
+        **values,
+        style=Markup("\n").join(map(_source, styles)),
+        script=code,
+        script_hash=base64.b64encode(hashlib.sha256(code.encode()).digest()).decode(),
+    )
+
+
+def write_whole(path: Path, content: str) -> None:
+    """Writes a text so that the file is always either the old one or the new one, whole."""
+    partial = path.with_name(path.name + ".partial")
+    try:
+        partial.write_text(content, encoding="utf-8", errors="replace")  # a reply may hold half a surrogate pair
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _source(name: str) -> Markup:
+    """A file beside this one as it is: CSS and JavaScript of our own, with nothing filled in."""
+    return Markup(files("pe_rlhf_mm.reports").joinpath(name).read_text(encoding="utf-8"))

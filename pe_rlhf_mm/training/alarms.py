@@ -1,0 +1,97 @@
+"""Early warnings of RL that goes wrong: each is one function of what has been measured so far.
+
+An alarm is no proof. It says what was seen, once, so that somebody looks before the hours are paid for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from statistics import fmean
+
+WINDOW = 10
+"""Steps that are averaged, so that one odd batch alarms nobody."""
+COLLAPSED, FAR, FALLEN = 0.1, 10.0, 0.05
+"""A share of the entropy at the start; nats a reply; points of the validation score."""
+
+
+def entropy_collapse(entropies: Sequence[float]) -> str | None:
+    """The policy has become certain of everything: it draws no other reply that it could learn from."""
+    if len(entropies) < 2 * WINDOW:
+        return None
+    first, last = fmean(entropies[:WINDOW]), fmean(entropies[-WINDOW:])
+    if last >= COLLAPSED * first:
+        return None
+    return (
+        f"entropy fell from {first:.3f} to {last:.3f} nats a token: nothing but one reply is tried any more. "
+        "A higher rl.beta or rl.temperature, or a lower rl.learning_rate, keeps others alive."
+    )
+
+
+def kl_runaway(divergences: Sequence[float]) -> str | None:
+    """The policy is far from its anchor, and twice as far as it was a moment ago."""
+    if len(divergences) < 2 * WINDOW:
+        return None
+    before, last = fmean(divergences[-2 * WINDOW : -WINDOW]), fmean(divergences[-WINDOW:])
+    if last < max(FAR, 2 * before):
+        return None
+    return (
+        f"KL to the SFT policy went from {before:.1f} to {last:.1f} nats a reply in {WINDOW} steps: it runs away. "
+        "A higher rl.beta or a lower rl.learning_rate holds it."
+    )
+
+
+def reward_hacking(rewards: Sequence[float], controls: Sequence[float]) -> str | None:
+    """The reward that is trained on rises while the score that it stands for falls, twice in a row.
+
+    `rewards`: the mean since the evaluation before; `controls`: the validation score, of the same evaluations.
+    """
+    if len(controls) < 3:
+        return None
+    best = max(range(len(controls)), key=controls.__getitem__)
+    later = range(max(best + 1, len(controls) - 2), len(controls))
+    if len(later) < 2 or any(controls[best] - controls[i] <= FALLEN or rewards[i] <= rewards[best] for i in later):
+        return None
+    return (
+        f"the reward rose from {rewards[best]:.3f} to {rewards[-1]:.3f} while the validation score fell from "
+        f"{controls[best]:.3f} to {controls[-1]:.3f}: the policy may have found what the reward model gets wrong."
+    )
+
+
+class Alarms:
+    """An observer of RL that tells of every alarm once."""
+
+    def __init__(self, *tell: Callable[[str], None]):
+        self._tell = tell
+        self._told: set[Callable[..., str | None]] = set()
+        self._entropies: list[float] = []
+        self._divergences: list[float] = []
+        self._rewards: list[float] = []
+        self._rewards_then: list[float] = []
+        self._controls: list[float] = []
+
+    def begin(self, stage: str, steps: int) -> None: ...
+
+    def step(self, stage: str, step: int, metrics: Mapping[str, float]) -> None:
+        if stage != "rl":
+            return
+        self._entropies.append(metrics["entropy"])
+        self._divergences.append(metrics["kl"])
+        if "reward" in metrics:  # a task's own reward is what it stands for
+            self._rewards.append(metrics["reward"])
+        self._hear(step, entropy_collapse, self._entropies)
+        self._hear(step, kl_runaway, self._divergences)
+
+    def note(self, stage: str, step: int, metrics: Mapping[str, float]) -> None:
+        if stage != "rl" or "validation_accuracy" not in metrics or not self._rewards:
+            return
+        self._rewards_then.append(fmean(self._rewards))
+        self._rewards.clear()
+        self._controls.append(metrics["validation_accuracy"])
+        self._hear(step, reward_hacking, self._rewards_then, self._controls)
+
+    def _hear(self, step: int, alarm: Callable[..., str | None], *measured: Sequence[float]) -> None:
+        said = None if alarm in self._told else alarm(*measured)
+        if said is not None:
+            self._told.add(alarm)
+            for tell in self._tell:
+                tell(f"RL step {step}: {said}")
