@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import re
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
 from pe_rlhf_mm.cli.arguments import parse
+from pe_rlhf_mm.errors import UserError
 from pe_rlhf_mm.json_files import to_json
 
 if TYPE_CHECKING:
-    from pe_rlhf_mm.evaluation.evaluate import Evaluation
+    from pe_rlhf_mm.evaluation.evaluate import Evaluation, Tick
     from pe_rlhf_mm.types import Judge
+
+UNSCORED = 3
+"""Exit code where more could not be scored than may be."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,10 +43,13 @@ class Judging:
 
 @dataclass(frozen=True)
 class EvalRun(Judging):
-    """Evaluates a policy on a task: a table with n, value and a clustered 95 % interval."""
+    """Evaluates a policy on tasks: a table with n, value and a clustered 95 % interval.
 
-    task: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="TASK")]
-    """Id of a task, or path.py:Class, or package.module:Class."""
+    Exit code 3: more than `--max-unscored` of the scores of a task are missing.
+    """
+
+    tasks: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="TASK")]
+    """Ids of tasks, or path.py:Class, or package.module:Class."""
     policy: str
     """A run folder, the name or folder of a model, or a function from messages to text: path.py:name or module:name."""
     split: str = "test"
@@ -57,48 +66,87 @@ class EvalRun(Judging):
     evaluator: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """In place of the task's: an id, or path.py:Class, or package.module:Class; may be given several times."""
     out: str | None = None
-    """Folder of a log: what is finished there already is not done again, so the same command goes on after a crash."""
+    """Folder of a log: what is finished there already is not done again, so the same command goes on after a crash. Of
+    several tasks each has a folder in it."""
+    max_unscored: float = 0.05
+    """Share of scores that may be missing."""
     json: bool = False
-    """Print JSON."""
+    """Print JSON: an object, or of several tasks a list of them."""
 
 
-def run(arguments: Sequence[str]) -> None:
+def run(arguments: Sequence[str]) -> int:
     """Evaluates, with a progress bar."""
     options = parse(EvalRun, arguments, prog="pe-rlhf eval run")
     from pe_rlhf_mm import registry
-    from pe_rlhf_mm.evaluation.evaluate import evaluate
+    from pe_rlhf_mm.rollout.load import policy_from
     from pe_rlhf_mm.training.progress import ProgressBar
 
-    registry.tasks.resolve(options.task)  # a wrong name is said before a bar is drawn
-    judge = options.load()
+    # A wrong name is said before a model is loaded.
+    ids = [registry.tasks.resolve(task) for task in options.tasks]
+    if len(set(ids)) < len(ids) or not ids:
+        raise UserError("name one task at least, and each of them once: pe-rlhf eval run TASK .. --policy POLICY")
+    judge, policy, found = options.load(), policy_from(options.policy), []
     with ProgressBar() as bar:
-        found = evaluate(
-            options.task,
-            options.policy,
-            split=options.split,
-            limit=options.limit,
-            repeats=options.repeats,
-            temperature=options.temperature,
-            max_tokens=options.max_tokens,
-            seed=options.seed,
-            environments=options.environments,
-            evaluators=options.evaluator,
-            judge=judge,
-            against=options.against,
-            out=options.out,
-            tick=None if options.json else bar.counter("evaluation"),
-        )
+        for id in ids:
+            tick = None if options.json else bar.counter("evaluation" if len(ids) == 1 else id)
+            found.append(_evaluate(options, id, policy, judge, tick))
     _show(found, as_json=options.json)
+    return _told_unscored(found, options.max_unscored)
 
 
-def _show(found: Evaluation, *, as_json: bool) -> None:
+def _evaluate(options: EvalRun, id: str, policy: Any, judge: Judge | None, tick: Tick | None) -> Evaluation:
+    from pe_rlhf_mm.evaluation.evaluate import evaluate
+
+    out = options.out if options.out is None or len(options.tasks) == 1 else Path(options.out, _folder_of(id))
+    return evaluate(
+        id,
+        policy,
+        split=options.split,
+        limit=options.limit,
+        repeats=options.repeats,
+        temperature=options.temperature,
+        max_tokens=options.max_tokens,
+        seed=options.seed,
+        environments=options.environments,
+        evaluators=options.evaluator,
+        judge=judge,
+        against=options.against,
+        out=out,
+        tick=tick,
+    )
+
+
+def _folder_of(id: str) -> str:
+    """A name for a task's log: `pe-easy-vqa`."""
+    return re.sub(r"[^\w.-]+", "-", id.partition("@")[0] if ".py" not in id else Path(id).name)
+
+
+def _told_unscored(found: Sequence[Evaluation], most: float) -> int:
+    """The exit code, and which scores are missing."""
+    code = 0
+    for evaluation in found:
+        for metric in evaluation.metrics:
+            share = metric.unscored / max(metric.n + metric.unscored, 1)
+            if share > most:
+                told = f"{evaluation.task}: {100 * share:.1f} % of {metric.evaluator} could not be scored"
+                print(f"error: {told}, and --max-unscored allows {100 * most:g} %", file=sys.stderr)
+                code = UNSCORED
+    return code
+
+
+def _show(found: Sequence[Evaluation], *, as_json: bool) -> None:
     if as_json:
-        rows = [m.__dict__ | {"interval": list(m.interval)} for m in found.metrics]
-        played = {} if found.episodes is None else {"episodes": found.episodes._asdict()}
-        rates = {"win_rates": found.win_rates} if found.win_rates else {}
-        print(to_json({"task": found.task, "metrics": rows, **found.given, **rates, **played}))
+        told = [_json(evaluation) for evaluation in found]
+        print(to_json(told[0] if len(told) == 1 else told))
     else:
-        print(found.table())
+        print("\n\n".join(evaluation.table() for evaluation in found))
+
+
+def _json(found: Evaluation) -> dict[str, Any]:
+    rows = [m.__dict__ | {"interval": list(m.interval)} for m in found.metrics]
+    played = {} if found.episodes is None else {"episodes": found.episodes._asdict()}
+    rates = {"win_rates": found.win_rates} if found.win_rates else {}
+    return {"task": found.task, "metrics": rows, **found.given, **rates, **played}
 
 
 @dataclass(frozen=True)
@@ -119,7 +167,7 @@ def score(arguments: Sequence[str]) -> None:
     from pe_rlhf_mm.evaluation.evaluate import rescore
 
     found = rescore(options.log, options.evaluator, judge=options.load(), against=options.against)
-    _show(found, as_json=options.json)
+    _show([found], as_json=options.json)
 
 
 @dataclass(frozen=True)

