@@ -33,7 +33,7 @@ types: $(READY)
 	$(BIN)/mypy
 	$(BIN)/mypy benchmarks/*.py
 
-tiny-vlm: $(READY)        ## train the shipped model again (about 45 minutes)
+tiny-vlm: $(READY)        ## train the shipped model again (about an hour)
 	$(BIN)/python -m pe_rlhf_mm.assets.tiny_vlm pe_rlhf_mm/assets/tiny-vlm
 
 smol-vlm: $(MODELS)       ## SmolLM2 with eyes, in models/smol-vlm (half an hour)

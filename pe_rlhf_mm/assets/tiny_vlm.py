@@ -1,6 +1,6 @@
 """How tiny-vlm was made: a model of 1.1 million parameters that has seen shapes, colours, places and a few words.
 
-    python -m pe_rlhf_mm.assets.tiny_vlm FOLDER          (about 65 minutes on 2 CPU cores)
+    python -m pe_rlhf_mm.assets.tiny_vlm FOLDER          (about an hour on 2 CPU cores)
 
 Its pictures are the 4,000 *training* images of the `easy-vqa` package (MIT), and mirror images of them. It learns to
 describe them, to name single properties, to point, and to say whether a statement is true. It never sees a question of

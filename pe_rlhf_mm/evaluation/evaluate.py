@@ -80,11 +80,12 @@ class Evaluation:
     def table(self) -> str:
         """Task, evaluator, n (unscored), value and 95 % interval, as text; below it, why scores are missing, wins,
         and how episodes went."""
-        lines = [f"{'task':<20} {'evaluator':<20} {'n':>14} {'value':>8}   95 % interval"]
+        first, second = max(20, len(self.task)), max(20, *(len(m.evaluator) for m in self.metrics))
+        lines = [f"{'task':<{first}} {'evaluator':<{second}} {'n':>14} {'value':>8}   95 % interval"]
         for m in self.metrics:
             n = f"{m.n} ({m.unscored} unscored)" if m.unscored else str(m.n)
             value, interval = or_dash(m.value, ".3f"), m.interval.text(".3f")
-            lines.append(f"{self.task:<20} {m.evaluator:<20} {n:>14} {value:>8}   {interval}")
+            lines.append(f"{self.task:<{first}} {m.evaluator:<{second}} {n:>14} {value:>8}   {interval}")
         for id, scores in self.scores.items():
             whys = Counter(score.why for score in scores if score.value is None)
             lines += [f"{id}: {n} unscored because {why:.{SHOWN}}" for why, n in whys.most_common(1)]

@@ -9,7 +9,7 @@ def tuning(max_turns: int) -> TuneConfig:
     """Settings for tiny-vlm on screens, by the task's own reward: chosen on `miniwob/mix`, in docs/results.md."""
     return TuneConfig(
         lora=LoraConfig(alpha=128.0, targets=TARGETS),
-        sft=SFTConfig(steps=300, batch_size=16, learning_rate=2e-3, demonstrations=240),
+        sft=SFTConfig(steps=100, batch_size=16, learning_rate=2e-3, demonstrations=64),
         reward=RewardConfig(
             loss="pointwise",
             steps=300,
@@ -24,7 +24,7 @@ def tuning(max_turns: int) -> TuneConfig:
             steps=200,
             prompts=16,
             group=4,
-            learning_rate=1.5e-4,
+            learning_rate=1e-4,
             value_learning_rate=3e-4,
             temperature=0.5,
             max_tokens=16,
