@@ -14,7 +14,7 @@ def tuning(max_turns: int) -> TuneConfig:
             loss="pointwise",
             steps=300,
             batch_size=32,
-            learning_rate=2e-3,
+            learning_rate=5e-4,
             pairs=2000,
             validate_every=50,
             validation_pairs=256,

@@ -68,7 +68,7 @@ class EasyVQA:
 
     evaluators: Sequence[str] = ("pe/exact-match",)
     tuning = TuneConfig(  # for tiny-vlm: minutes on a laptop, and an SFT policy that leaves something to learn
-        sft=SFTConfig(steps=140, batch_size=32, learning_rate=1.2e-3, demonstrations=1024),
+        sft=SFTConfig(steps=76, batch_size=32, learning_rate=1.2e-3, demonstrations=1024),
         reward=RewardConfig(steps=300, batch_size=64, learning_rate=4e-3, validate_every=50, validation_pairs=512),
         rl=RLConfig(
             steps=150,
