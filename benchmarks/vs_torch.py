@@ -128,7 +128,8 @@ def our_sampling(checkpoint: str, sizes: Sizes, *, merged: bool) -> Run:
     sampling = Sampling(temperature=0.0, max_tokens=sizes.steps)
 
     def run() -> list:
-        drawn = sample(never_stops, *weights, prompts, jax.random.key(0), group=sizes.group, sampling=sampling)
+        keys = jax.random.split(jax.random.key(0), len(prompts.tokens))
+        drawn = sample(never_stops, *weights, prompts, keys, group=sizes.group, sampling=sampling)
         return np.asarray(drawn.completions.tokens).reshape(-1, sizes.steps).tolist()
 
     return run

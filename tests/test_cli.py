@@ -177,7 +177,7 @@ def test_an_evaluation_is_a_table_and_json(here: Path) -> None:
 
 def test_help_of_tune_shows_the_settings_of_a_named_task(tmp_path: Path) -> None:
     """140 are the steps of easy-VQA, 1000 those of the paper."""
-    assert re.search(r"--sft.steps INT\s+\(default: 140\)", run(tmp_path, "tune", "pe/easy-vqa", "--help").stdout)
+    assert re.search(r"--sft.steps INT\s+\(default: 76\)", run(tmp_path, "tune", "pe/easy-vqa", "--help").stdout)
     assert re.search(r"--sft.steps INT\s+\(default: 1000\)", run(tmp_path, "tune", "--help").stdout)
 
 
@@ -193,7 +193,7 @@ run(sys.argv[1:])
         done = subprocess.run(
             [sys.executable, "-c", code, "tune", *order], env=environment(), capture_output=True, text=True, check=False
         )
-        assert done.stderr == "pe/easy-vqa 3 140\n"
+        assert done.stderr == "pe/easy-vqa 3 76\n"
 
 
 # --- mistakes ---------------------------------------------------------------------------------------------------

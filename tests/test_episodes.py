@@ -39,15 +39,15 @@ SETTINGS = RLConfig(steps=1, prompts=4, max_tokens=6, max_turns=3, reward="task"
 
 
 class Echo:
-    """Asks to repeat a sample's words one after the other; each repeated one earns 1, and the last one ends it."""
+    """Asks to copy a sample's words one after the other; each copied one earns 1, and the last one ends it."""
 
     def reset(self, sample: Sample, *, seed: int) -> Step:
         self.words = list(sample.target)
-        return Step([Message("user", f"Repeat: {self.words[0]}")])
+        return Step([Message("user", f'Copy what is quoted: "{self.words[0]}"')])
 
     def step(self, reply: str) -> Step:
         earned = float(reply == self.words.pop(0))
-        ask = [Message("user", f"Repeat: {self.words[0]}")] if self.words else []
+        ask = [Message("user", f'Copy what is quoted: "{self.words[0]}"')] if self.words else []
         return Step(ask, reward=earned, terminated=not self.words)
 
     def close(self) -> None:
@@ -100,7 +100,7 @@ def test_episodes_go_the_same_way_in_a_pool_of_any_size(model: tuple[Processor, 
     assert [p.outcome for p in one] == [p.outcome for p in three]
     assert [p.outcome.sample.id for p in one] == ["s0", "s1", "s2", "s3"]
     assert [p.turns for p in one] == [p.turns for p in three]
-    assert sum(step.reward for p in one for step in p.outcome.steps) >= 1  # it was taught to repeat
+    assert sum(step.reward for p in one for step in p.outcome.steps) >= 1  # it was taught to copy
 
 
 def test_the_text_of_a_reply_is_that_of_the_tokens_that_are_kept(model: tuple[Processor, Roles]) -> None:

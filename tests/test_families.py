@@ -148,11 +148,12 @@ def test_greedy_tokens_are_those_of_the_reference_and_cached_steps_those_of_the_
     slot = {t: lora.LowRank(low.a, 0.2 * jax.random.normal(jax.random.key(1), low.b.shape)) for t, low in slot.items()}
     greedy = Sampling(temperature=0.0, max_tokens=STEPS)
     expected = reference(family)["greedy.token_ids"]
-    plain = sample(config, state, lora.only(slot, 0.0), asked, jax.random.key(2), group=2, sampling=greedy)
+    keys = jax.random.split(jax.random.key(2), len(asked.tokens))
+    plain = sample(config, state, lora.only(slot, 0.0), asked, keys, group=2, sampling=greedy)
     assert plain.completions.tokens[0, 0, : len(expected)].tolist() == expected.tolist()
 
     adapted = Weights(state, lora.only(slot, 1.0))
-    drawn = sample(config, *adapted, asked, jax.random.key(2), group=2, sampling=greedy)
+    drawn = sample(config, *adapted, asked, keys, group=2, sampling=greedy)
     again = forward.score_policy(config, adapted, asked, drawn.completions, greedy)
     assert drawn.completions.mask.sum(axis=-1).max() == STEPS
     assert (drawn.completions.tokens != plain.completions.tokens).any()
