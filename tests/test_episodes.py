@@ -32,7 +32,7 @@ from pe_rlhf_mm.training.step import adam, new_state, train_step
 from pe_rlhf_mm.types import Message, Sample, Step
 
 WORDS = ("open", "save", "delete", "search", "send")
-SAMPLES = [Sample(f"s{n}", [Message("system", "Repeat.")], target=WORDS[n : n + 1 + n % 3]) for n in range(4)]
+SAMPLES = [Sample(f"s{n}", [Message("system", "Copy.")], target=WORDS[n : n + 1 + n % 3]) for n in range(4)]
 HANGS = 30.0
 """Seconds after which a test that would wait for ever fails instead."""
 SETTINGS = RLConfig(steps=1, prompts=4, max_tokens=6, max_turns=3, reward="task", beta=0.1, temperature=1.0)
@@ -43,11 +43,11 @@ class Echo:
 
     def reset(self, sample: Sample, *, seed: int) -> Step:
         self.words = list(sample.target)
-        return Step([Message("user", f'Copy what is quoted: "{self.words[0]}"')])
+        return Step([Message("user", f'Copy what is quoted:  "{self.words[0]}" ')])
 
     def step(self, reply: str) -> Step:
         earned = float(reply == self.words.pop(0))
-        ask = [Message("user", f'Copy what is quoted: "{self.words[0]}"')] if self.words else []
+        ask = [Message("user", f'Copy what is quoted:  "{self.words[0]}" ')] if self.words else []
         return Step(ask, reward=earned, terminated=not self.words)
 
     def close(self) -> None:
