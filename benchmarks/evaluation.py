@@ -23,7 +23,7 @@ import platform
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +110,7 @@ def seconds(work: Callable[[], None]) -> float:
     return time.perf_counter() - start
 
 
-def compare(parts: dict[str, Callable[[], None]], rounds: int, count: int) -> None:
+def compare(parts: Mapping[str, Callable[[], None]], rounds: int, count: int) -> None:
     """Prints median, range and rate of every part; shares are medians of what a round gave against the first part."""
     times: dict[str, list[float]] = {name: [] for name in parts}
     for round in range(rounds + 1):
@@ -120,10 +120,10 @@ def compare(parts: dict[str, Callable[[], None]], rounds: int, count: int) -> No
                 times[name].append(took)
     first = next(iter(times.values()))
     print(f"{'':<28} {'median s':>9} {'fastest':>9} {'slowest':>9} {'samples/s':>10} {'over the first':>15}")
-    for name, took in times.items():
-        middle = statistics.median(took)
-        over = statistics.median(t / f - 1 for t, f in zip(took, first, strict=True))
-        print(f"{name:<28} {middle:9.1f} {min(took):9.1f} {max(took):9.1f} {count / middle:10.0f} {over:15.1%}")
+    for name, measured in times.items():
+        middle = statistics.median(measured)
+        over = statistics.median(t / f - 1 for t, f in zip(measured, first, strict=True))
+        print(f"{name:<28} {middle:9.1f} {min(measured):9.1f} {max(measured):9.1f} {count / middle:10.0f} {over:15.1%}")
 
 
 def main() -> None:
