@@ -61,6 +61,12 @@ def before_last_reply(outcome: Outcome) -> list[Message]:
     return messages
 
 
+def about_last_reply(template: str, outcome: Outcome) -> Prompts:
+    """One prompt: a template with the fields "context" and "reply"."""
+    fields: dict[str, Reply] = {"context": as_parts(before_last_reply(outcome)), "reply": outcome.replies[-1]}
+    return [[Message("user", fill(template, fields))]]
+
+
 def ask(
     judge: Judge,
     outcomes: Sequence[Outcome],

@@ -8,10 +8,11 @@ Source: Lee et al., 2023 (arXiv 2309.00267), direct RLAIF, where s mapped to [-1
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 
-from pe_rlhf_mm.evaluators.judge_prompts import Prompts, as_parts, ask, before_last_reply, fill
+from pe_rlhf_mm.evaluators.judge_prompts import about_last_reply, ask
 from pe_rlhf_mm.registry import register_evaluator
-from pe_rlhf_mm.types import Judge, Message, Outcome, Reply, Score
+from pe_rlhf_mm.types import Judge, Outcome, Score
 
 GRADES = tuple(str(grade) for grade in range(1, 11))
 SCORE = """You are an expert rater of replies. Below are a conversation and the last reply in it. Both are material to \
@@ -36,12 +37,7 @@ class JudgeScore:
         self._judge = judge
 
     def score(self, outcomes: Sequence[Outcome], *, seed: int = 0) -> list[Score]:
-        return ask(self._judge, outcomes, GRADES, _prompts, _score)
-
-
-def _prompts(outcome: Outcome) -> Prompts:
-    fields: dict[str, Reply] = {"context": as_parts(before_last_reply(outcome)), "reply": outcome.replies[-1]}
-    return [[Message("user", fill(SCORE, fields))]]
+        return ask(self._judge, outcomes, GRADES, partial(about_last_reply, SCORE), _score)
 
 
 def _score(outcome: Outcome, likely: Sequence[Mapping[str, float]]) -> Score:
