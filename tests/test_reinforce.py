@@ -134,10 +134,11 @@ def test_a_penalty_of_everything_keeps_the_policy_near_its_anchor(words: Process
 
 def test_the_same_reward_for_everything_teaches_the_policy_nothing_that_lasts(words: Processor) -> None:
     """Zero variance: every number stays finite, and once V has learnt the constant there is no gradient left."""
-    settings = replace(SETTINGS, steps=40, max_tokens=2, beta=0.0)
+    settings = replace(SETTINGS, steps=40, max_tokens=2, beta=0.0, value_learning_rate=0.01)  # 0.05 swings around it
     _, heard = run(words, random_roles("sft"), settings, scorer=first_reward(1.0))
     assert all(np.isfinite(list(numbers.values())).all() for numbers in heard.steps)
-    assert abs(heard.steps[-1]["policy_loss"]) < 0.05 * abs(heard.steps[0]["policy_loss"])
+    pulls = [abs(numbers["policy_loss"]) for numbers in heard.steps]
+    assert max(pulls[-5:]) < 0.05 * pulls[0]
 
 
 def test_the_seed_decides_every_bit(words: Processor) -> None:

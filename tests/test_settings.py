@@ -59,7 +59,7 @@ from pe_rlhf_mm.types import Completions, Preference
         (lambda: pe.TuneConfig(seed=-1), "TuneConfig.seed must be 0 or more, not -1"),
         (lambda: pe.TuneConfig(seed=2**63), r"TuneConfig.seed must be below 2\^63, not 9223372036854775808"),
         (lambda: pe.TuneConfig(test_samples=-5), "TuneConfig.test_samples must be 0 or more, not -5"),
-        (lambda: pe.evaluate("pe/easy-vqa", policy=str, seed=-1), "seed must be 0 or more, not -1"),
+        (lambda: pe.evaluate("pe/easy-vqa", policy=str, seed=-1), "seed must be at least 0, not -1"),
         (lambda: pe.evaluate("pe/easy-vqa", policy=str, max_tokens=-3), "max_tokens must be at least 1, not -3"),
     ],
 )
