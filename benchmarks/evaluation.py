@@ -8,7 +8,8 @@ With a model: `generate` is tiny-vlm answering the questions and nothing else; `
 writes a log besides, and `report` its page. The share that is not `generate` is what the harness costs.
 
 With answers that are there at once: `evaluate` with a log of ours, and the same samples in inspect (if `inspect-ai` is
-installed): the same pictures from the same files, the same replies, exact match, a log. So it compares harnesses alone.
+installed): the same pictures from the same files, the same replies, exact match, a log with the pictures. So harnesses
+alone are compared, and both must find the same share of replies right.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import functools
 import importlib.metadata
 import importlib.util
 import itertools
+import math
 import os
 import platform
 import statistics
@@ -64,14 +66,19 @@ def key(messages: Sequence[Message]) -> str:
     return " ".join(part.text if isinstance(part, Text) else str(part.source) for part in parts)
 
 
+def share_right(samples: Sequence[Sample], replies: dict[str, str]) -> float:
+    return statistics.fmean(replies[key(sample.messages)] == sample.target for sample in samples)
+
+
 def ours(samples: Sequence[Sample], replies: dict[str, str]) -> None:
     """A harness with nothing to wait for: ours."""
     with tempfile.TemporaryDirectory() as folder:
-        pe.evaluate(TASK, lambda messages: replies[key(messages)], limit=len(samples), out=Path(folder, "log"))
+        found = pe.evaluate(TASK, lambda messages: replies[key(messages)], limit=len(samples), out=Path(folder, "log"))
+    assert math.isclose(found.headline.value, share_right(samples, replies))
 
 
 def inspect(samples: Sequence[Sample], replies: dict[str, str]) -> None:
-    """The same in inspect: a solver that has the reply, exact match, a log without pictures of its own."""
+    """The same in inspect: a solver that has the reply, exact match, a log with the pictures."""
     import inspect_ai
     from inspect_ai.dataset import MemoryDataset
     from inspect_ai.dataset import Sample as Theirs
@@ -101,7 +108,8 @@ def inspect(samples: Sequence[Sample], replies: dict[str, str]) -> None:
     )
     with tempfile.TemporaryDirectory() as folder:
         (log,) = inspect_ai.eval(task, model=None, log_dir=folder, display="none")
-        assert log.status == "success"
+    assert log.results is not None, log.error
+    assert math.isclose(log.results.scores[0].metrics["mean"].value, share_right(samples, replies))
 
 
 def seconds(work: Callable[[], None]) -> float:

@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 
 from pe_rlhf_mm.errors import UserError
+from pe_rlhf_mm.evaluators.turns import turns
 from pe_rlhf_mm.types import Image, Judge, Message, Outcome, Reply, Score, Text, Verdict
 
 FIELD = re.compile(r"\{(\w+)\}")
@@ -52,18 +53,10 @@ def as_parts(messages: Sequence[Message]) -> Parts:
     return [part for m in messages for part in (Text(f"{m.role}:\n"), *m.parts, Text("\n\n"))]
 
 
-def before_last_reply(outcome: Outcome) -> list[Message]:
-    """The conversation that the last reply answers."""
-    messages = list(outcome.sample.messages)
-    messages += outcome.steps[0].observation if outcome.steps else ()
-    for reply, step in zip(outcome.replies[:-1], outcome.steps[1:], strict=False):
-        messages += [Message("assistant", reply), *step.observation]
-    return messages
-
-
 def about_last_reply(template: str, outcome: Outcome) -> Prompts:
     """One prompt: a template with the fields "context" and "reply"."""
-    fields: dict[str, Reply] = {"context": as_parts(before_last_reply(outcome)), "reply": outcome.replies[-1]}
+    context, reply = turns(outcome)[-1]
+    fields: dict[str, Reply] = {"context": as_parts(context), "reply": reply}
     return [[Message("user", fill(template, fields))]]
 
 

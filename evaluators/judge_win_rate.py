@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from pe_rlhf_mm.evaluators.judge_prompts import Prompts, as_parts, ask, before_last_reply, fill
+from pe_rlhf_mm.evaluators.judge_prompts import Prompts, as_parts, ask, fill
+from pe_rlhf_mm.evaluators.turns import turns
 from pe_rlhf_mm.registry import register_evaluator
 from pe_rlhf_mm.types import Judge, Message, Outcome, Sample, Score
 
@@ -54,8 +55,8 @@ class JudgeWinRate:
         if other is None:
             where = "the other log has no reply to it" if self._against is not None else "its target is no text"
             return f"sample {outcome.sample.id} has no reply to be compared with: {where}"
-        context, reply = as_parts(before_last_reply(outcome)), outcome.replies[-1]
-        both = ((reply, other), (other, reply))
+        before, reply = turns(outcome)[-1]
+        context, both = as_parts(before), ((reply, other), (other, reply))
         return [
             [Message("user", fill(self.template, {"context": context, "first": first, "second": second}))]
             for first, second in both

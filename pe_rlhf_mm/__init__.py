@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from pe_rlhf_mm.errors import UserError as UserError
     from pe_rlhf_mm.evaluation.evaluate import Evaluation as Evaluation
     from pe_rlhf_mm.evaluation.evaluate import evaluate as evaluate
+    from pe_rlhf_mm.evaluation.given import Given as Given
     from pe_rlhf_mm.judging.load import load_judge as load_judge
     from pe_rlhf_mm.models.model import Model as Model
     from pe_rlhf_mm.models.model import load_model as load_model
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from pe_rlhf_mm.training.config import TuneConfig as TuneConfig
     from pe_rlhf_mm.training.reward_model import RewardModel as RewardModel
     from pe_rlhf_mm.training.reward_model import load_reward as load_reward
+    from pe_rlhf_mm.training.reward_model import load_run_reward as load_run_reward
     from pe_rlhf_mm.training.tune import tune as tune
     from pe_rlhf_mm.types import Image as Image
     from pe_rlhf_mm.types import Judge as Judge
@@ -48,6 +50,7 @@ _HOMES = {
     "data.labels": ("read_labels", "write_labels"),
     "errors": ("UserError",),
     "evaluation.evaluate": ("Evaluation", "evaluate"),
+    "evaluation.given": ("Given",),
     "judging.load": ("load_judge",),
     "models.model": ("Model", "load_model"),
     "models.sharding": ("make_mesh",),
@@ -56,7 +59,7 @@ _HOMES = {
     "rollout.load": ("load_policy",),
     "rollout.policy": ("Policy",),
     "training.config": ("LoraConfig", "RewardConfig", "RLConfig", "SFTConfig", "TuneConfig"),
-    "training.reward_model": ("RewardModel", "load_reward"),
+    "training.reward_model": ("RewardModel", "load_reward", "load_run_reward"),
     "training.tune": ("tune",),
     "types": (
         "Image",

@@ -29,12 +29,23 @@ def read_json(path: Path) -> dict[str, Any]:
 def to_json(values: object, *, indent: int | None = 1) -> str:
     """JSON that every reader accepts: what is no finite number is null, and a dataclass is an object of its fields.
     Without `indent` it is one line."""
-    return json.dumps(_finite(values), indent=indent, allow_nan=False)
+    try:
+        return json.dumps(values, indent=indent, allow_nan=False, default=_as_object)
+    except ValueError:  # not finite, which is rare: to look for it first would take longer than all the rest
+        return json.dumps(_finite(values), indent=indent, allow_nan=False)
+
+
+def _as_object(value: object) -> dict[Any, Any]:
+    if isinstance(value, Mapping):
+        return dict(value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    raise TypeError(f"a {type(value).__name__} cannot be written as JSON")
 
 
 def _finite(values: Any) -> Any:
     if dataclasses.is_dataclass(values) and not isinstance(values, type):
-        values = dataclasses.asdict(values)
+        values = _as_object(values)
     if isinstance(values, Mapping):
         return {key: _finite(value) for key, value in values.items()}
     if isinstance(values, list | tuple):

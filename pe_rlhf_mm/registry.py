@@ -127,8 +127,9 @@ class Registry(Generic[Entry]):
         for parameter in _parameters(factory):
             if parameter.default is parameter.empty and parameter.name not in given:
                 name = parameter.name
+                article = "an" if name[0] in "aeiou" else "a"
                 raise UserError(
-                    f"the {self.kind} {reference} needs a {name}, and none was given"
+                    f"the {self.kind} {reference} needs {article} {name}, and none was given"
                     + (f": --{name} on the command line, {name}=.. in Python." if name in offered else ".")
                 )
         return functools.partial(factory, **given)
@@ -263,6 +264,7 @@ evaluators: Registry[Evaluator] = Registry(
     {
         "pe/anls@1": "pe_rlhf_mm.evaluators.anls:ANLS",
         "pe/click-in-box@1": "pe_rlhf_mm.evaluators.click_in_box:ClickInBox",
+        "pe/drift@1": "pe_rlhf_mm.evaluators.drift:Drift",
         "pe/exact-match@1": "pe_rlhf_mm.evaluators.exact_match:ExactMatch",
         "pe/judge-harmless@1": "pe_rlhf_mm.evaluators.judge_harmless:JudgeHarmless",
         "pe/judge-score@1": "pe_rlhf_mm.evaluators.judge_score:JudgeScore",
@@ -270,6 +272,7 @@ evaluators: Registry[Evaluator] = Registry(
         "pe/judge-win-rate@1": "pe_rlhf_mm.evaluators.judge_win_rate:JudgeWinRate",
         "pe/multiple-choice@1": "pe_rlhf_mm.evaluators.multiple_choice:MultipleChoice",
         "pe/relaxed-accuracy@1": "pe_rlhf_mm.evaluators.relaxed_accuracy:RelaxedAccuracy",
+        "pe/reward-model@1": "pe_rlhf_mm.evaluators.reward_model:LearnedReward",
         "pe/rouge@1": "pe_rlhf_mm.evaluators.rouge:Rouge",
         "pe/squad@1": "pe_rlhf_mm.evaluators.squad:Squad",
         "pe/ui-step@1": "pe_rlhf_mm.evaluators.ui_step:UIStep",

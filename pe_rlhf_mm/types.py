@@ -215,6 +215,18 @@ class Judge(Protocol):
         ...
 
 
+@runtime_checkable
+class Rewards(Protocol):
+    """Scores replies to conversations. `name` tells one reward model from another in logs."""
+
+    @property
+    def name(self) -> str: ...
+
+    def score(self, conversations: Sequence[Sequence[Message]], replies: Sequence[Reply]) -> Iterable[float]:
+        """One finite number a reply. Raises PromptTooLong and ImageError for what cannot be read."""
+        ...
+
+
 # --- batches ----------------------------------------------------------------------------------------------------
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
+from playwright.sync_api import Browser
+from playwright.sync_api import Page as Tab
 
 from pe_rlhf_mm.reports.page import write_report
 
@@ -105,11 +108,13 @@ def make_run(
     summary: dict[str, Any] | None = SUMMARY,
     samples: Sequence[dict[str, Any]] = (),
     task: str = "pe/easy-vqa@1",
+    told: Mapping[str, Any] | None = None,
 ) -> Path:
+    """A run folder; `told` is what else its config.json says."""
     (folder / "images").mkdir(parents=True)
     (folder / "images" / "a.png").write_bytes(png())
     config = {"task": task, "model": "tiny-vlm", "status": status, "settings": SETTINGS}
-    config |= {"versions": {"jax": "0.10.1"}, "hardware": "1 x cpu"}
+    config |= {"versions": {"jax": "0.10.1"}, "hardware": "1 x cpu", **(told or {})}
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in metrics()))
     if samples:
@@ -119,8 +124,45 @@ def make_run(
     return folder
 
 
+def make_log(folder: Path, values: Mapping[str, Sequence[float | None]], **results: Any) -> Path:
+    """The log of an evaluation: what each evaluator gave the samples, one after the other."""
+    folder.mkdir()
+    facts = {"schema": 1, "task": "pe/easy-vqa@1", "split": "test", "policy": "tiny-vlm", "status": "finished"}
+    (folder / "run.json").write_text(json.dumps(facts))
+    lines, metrics = [], []
+    for name, own in values.items():
+        known = [value for value in own if value is not None]
+        mean, counts = sum(known) / len(known) if known else None, {"n": len(known), "unscored": len(own) - len(known)}
+        ends = [None, None] if mean is None else [mean - 0.25, mean + 0.25]
+        metrics.append({"evaluator": name, "value": mean, "interval": ends, **counts})
+    for i in range(max(map(len, values.values()))):
+        scores = {name: {"value": own[i], "why": "", "parts": {}} for name, own in values.items()}
+        lines.append({"id": str(i), "repeat": 0, "cluster": str(i), "scores": scores})
+    (folder / "scores.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (folder / "results.json").write_text(json.dumps({"metrics": metrics, **results}))
+    return folder
+
+
 def read(folder: Path) -> Page:
-    return Page(write_report(folder).read_text(encoding="utf-8"))
+    return Page(write_report(folder)[0].read_text(encoding="utf-8"))
+
+
+@contextlib.contextmanager
+def shown(browser: Browser, path: Path, *, width: int = 1200, dark: bool = False) -> Iterator[Tab]:
+    """A page in a browser; whatever it says, asks or fetches is a failure."""
+    tab = browser.new_page(viewport={"width": width, "height": 900}, color_scheme="dark" if dark else "light")
+    heard: list[str] = []
+    tab.on("console", lambda message: heard.append(message.text))
+    tab.on("pageerror", lambda error: heard.append(str(error)))
+    tab.on("dialog", lambda dialog: (heard.append(dialog.message), dialog.dismiss()))
+    tab.on("request", lambda request: heard.append(request.url))
+    tab.goto(path.as_uri())
+    try:
+        yield tab
+    finally:
+        tab.close()
+    told = [said for said in heard if not said.startswith("data:image/")]
+    assert told == [path.as_uri()], told
 
 
 def row(page: Page, label: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import itertools
 import json
@@ -16,7 +15,7 @@ import pytest
 from PIL import Image as Pillow
 from playwright.sync_api import Browser
 from playwright.sync_api import Page as Tab
-from report_pages import HANDLER, SCRIPT, Page, png, row
+from report_pages import HANDLER, SCRIPT, Page, png, row, shown
 
 import pe_rlhf_mm as pe
 from pe_rlhf_mm.cli.main import run
@@ -109,23 +108,6 @@ def data(page: Page) -> dict[str, Any]:
 
 def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
-@contextlib.contextmanager
-def shown(browser: Browser, path: Path, *, width: int = 1200, dark: bool = False) -> Iterator[Tab]:
-    """A page in a browser; whatever it says, asks or fetches is a failure."""
-    tab = browser.new_page(viewport={"width": width, "height": 900}, color_scheme="dark" if dark else "light")
-    heard: list[str] = []
-    tab.on("console", lambda message: heard.append(message.text))
-    tab.on("pageerror", lambda error: heard.append(str(error)))
-    tab.on("dialog", lambda dialog: (heard.append(dialog.message), dialog.dismiss()))
-    tab.on("request", lambda request: heard.append(request.url))
-    tab.goto(path.as_uri())
-    try:
-        yield tab
-    finally:
-        tab.close()
-    assert [said for said in heard if not said.startswith("data:image/")] == [path.as_uri()]
 
 
 def ids(tab: Tab) -> list[str]:

@@ -17,6 +17,7 @@ import pe_rlhf_mm as pe
 from pe_rlhf_mm.cli.main import run
 from pe_rlhf_mm.errors import UserError
 from pe_rlhf_mm.evaluation.evaluate import rescore
+from pe_rlhf_mm.evaluation.given import Given
 from pe_rlhf_mm.evaluation.log import read_replies
 from pe_rlhf_mm.evaluation.win_rate import length_controlled, win_rate
 from pe_rlhf_mm.evaluators.judge_prompts import fill
@@ -147,7 +148,7 @@ def test_they_are_evaluators(name: str) -> None:
 @pytest.mark.parametrize(("harmful", "value"), [(0.2, 1), (0.5, 0), (0.8, 0)])
 def test_harmless_is_what_is_likelier_not_harmful(harmful: float, value: float) -> None:
     (found,) = score("pe/judge-harmless", Saying(lambda prompt: {"YES": harmful, "NO": 1 - harmful}), outcome("x"))
-    assert (found.value, found.parts) == (value, {"probability": 1 - harmful})
+    assert (found.value, found.parts) == (value, {"probability": 1 - harmful, "refused": 0})
 
 
 @pytest.mark.parametrize(
@@ -356,14 +357,16 @@ def test_against_another_log(tmp_path: Path) -> None:
     judge, (one, other) = Saying(longer_wins), (tmp_path / "one", tmp_path / "other")
     pe.evaluate(COLOURS, policy=lambda m: "x" * 5, out=one, limit=6)
     pe.evaluate(COLOURS, policy=wordy, out=other)
-    found = rescore(other, ["pe/judge-win-rate"], judge=judge, against=one)
+    found = rescore(other, ["pe/judge-win-rate"], given=Given(judge=judge, against=one))
     rate = found.win_rates["pe/judge-win-rate@1"]
     assert (rate.wins, rate.losses, rate.unscored, rate.other_length) == (4, 2, 2, 5)
     assert "2 unscored because" not in found.table()  # each has a reason of its own
     assert "1 unscored because sample c-6 has no reply" in found.table()
     results = json.loads((other / "results.json").read_text())
     assert (results["judge"], results["against"]) == ("saying", str(one))
-    same = rescore(other, ["pe/judge-win-rate"], judge=Saying(lambda p: {"1": 0.8, "2": 0.2}), against=other)
+    same = rescore(
+        other, ["pe/judge-win-rate"], given=Given(judge=Saying(lambda p: {"1": 0.8, "2": 0.2}), against=other)
+    )
     assert same.headline.value == 0.5
 
 
@@ -408,20 +411,22 @@ def test_what_no_evaluator_asks_for_is_refused(tmp_path: Path) -> None:
     judge = Saying(longer_wins)
     GENERATED.clear()
     with pytest.raises(UserError, match="judge was given, and none of the evaluators asks for it: pe/exact-match"):
-        pe.evaluate(COLOURS, policy=wordy, judge=judge)
+        pe.evaluate(COLOURS, policy=wordy, given=Given(judge=judge))
     with pytest.raises(UserError, match="against was given, and none of the evaluators"):
-        pe.evaluate(COLOURS, policy=wordy, judge=judge, against=log, evaluators=["pe/judge-ui"])
+        pe.evaluate(COLOURS, policy=wordy, given=Given(judge=judge, against=log), evaluators=["pe/judge-ui"])
     with pytest.raises(UserError, match="is no judge; expected"):
-        pe.evaluate(COLOURS, policy=wordy, judge="tiny-vlm", evaluators=["pe/judge-ui"])
+        pe.evaluate(COLOURS, policy=wordy, given=Given(judge="tiny-vlm"), evaluators=["pe/judge-ui"])
     with pytest.raises(UserError, match="cannot be compared with: its task is"):
-        pe.evaluate(f"{__name__}:Others", policy=wordy, judge=judge, against=log, evaluators=["pe/judge-win-rate"])
+        pe.evaluate(
+            f"{__name__}:Others", policy=wordy, given=Given(judge=judge, against=log), evaluators=["pe/judge-win-rate"]
+        )
     assert GENERATED == []
 
 
 def test_a_model_as_judge(tmp_path: Path) -> None:
     """tiny-vlm knows nothing of harm; that its verdicts are numbers, with pictures, is what is tested."""
     found = pe.evaluate(
-        "pe/easy-vqa", policy=lambda messages: "yes", limit=3, judge=pe.load_judge("tiny-vlm"),
+        "pe/easy-vqa", policy=lambda messages: "yes", limit=3, given=Given(judge=pe.load_judge("tiny-vlm")),
         evaluators=["pe/judge-harmless", "pe/judge-score", "pe/judge-win-rate"], out=tmp_path / "log",
     )  # fmt: skip
     assert [metric.n for metric in found.metrics] == [3, 3, 3]
@@ -465,3 +470,22 @@ def test_agreement_with_people(tmp_path: Path, capsys: pytest.CaptureFixture[str
 def test_labels_that_cannot_be_put_to_a_judge(labels: list[Any], evaluator: str, why: str) -> None:
     with pytest.raises(UserError, match=why):
         agreement(labels, evaluator, Saying(lambda prompt: {"NO": 1.0, "2": 1.0}))
+
+
+@pytest.mark.parametrize(
+    ("reply", "refused"),
+    [
+        ("I'm sorry, but I can't help with that.", True),
+        ("I\N{RIGHT SINGLE QUOTATION MARK}m very sorry, no.", True),
+        ("**I cannot** do this", True),
+        ("As an AI, I have no opinion.", True),
+        ("I am unable to say.", True),
+        ("I'm sure that you can.", False),
+        ("I can teach you, sorry to say.", False),
+        ("As an aid, use a rope.", False),
+        ("", False),
+    ],
+)
+def test_refusals_are_told_beside_the_harmless_rate(reply: str, refused: bool) -> None:
+    (found,) = score("pe/judge-harmless", Saying(lambda prompt: {"NO": 0.9, "YES": 0.1}), outcome(reply))
+    assert (found.value, found.parts["refused"]) == (1, refused)

@@ -114,10 +114,11 @@ def test_targets_are_imported_when_they_are_asked_for(monkeypatch: pytest.Monkey
 
 
 def test_what_comes_with_the_package_can_be_made() -> None:
+    offered = dict.fromkeys(("judge", "reward", "policy", "anchor", "max_tokens"), object())
     for entries in (registry.tasks, registry.evaluators):
         for id in entries:
             if entries.owner(id) == "pe-rlhf-mm":
-                assert entries.make(id, {"judge": object()}) is not None
+                assert entries.make(id, offered) is not None
 
 
 def test_a_module_and_a_file_are_references_too(tasks: Registry, tmp_path: Path) -> None:

@@ -66,7 +66,7 @@ def test_ticks_are_round_numbers(values: list[float], key: str, labels: list[str
 
 def test_tiny_numbers_move_their_power_of_ten_to_the_unit() -> None:
     (curve,) = draw_curves(lines_of([1e-6, 4e-6], "sampler_gap"))
-    assert curve.unit == "10⁻⁶ nats"
+    assert curve.series.unit == "10⁻⁶ nats"
 
 
 def test_steps_are_whole_numbers_and_a_single_one_can_be_drawn() -> None:

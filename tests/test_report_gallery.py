@@ -116,7 +116,7 @@ def test_the_page_needs_no_network(hostile: Page) -> None:
 
 def test_the_policy_allows_our_script_and_no_other(tmp_path: Path) -> None:
     folder = make_run(tmp_path / "run", samples=[sample("1", 0, 1)])
-    html = write_report(folder).read_text(encoding="utf-8")
+    html = write_report(folder)[0].read_text(encoding="utf-8")
     policy = next(a["content"] for a in Page(html).all("meta") if "Content-Security-Policy" in a.values()) or ""
     script = html.partition("<script>")[2].partition("</script>")[0]
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()

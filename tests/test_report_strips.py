@@ -202,7 +202,7 @@ def test_a_long_episode_shows_its_beginning_and_its_end(tmp_path: Path) -> None:
 
 def test_every_picture_is_embedded_once(tmp_path: Path) -> None:
     folder = make_run(tmp_path / "run", samples=[line(*[turn()] * 3, id=str(i)) for i in range(5)])
-    html = write_report(folder).read_text(encoding="utf-8")
+    html = write_report(folder)[0].read_text(encoding="utf-8")
     (uri,) = re.findall(r"url\((.*?)\)", html)
     picture = Pillow.open(io.BytesIO(base64.b64decode(uri.removeprefix("data:image/png;base64,"))))
     assert picture.convert("RGB").getpixel((0, 0)) == RED
@@ -235,7 +235,7 @@ def test_episodes_are_called_episodes(tmp_path: Path) -> None:
 
 def test_the_same_episodes_give_the_same_page(tmp_path: Path) -> None:
     folder = make_run(tmp_path / "run", samples=[line(turn(), id=str(i)) for i in range(50)])
-    assert write_report(folder).read_bytes() == write_report(folder).read_bytes()
+    assert write_report(folder)[0].read_bytes() == write_report(folder)[0].read_bytes()
 
 
 # --- what comes from models and data is never alive -------------------------------------------------------------
@@ -315,7 +315,7 @@ def test_marks_lie_where_the_policy_pointed(tmp_path: Path, browser: Browser, wi
     steps = [turn(point=point) for point in points] + [turn(point=[0.2, 0.2], to=[0.6, 0.4])]
     folder = make_run(tmp_path / "run", samples=[line(*steps)])
     Pillow.new("RGB", (160, 210), RED).save(folder / "images/a.png")
-    found = places(browser, write_report(folder), width=width, dark=dark)
+    found = places(browser, write_report(folder)[0], width=width, dark=dark)
     expected = [part for point in (*points, (0.6, 0.4), (0.2, 0.2)) for part in point] * 2
     assert [part for aim in found["aims"] for part in aim] == pytest.approx(expected, abs=0.01)
     assert found["shapes"] == pytest.approx([210 / 160] * 10, rel=0.01)

@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from report_pages import SCRIPT, SUMMARY, make_run, read, row, sample
+from playwright.sync_api import Browser
+from report_pages import HANDLER, SCRIPT, SUMMARY, Page, make_run, read, row, sample, shown
 
 from pe_rlhf_mm.errors import UserError
 from pe_rlhf_mm.reports import page
 from pe_rlhf_mm.reports.page import write_report
 from pe_rlhf_mm.reports.wording import decimal, duration
+from pe_rlhf_mm.training.run import Run
 
 # --- numbers -------------------------------------------------------------------------------------------------------
 
@@ -148,6 +150,81 @@ def test_roles_of_another_run_are_told_as_its_own(tmp_path: Path) -> None:
     assert ["started from", "/runs/tldr"] in page.rows
 
 
+# --- warnings ------------------------------------------------------------------------------------------------------
+
+
+def panel(page: Page) -> list[dict[str, str | None]]:
+    return [attributes for _, attributes in page.elements if attributes.get("role") == "alert"]
+
+
+def test_warnings_of_the_training_are_told_and_nothing_more(tmp_path: Path) -> None:
+    told = ["RL step 40: entropy fell from 1.204 to 0.051", f"{SCRIPT}{HANDLER} $x_1$", 7, "x" * 1000]
+    page = read(make_run(tmp_path / "run", told={"warnings": told}))
+    assert len(panel(page)) == 1
+    assert "Warnings RL step 40: entropy fell from 1.204 to 0.051" in page.text
+    assert f"{SCRIPT}{HANDLER} $x_1$" in page.text
+    assert "(400 more characters)" in page.text
+    assert page.text.index("entropy fell") < page.text.index("Total time")
+    assert not page.all("script")
+    assert not page.all("img")
+
+
+@pytest.mark.parametrize("found", [None, [], {}, 7, "entropy fell", [7, None, ["x"]]])
+def test_without_warnings_there_is_no_panel(tmp_path: Path, found: Any) -> None:
+    page = read(make_run(tmp_path / "run", told={"warnings": found}))
+    assert not panel(page)
+    assert "Warning" not in page.text
+    assert "warning" not in (tmp_path / "run/report.md").read_text()
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize(("width", "dark"), [(1200, False), (390, True)])
+def test_warnings_can_be_read_in_light_and_dark(tmp_path: Path, browser: Browser, width: int, dark: bool) -> None:
+    told = [f"{SCRIPT}{HANDLER}", "x" * 500]
+    folder = make_run(tmp_path / "run", told={"warnings": told})
+    path, _ = write_report(folder)
+    with shown(browser, path, width=width, dark=dark) as tab:
+        warnings = tab.get_by_role("alert")
+        assert warnings.locator("li").all_inner_texts() == told
+        assert warnings.locator("script, img").count() == 0
+        assert tab.evaluate("document.documentElement.scrollWidth") <= width
+        style = "e => [getComputedStyle(e).color, getComputedStyle(e).backgroundColor]"
+        light, night = ["rgb(107, 71, 0)", "rgb(253, 240, 205)"], ["rgb(255, 225, 160)", "rgb(69, 53, 16)"]
+        assert warnings.evaluate(style) == (night if dark else light)
+
+
+@pytest.mark.browser
+def test_curves_have_the_colour_of_their_stage(tmp_path: Path, browser: Browser) -> None:
+    path, _ = write_report(make_run(tmp_path / "run"))
+    with shown(browser, path) as tab:
+        strokes = tab.locator("figure .line").evaluate_all("found => found.map(e => getComputedStyle(e).stroke)")
+        assert set(strokes) == {"rgb(43, 98, 196)", "rgb(11, 117, 102)"}  # --sft and --rl
+
+
+# --- Markdown ------------------------------------------------------------------------------------------------------
+
+
+def test_the_markdown_has_the_headline_the_warnings_and_the_stages(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run", told={"warnings": [f"# {SCRIPT} | x\nfell"]}, task="<b>@1")
+    _, path = write_report(folder)
+    tables = path.read_text().replace("\xa0", " ")
+    assert tables.startswith("# Tuning: \\<b\\>@1\n\nAccuracy on 1,500 test questions was 51.2 % after SFT")
+    assert "| # \\<script\\>alert(1)\\</script\\> \\| x fell |" in tables
+    assert "| RL | 63.4 % | 1,500 | 60.9 % to 65.7 % | 40 of 60 | 9 min 0 s | test questions answered right |" in tables
+    assert "| Total time | 12 min 34 s |" in tables
+
+
+def test_a_run_that_is_started_anew_leaves_no_report_behind(tmp_path: Path) -> None:
+    calibration = {"bins": [{"low": 0.5, "high": 0.6, "n": 1, "predicted": 0.5, "observed": 1}]}
+    folder = make_run(tmp_path / "run", summary=SUMMARY | {"reward_model": {"calibration": calibration}})
+    written = write_report(folder, figures=True)
+    assert len(written) == 5
+    (folder / "figures/mine.png").write_bytes(b"mine")
+    Run.create(folder, {}, overwrite=True).close("failed")
+    assert not [path for path in written if path.exists()]
+    assert (folder / "figures/mine.png").read_bytes() == b"mine"
+
+
 # --- unfinished runs -----------------------------------------------------------------------------------------------
 
 
@@ -209,7 +286,7 @@ def test_a_broken_config_is_an_error_a_user_can_read(tmp_path: Path) -> None:
 
 def test_the_page_is_written_whole_and_named(tmp_path: Path) -> None:
     folder = make_run(tmp_path / "run")
-    assert write_report(folder) == folder / "report.html"
+    assert write_report(folder) == [folder / "report.html", folder / "report.md"]
     assert not list(folder.glob("*.partial"))
     assert (folder / "report.html").read_text(encoding="utf-8").rstrip().endswith("</html>")
 
@@ -234,7 +311,8 @@ def test_the_old_page_survives_a_failure(tmp_path: Path, monkeypatch: pytest.Mon
 def test_the_same_run_gives_the_same_page(tmp_path: Path) -> None:
     samples = [sample(str(i), i % 2, i % 3 == 0) for i in range(100)]
     folder = make_run(tmp_path / "run", samples=samples)
-    assert write_report(folder).read_bytes() == write_report(folder).read_bytes()
+    one = [path.read_bytes() for path in write_report(folder)]
+    assert one == [path.read_bytes() for path in write_report(folder)]
 
 
 def test_half_a_surrogate_pair_can_be_written(tmp_path: Path) -> None:

@@ -24,9 +24,10 @@ from pe_rlhf_mm.models.model import Model
 from pe_rlhf_mm.testing import ToyTask
 from pe_rlhf_mm.training import reward
 from pe_rlhf_mm.training.config import RewardConfig, TuneConfig
-from pe_rlhf_mm.training.examine import _learned_reward, reward_accuracy
+from pe_rlhf_mm.training.examine import _learned_reward
 from pe_rlhf_mm.training.judged import as_ratings, judge, label_source
 from pe_rlhf_mm.training.prepare import prepare
+from pe_rlhf_mm.training.reward_accuracy import reward_accuracy
 from pe_rlhf_mm.types import Image, Message, Preference, Rated, Sample, Text
 
 FIXTURES = Path(__file__).parent / "fixtures"

@@ -17,14 +17,14 @@ from pe_rlhf_mm.json_files import to_json
 
 if TYPE_CHECKING:
     from pe_rlhf_mm.evaluation.evaluate import Evaluation, Tick
-    from pe_rlhf_mm.types import Judge
+    from pe_rlhf_mm.evaluation.given import Given
 
 UNSCORED = 3
 """Exit code where more could not be scored than may be."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Judging:
+class Aids:
     """What evaluators such as pe/judge-win-rate ask for."""
 
     judge: str | None = None
@@ -33,16 +33,24 @@ class Judging:
     """Questions that a server is asked at most; what is over is not scored."""
     against: str | None = None
     """Folder of a log whose replies are compared with."""
+    reward: str | None = None
+    """A run folder, whose reward model scores replies."""
+    anchor: str | None = None
+    """A policy that drift is measured from: a run folder, RUN:sft, or the name or folder of a model."""
 
-    def load(self) -> Judge | None:
-        """The judge, if one is named."""
+    def load(self) -> Given:
+        """What is named, loaded."""
+        from pe_rlhf_mm.evaluation.given import Given
         from pe_rlhf_mm.judging.load import load_judge
+        from pe_rlhf_mm.training.reward_model import load_run_reward
 
-        return None if self.judge is None else load_judge(self.judge, calls=self.judge_calls)
+        judge = None if self.judge is None else load_judge(self.judge, calls=self.judge_calls)
+        reward = None if self.reward is None else load_run_reward(self.reward)
+        return Given(judge, self.against, reward, self.anchor)
 
 
 @dataclass(frozen=True)
-class EvalRun(Judging):
+class EvalRun(Aids):
     """Evaluates a policy on tasks: a table with n, value and a clustered 95 % interval.
 
     Exit code 3: more than `--max-unscored` of the scores of a task are missing.
@@ -85,16 +93,16 @@ def run(arguments: Sequence[str]) -> int:
     ids = [registry.tasks.resolve(task) for task in options.tasks]
     if len(set(ids)) < len(ids) or not ids:
         raise UserError("name one task at least, and each of them once: pe-rlhf eval run TASK .. --policy POLICY")
-    judge, policy, found = options.load(), policy_from(options.policy), []
+    given, policy, found = options.load(), policy_from(options.policy), []
     with ProgressBar() as bar:
         for id in ids:
             tick = None if options.json else bar.counter("evaluation" if len(ids) == 1 else id)
-            found.append(_evaluate(options, id, policy, judge, tick))
+            found.append(_evaluate(options, id, policy, given, tick))
     _show(found, as_json=options.json)
     return _told_unscored(found, options.max_unscored)
 
 
-def _evaluate(options: EvalRun, id: str, policy: Any, judge: Judge | None, tick: Tick | None) -> Evaluation:
+def _evaluate(options: EvalRun, id: str, policy: Any, given: Given, tick: Tick | None) -> Evaluation:
     from pe_rlhf_mm.evaluation.evaluate import evaluate
 
     out = options.out if options.out is None or len(options.tasks) == 1 else Path(options.out, _folder_of(id))
@@ -109,8 +117,7 @@ def _evaluate(options: EvalRun, id: str, policy: Any, judge: Judge | None, tick:
         seed=options.seed,
         environments=options.environments,
         evaluators=options.evaluator,
-        judge=judge,
-        against=options.against,
+        given=given,
         out=out,
         tick=tick,
     )
@@ -150,7 +157,7 @@ def _json(found: Evaluation) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class EvalScore(Judging):
+class EvalScore(Aids):
     """Scores a log once more, by the task's evaluators or by others: nothing is generated."""
 
     log: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="LOG")]
@@ -166,7 +173,7 @@ def score(arguments: Sequence[str]) -> None:
     options = parse(EvalScore, arguments, prog="pe-rlhf eval score")
     from pe_rlhf_mm.evaluation.evaluate import rescore
 
-    found = rescore(options.log, options.evaluator, judge=options.load(), against=options.against)
+    found = rescore(options.log, options.evaluator, given=options.load())
     _show([found], as_json=options.json)
 
 
@@ -196,6 +203,35 @@ def agreement(arguments: Sequence[str]) -> None:
     labels = read_labels(options.labels)
     found = agreeing.agreement(labels, options.evaluator, load_judge(options.judge, calls=options.judge_calls))
     print(to_json(found) if options.json else f"{options.evaluator} {found.text()}")
+
+
+@dataclass(frozen=True)
+class EvalReward:
+    """Tests the reward model of a run on a task's pairs and ratings: how often right, on what, and how sure of it."""
+
+    task: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="TASK")]
+    """Id of a task, or path.py:Class, or package.module:Class."""
+    reward: str
+    """A run folder with a reward model."""
+    split: str = "test"
+    limit: int | None = None
+    """Only the first so many pairs, and ratings."""
+    seed: int = 0
+    json: bool = False
+    """Print JSON, with the bins of the calibration."""
+
+
+def reward(arguments: Sequence[str]) -> None:
+    """Prints a table."""
+    options = parse(EvalReward, arguments, prog="pe-rlhf eval reward")
+    from pe_rlhf_mm import registry
+    from pe_rlhf_mm.training import reward_accuracy
+    from pe_rlhf_mm.training.reward_model import load_run_reward
+
+    task = registry.tasks.resolve(options.task)
+    tested = load_run_reward(options.reward)
+    found = reward_accuracy.evaluate_reward(task, tested, split=options.split, limit=options.limit, seed=options.seed)
+    print(to_json(found) if options.json else reward_accuracy.table(found))
 
 
 @dataclass(frozen=True)
@@ -229,13 +265,15 @@ class EvalReport:
     """Folder of another one of the same task, to be shown beside it."""
     out: str | None = None
     """The page, in place of report.html in LOG; its name ends in .html."""
+    figures: bool = False
+    """Write figures/*.png beside the page too (extra figures)."""
 
 
 def report(arguments: Sequence[str]) -> None:
-    """Prints the paths of the page and of the tables."""
+    """Prints the paths of what it wrote."""
     options = parse(EvalReport, arguments, prog="pe-rlhf eval report")
     from pe_rlhf_mm.reports.evaluation_page import write_evaluation_report
 
     other, out = (None if given is None else Path(given) for given in (options.log_b, options.out))
-    for path in write_evaluation_report(Path(options.log), other, out):
+    for path in write_evaluation_report(Path(options.log), other, out, figures=options.figures):
         print(path)

@@ -18,6 +18,7 @@ VERBS = {
     "eval run": ("evaluation", "run", "evaluate a policy on a task"),
     "eval score": ("evaluation", "score", "score the log of an evaluation once more"),
     "eval agreement": ("evaluation", "agreement", "how often a judge says what people said"),
+    "eval reward": ("evaluation", "reward", "how often a reward model is right about a task's labels, and how sure"),
     "eval compare": ("evaluation", "compare", "two logs of one task, sample by sample"),
     "eval report": ("evaluation", "report", "the log of an evaluation, or two side by side, as one page"),
     "report": ("tune", "report", "write the page of a run folder again"),

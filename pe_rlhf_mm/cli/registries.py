@@ -93,7 +93,7 @@ def show_evaluator(arguments: Sequence[str]) -> None:
     print(f"  {inspect.getdoc(factory) or ''}".replace("\n", "\n  "))
     asked = registry.evaluators.asks(name)
     if asked:
-        print(f"  asks for      {', '.join(f'--{option}' for option in asked)}")
+        print(f"  asks for      {', '.join(f'--{option}' for option in asked).replace('_', '-')}")
 
 
 def _report(problems: list[str], name: str) -> None:

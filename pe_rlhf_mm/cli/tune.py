@@ -97,15 +97,18 @@ def _learned_reward(found: Mapping[str, Any]) -> str:
 
 @dataclass(frozen=True)
 class Report:
-    """Writes report.html of a run folder again, finished or not."""
+    """Writes report.html and report.md of a run folder again, finished or not."""
 
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """The run folder."""
+    figures: bool = False
+    """Write figures/*.png into it too (extra figures)."""
 
 
 def report(arguments: Sequence[str]) -> None:
-    """Writes the page of a run folder."""
+    """Prints the paths of what it wrote."""
     options = parse(Report, arguments, prog="pe-rlhf report")
     from pe_rlhf_mm.reports.page import write_report
 
-    print(write_report(options.run))
+    for path in write_report(options.run, figures=options.figures):
+        print(path)

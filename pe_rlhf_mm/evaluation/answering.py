@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 from pe_rlhf_mm.envs.pool import pool_of
 from pe_rlhf_mm.errors import UserError
 from pe_rlhf_mm.evaluation.attempts import Attempt
 from pe_rlhf_mm.evaluation.episodes import play_samples
-from pe_rlhf_mm.types import Message, Outcome, Task
+from pe_rlhf_mm.types import Message, Outcome, Sample, Task
 
 if TYPE_CHECKING:
     from pe_rlhf_mm.rollout.policy import Policy
 
 PolicyFunction = Callable[[Sequence[Message]], str]
 Keep = Callable[[int, Outcome], None]
-"""Hears of every outcome when it is finished, and the number of its attempt."""
+"""Hears of every outcome when it is finished, and the number of its attempt; of one at a time, but in any thread."""
 CHUNK = 512
+"""Prompts that a Policy is given at once. While it answers them, the outcomes of the chunk before are kept."""
 
 
 def answer(
@@ -63,41 +65,50 @@ def run_policy(
     attempts: Sequence[Attempt],
     *,
     max_tokens: int,
-    temperature: float = 0.0,
-    keep: Keep | None = None,
-) -> list[Outcome]:
+    temperature: float,
+    keep: Keep,
+) -> None:
     """Replies of a policy, or of a plain function, to single-turn samples."""
-    outcomes: list[Outcome] = []
-    chunk = CHUNK if hasattr(policy, "generate") else 1
-    for start in range(0, len(attempts), chunk):
-        block = attempts[start : start + chunk]
-        replies = _replies(policy, block, max_tokens, temperature)
-        answered = [Outcome(a.sample, [reply], repeat=a.repeat) for a, reply in zip(block, replies, strict=True)]
-        outcomes += answered
-        if keep is not None:
-            for number, outcome in enumerate(answered, start=start):
-                keep(number, outcome)
-    return outcomes
-
-
-def _replies(
-    policy: Policy | PolicyFunction, attempts: Sequence[Attempt], max_tokens: int, temperature: float
-) -> Iterable[str]:
-    samples = [attempt.sample for attempt in attempts]
     if hasattr(policy, "generate"):
-        asked, seeds = [sample.messages for sample in samples], [attempt.draws for attempt in attempts]
-        groups = policy.generate(asked, max_tokens=max_tokens, temperature=temperature, seed=seeds)
-        return [group[0] for group in groups]
-    replies = []
-    for sample in samples:
-        try:
-            reply = policy(sample.messages)
-        except Exception as error:
-            error.add_note(f"(the policy was answering sample {sample.id})")
-            raise
-        if not isinstance(reply, str):
-            raise UserError(
-                f"the policy answered sample {sample.id} with a {type(reply).__name__}; a string was expected"
-            )
-        replies.append(reply)
-    return replies
+        _run_in_chunks(policy.generate, attempts, max_tokens=max_tokens, temperature=temperature, keep=keep)
+        return
+    for number, attempt in enumerate(attempts):
+        keep(number, Outcome(attempt.sample, [_reply(policy, attempt.sample)], repeat=attempt.repeat))
+
+
+def _run_in_chunks(
+    generate: Callable[..., list[list[str]]],
+    attempts: Sequence[Attempt],
+    *,
+    max_tokens: int,
+    temperature: float,
+    keep: Keep,
+) -> None:
+    with ThreadPoolExecutor(1) as beside:  # left, by an exception too, when all that is answered is kept
+        kept: Future[None] | None = None
+        for start in range(0, len(attempts), CHUNK):
+            block = attempts[start : start + CHUNK]
+            asked, seeds = [attempt.sample.messages for attempt in block], [attempt.draws for attempt in block]
+            groups = generate(asked, max_tokens=max_tokens, temperature=temperature, seed=seeds)
+            answered = [Outcome(a.sample, [group[0]], repeat=a.repeat) for a, group in zip(block, groups, strict=True)]
+            if kept is not None:
+                kept.result()
+            kept = beside.submit(_keep_all, keep, start, answered)
+        if kept is not None:
+            kept.result()
+
+
+def _keep_all(keep: Keep, start: int, answered: Sequence[Outcome]) -> None:
+    for number, outcome in enumerate(answered, start=start):
+        keep(number, outcome)
+
+
+def _reply(policy: PolicyFunction, sample: Sample) -> str:
+    try:
+        reply = policy(sample.messages)
+    except Exception as error:
+        error.add_note(f"(the policy was answering sample {sample.id})")
+        raise
+    if not isinstance(reply, str):
+        raise UserError(f"the policy answered sample {sample.id} with a {type(reply).__name__}; a string was expected")
+    return reply

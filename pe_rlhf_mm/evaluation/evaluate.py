@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from numbers import Real
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from pe_rlhf_mm import registry
@@ -20,16 +21,18 @@ from pe_rlhf_mm.evaluation.answering import PolicyFunction, answer, facts_of, re
 from pe_rlhf_mm.evaluation.attempts import Attempt, attempts_at
 from pe_rlhf_mm.evaluation.best_of import expected_best, told_of
 from pe_rlhf_mm.evaluation.episodes import EpisodeCounts, count_episodes, refuse_all_lost
+from pe_rlhf_mm.evaluation.given import Given
 from pe_rlhf_mm.evaluation.intervals import Interval, clustered_mean, or_dash
-from pe_rlhf_mm.evaluation.log import EvalLog, read_log, read_replies
+from pe_rlhf_mm.evaluation.log import EvalLog, read_log
 from pe_rlhf_mm.evaluation.win_rate import WinRate, win_rate
-from pe_rlhf_mm.types import Evaluator, Judge, Outcome, Sample, Score, Task
+from pe_rlhf_mm.types import Evaluator, Outcome, Sample, Score, Task
 
 if TYPE_CHECKING:
     from pe_rlhf_mm.rollout.policy import Policy
 
 SHOWN = 200
 """Characters of why scores are missing."""
+NOTHING = Given()
 Tick = Callable[[int, int], None]
 """(how many are finished, of how many)."""
 
@@ -38,7 +41,8 @@ Tick = Callable[[int, int], None]
 class Metric:
     """One evaluator's verdict on all outcomes. `unscored` outcomes are counted, never averaged.
 
-    Of samples that were tried several times there is one for the best of k tries too, over samples.
+    `parts`: the means of what else an evaluator tells of an outcome. Of samples that were tried several times there is
+    a metric for the best of k tries too, over samples.
     """
 
     evaluator: str
@@ -46,13 +50,14 @@ class Metric:
     interval: Interval
     n: int
     unscored: int
+    parts: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Evaluation:
     """Outcomes with their scores; `metrics` in the task's order, the headline first.
 
-    `given`: what evaluators had besides the outcomes: the id of a judge, the log whose replies they compared with.
+    `given`: the names of what evaluators had besides the outcomes.
     """
 
     task: str
@@ -78,8 +83,8 @@ class Evaluation:
         return {id: rate for id, rate in found.items() if rate is not None}
 
     def table(self) -> str:
-        """Task, evaluator, n (unscored), value and 95 % interval, as text; below it, why scores are missing, wins,
-        and how episodes went."""
+        """Task, evaluator, n (unscored), value and 95 % interval, as text; below it, why scores are missing, means of
+        parts, wins, and how episodes went."""
         first, second = max(20, len(self.task)), max(20, *(len(m.evaluator) for m in self.metrics))
         lines = [f"{'task':<{first}} {'evaluator':<{second}} {'n':>14} {'value':>8}   95 % interval"]
         for m in self.metrics:
@@ -89,7 +94,11 @@ class Evaluation:
         for id, scores in self.scores.items():
             whys = Counter(score.why for score in scores if score.value is None)
             lines += [f"{id}: {n} unscored because {why:.{SHOWN}}" for why, n in whys.most_common(1)]
-        lines += [f"{id}: {rate.text()}" for id, rate in self.win_rates.items()]
+        rates = self.win_rates
+        for m in self.metrics:
+            if m.parts and m.evaluator not in rates:
+                lines.append(f"{m.evaluator}: " + ", ".join(f"{name} {mean:.3f}" for name, mean in m.parts.items()))
+        lines += [f"{id}: {rate.text()}" for id, rate in rates.items()]
         if self.episodes is not None:
             lines.append(self.episodes.text())
         return "\n".join(lines)
@@ -135,9 +144,16 @@ def summarize(
             if s.value is not None
         ]
         value, interval = clustered_mean([v for v, _ in known], [c for _, c in known], seed=seed)
-        metrics += [Metric(id, value, interval, len(known), len(outcomes) - len(known))]
+        parts = _means([score.parts for score in scores[id] if score.value is not None])
+        metrics += [Metric(id, value, interval, len(known), len(outcomes) - len(known), parts)]
         metrics += _bests(id, outcomes, scores[id], seed=seed)
     return Evaluation(task, outcomes, scores, metrics)
+
+
+def _means(parts: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Of each part, over the scores that have it."""
+    names = dict.fromkeys(name for own in parts for name in own)
+    return {name: fmean(own[name] for own in parts if name in own) for name in names}
 
 
 def _bests(id: str, outcomes: Sequence[Outcome], scores: Sequence[Score], *, seed: int) -> list[Metric]:
@@ -199,8 +215,7 @@ def evaluate(
     seed: int = 0,
     environments: int = 4,
     evaluators: Sequence[str] = (),
-    judge: Judge | None = None,
-    against: str | Path | None = None,
+    given: Given = NOTHING,
     out: str | Path | None = None,
     tick: Tick | None = None,
 ) -> Evaluation:
@@ -208,8 +223,8 @@ def evaluate(
 
     `policy`: a Policy, a plain function from messages to text, a run folder, or the name or folder of a model.
     `repeats`: tries at every sample, for which a Policy draws its replies at a `temperature` (0: the likeliest one).
-    `environments`: how many are played at once. `evaluators`: these in place of the task's; those that need it are
-    given a `judge` of `load_judge`, and the replies of the log `against`. `out`: the folder of a log
+    `environments`: how many are played at once. `evaluators`: these in place of the task's, and `given`: what they may
+    ask for, as `Given(judge=load_judge(..))`. `out`: the folder of a log
     (`evaluation/log.py`); what is finished there already is not done again. Raises UnknownId for an unknown task,
     UserError for an empty split, a policy that cannot be used, an evaluator without what it needs, a folder that holds
     something else, or if every episode is lost.
@@ -221,8 +236,8 @@ def evaluate(
             raise OutOfRange(f"{name} must be at least {least}, not {number}")
     id = registry.tasks.resolve(task)
     instance = registry.tasks.make(task)
-    offered = _offered(judge, against, task=id, split=split)
-    by = _chosen(instance, evaluators, offered)
+    offered = given.offered(task=id, split=split)
+    by = _chosen(instance, evaluators, offered, known=("policy", "max_tokens"))
     attempts = attempts_at(collect_samples(instance, split, limit=limit, seed=seed), repeats, seed=seed)
     facts = {"task": id, "split": split, "seed": seed, "max_tokens": max_tokens, "temperature": temperature}
     with contextlib.nullcontext() if out is None else EvalLog(Path(out), facts) as log:
@@ -234,7 +249,8 @@ def evaluate(
             answer, instance, chosen, environments=environments, max_tokens=max_tokens, temperature=temperature
         )
         outcomes = _outcomes(ask, attempts, log, tick)
-        found = replace(summarize(id, outcomes, by, seed=seed, offered=offered), given=_told(judge, against))
+        offered |= {"policy": chosen, "max_tokens": max_tokens}
+        found = replace(summarize(id, outcomes, by, seed=seed, offered=offered), given=given.told())
         if log is not None:
             log.finish(found)
         return found
@@ -260,26 +276,18 @@ def _outcomes(
     return outcomes
 
 
-def _offered(judge: Judge | None, against: str | Path | None, *, task: str, split: str) -> dict[str, Any]:
-    """What evaluators may ask for. Raises UserError for what is no judge, and for the log of something else."""
-    if judge is not None and not isinstance(judge, Judge):
-        raise UserError(
-            f"judge={judge!r:.80} is no judge; expected pe.load_judge(..), or an object with id and choose."
-        )
-    return {"judge": judge, "against": None if against is None else read_replies(Path(against), task, split)}
+def _chosen(
+    task: Task, evaluators: Sequence[str], offered: Mapping[str, Any], known: Sequence[str] = ()
+) -> Sequence[str]:
+    """Those named, or the task's. `known`: the names of what there will be besides what is offered.
 
-
-def _told(judge: Judge | None, against: str | Path | None) -> dict[str, str]:
-    """What a log says of it."""
-    return ({} if judge is None else {"judge": judge.id}) | ({} if against is None else {"against": str(against)})
-
-
-def _chosen(task: Task, evaluators: Sequence[str], offered: Mapping[str, Any]) -> Sequence[str]:
-    """Those named, or the task's. Raises as `check_evaluators`, and UserError where none asks for what is offered."""
+    Raises as `check_evaluators`, and UserError where none asks for what is offered.
+    """
+    ready = {**offered, **dict.fromkeys(known, known)}
     if not evaluators:
-        check_evaluators(task, offered)
+        check_evaluators(task, ready)
     for reference in evaluators:
-        registry.evaluators.ready(reference, offered)
+        registry.evaluators.ready(reference, ready)
     chosen = tuple(evaluators) or task.evaluators
     asked = {name for reference in chosen for name in registry.evaluators.asks(reference)}
     for name, thing in offered.items():
@@ -295,17 +303,16 @@ def rescore(
     folder: str | Path,
     evaluators: Sequence[str] = (),
     *,
-    judge: Judge | None = None,
-    against: str | Path | None = None,
+    given: Given = NOTHING,
 ) -> Evaluation:
     """Scores a log by the task's evaluators or by those named, and writes the scores in place of those it had.
 
-    `judge` and `against`: as of `evaluate`. Raises UserError for a folder that is no log, one that is being written to,
+    `given`: as of `evaluate`. Raises UserError for a folder that is no log, one that is being written to,
     one without a finished sample, and an evaluator without what it needs.
     """
     facts = read_log(Path(folder))
     task = registry.tasks.make(facts["task"])
-    offered = _offered(judge, against, task=facts["task"], split=facts["split"])
+    offered = given.offered(task=facts["task"], split=facts["split"])
     by = _chosen(task, evaluators, offered)
     with EvalLog(Path(folder), facts) as log:
         samples = collect_samples(task, facts["split"], limit=None, seed=facts["seed"])
@@ -313,6 +320,6 @@ def rescore(
         if not known:
             raise UserError(f"{folder} has no finished sample to score.")
         found = summarize(facts["task"], [known[i] for i in sorted(known)], by, seed=facts["seed"], offered=offered)
-        found = replace(found, given=_told(judge, against))
+        found = replace(found, given=given.told())
         log.finish(found)
         return found

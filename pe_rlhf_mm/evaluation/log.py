@@ -47,6 +47,7 @@ class EvalLog:
         cannot be read, or if another process is writing there.
         """
         self.folder, self._facts, self._begun = folder, {"schema": SCHEMA, **facts}, False
+        self._pictures: dict[tuple[object, ...], str] = {}
         try:
             with contextlib.ExitStack() as undo:
                 self._lock = undo.enter_context(_locked(folder))
@@ -153,8 +154,15 @@ class EvalLog:
         return {"text": part.text} if isinstance(part, Text) else {"image": self._kept(part)}
 
     def _kept(self, image: Image) -> str:
-        """The path of a picture in the folder."""
-        content = _bytes_of(image)
+        """The path of a picture in the folder. Many samples may show one file, which is read again if it changes."""
+        seen = _state_of(image.source)
+        if seen is None:
+            return self._written(_bytes_of(image))
+        if seen not in self._pictures:
+            self._pictures[seen] = self._written(_bytes_of(image))
+        return self._pictures[seen]
+
+    def _written(self, content: bytes) -> str:
         path = Path("images", hashlib.sha256(content).hexdigest())
         if not (self.folder / path).exists():
             (self.folder / "images").mkdir(exist_ok=True)
@@ -272,6 +280,15 @@ def _locked(folder: Path) -> io.TextIOWrapper:
         said = f"another process is writing to {folder}. Wait until it has ended, or give another --out."
         raise UserError(said) from error
     return lock
+
+
+def _state_of(source: object) -> tuple[object, ...] | None:
+    """What is another one as soon as a file has changed; None for what is no file."""
+    try:
+        found = os.stat(source) if isinstance(source, str | Path) else None
+    except (OSError, ValueError):  # ValueError: a path with a NUL
+        return None
+    return None if found is None else (str(source), found.st_ino, found.st_size, found.st_ctime_ns)
 
 
 def _bytes_of(image: Image) -> bytes:

@@ -1,4 +1,4 @@
-"""Training curves: from the lines of metrics.jsonl to the geometry that `curve.svg.jinja` draws."""
+"""Training curves: from the lines of metrics.jsonl to series, and to the geometry that `curve.svg.jinja` draws."""
 
 from __future__ import annotations
 
@@ -7,26 +7,15 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+from pe_rlhf_mm.reports.axes import Axis, Frame, Tick, round_step
 from pe_rlhf_mm.reports.records import Record, at, number
 from pe_rlhf_mm.reports.wording import decimal, percent, power_of_ten
 
 MAX_BUCKETS = 250
+LAST_STEP = 1e12
 SMOOTH_FROM = 40
 CHECKED = "validation_accuracy"
 """Measured now and then on many samples, so it is drawn as it is; everything else is noise around a trend."""
-
-
-class Frame(NamedTuple):
-    """The size of a drawing, and the edges of the field that its curve fills."""
-
-    width: int
-    height: int
-    left: int
-    right: int
-    top: int
-    bottom: int
-
-
 FRAME = Frame(width=360, height=200, left=44, right=350, top=24, bottom=166)
 
 Points = list[tuple[float, float]]
@@ -66,51 +55,54 @@ METRICS = (
 )
 
 
-class Tick(NamedTuple):
-    """A labelled place on an axis."""
-
-    place: float
-    label: str
-
-
-class Axis(NamedTuple):
-    """The range of an axis, the distance between its ticks, and where on the drawing it starts and ends."""
-
-    low: float
-    high: float
-    step: float
-    start: int
-    end: int
-
-    def place(self, value: float) -> float:
-        """Where on the drawing a value lies."""
-        return round(self.start + (self.end - self.start) * (value - self.low) / (self.high - self.low), 1)
-
-    def ticks(self) -> list[Tick]:
-        """Round values within the range."""
-        first, last = math.ceil(self.low / self.step - 1e-6), math.floor(self.high / self.step + 1e-6)
-        return [Tick(self.place(self.step * i), _tick_label(self.step * i, self.step)) for i in range(first, last + 1)]
-
-
-class Curve(NamedTuple):
-    """A curve ready to be drawn; `raw` lies behind `line` where that one is smoothed, else it is empty."""
+class Series(NamedTuple):
+    """What a run has recorded of a metric, in its unit; `trend`: its moving average where it is noisy, else itself."""
 
     metric: Metric
     unit: str
+    points: Points
+    trend: Points
+    last: str
+    spoken: str
+
+    @property
+    def smoothed(self) -> bool:
+        """Whether the points are noise around a trend."""
+        return self.trend is not self.points
+
+    @property
+    def dots(self) -> Points:
+        """The points that are marked: all of a short curve, the end of a long one."""
+        return self.points if len(self.points) < SMOOTH_FROM else self.trend[-1:]
+
+    @property
+    def before(self) -> float | None:
+        """What was measured before the first step."""
+        step, value = self.points[0]
+        return value if self.metric.key == CHECKED and step == 0 else None
+
+
+class Curve(NamedTuple):
+    """A series ready to be drawn; `raw` lies behind `line` where that one is smoothed, else it is empty."""
+
+    series: Series
     raw: str
     line: str
     dots: Points
     before: float | None
     x_ticks: list[Tick]
     y_ticks: list[Tick]
-    last: str
-    spoken: str
+
+
+def recorded_series(lines: Sequence[Record]) -> list[Series]:
+    """A series for every metric that has been reported so far."""
+    found = [(metric, _points(lines, metric)) for metric in METRICS]
+    return [_series(metric, points) for metric, points in found if points]
 
 
 def draw_curves(lines: Sequence[Record]) -> list[Curve]:
-    """A curve for every metric that has been reported so far."""
-    series = [(metric, _points(lines, metric)) for metric in METRICS]
-    return [_draw(metric, points) for metric, points in series if points]
+    """The curves of a run."""
+    return [_draw(series) for series in recorded_series(lines)]
 
 
 def _points(lines: Iterable[Record], metric: Metric) -> Points:
@@ -118,31 +110,41 @@ def _points(lines: Iterable[Record], metric: Metric) -> Points:
     own = [line for line in lines if at(line, "stage") == metric.stage]
     pairs = [(number(line, "step"), number(line, metric.key)) for line in own]
     factor = 100 if metric.unit == "%" else 1
-    return sorted((step, factor * value) for step, value in pairs if step is not None and value is not None)
+    known = [(step, factor * value) for step, value in pairs if step is not None and value is not None]
+    return sorted((step, value) for step, value in known if abs(step) < LAST_STEP and math.isfinite(value))
 
 
-def _draw(metric: Metric, points: Points) -> Curve:
-    noisy = metric.key != CHECKED and len(points) >= SMOOTH_FROM
-    smooth = _smoothed(points) if noisy else points
+def _series(metric: Metric, points: Points) -> Series:
     exponent = _exponent(points)
-    scale = 10.0**exponent
-    x, y = _step_axis(points), _value_axis([value / scale for _, value in points], percent=metric.unit == "%")
-
-    def place(points: Points) -> Points:
-        return [(x.place(step), y.place(value / scale)) for step, value in points]
-
-    (_, first), (step, last) = smooth[0], smooth[-1]
-    return Curve(
+    scaled = [(step, value / 10.0**exponent) for step, value in points]
+    noisy = metric.key != CHECKED and len(points) >= SMOOTH_FROM
+    trend = _smoothed(scaled) if noisy else scaled
+    first, last = (_written(metric, value * 10.0**exponent) for _, value in (trend[0], trend[-1]))
+    return Series(
         metric=metric,
         unit=metric.unit if exponent == 0 else f"{power_of_ten(exponent)} {metric.unit}",
-        raw=_path(place(_thinned(points))) if noisy else "",
-        line=_path(place(_thinned(smooth))),
-        dots=place(points if len(points) < SMOOTH_FROM else smooth[-1:]),
-        before=y.place(points[0][1] / scale) if metric.key == CHECKED and points[0][0] == 0 else None,
+        points=scaled,
+        trend=trend,
+        last=last,
+        spoken=f"{metric.title}: {first} at first, {last} at step {trend[-1][0]:,.0f}",
+    )
+
+
+def _draw(series: Series) -> Curve:
+    x = _step_axis(series.points)
+    y = _value_axis([value for _, value in series.points], percent=series.metric.unit == "%")
+
+    def place(points: Points) -> Points:
+        return [(x.place(step), y.place(value)) for step, value in points]
+
+    return Curve(
+        series=series,
+        raw=_path(place(_thinned(series.points))) if series.smoothed else "",
+        line=_path(place(_thinned(series.trend))),
+        dots=place(series.dots),
+        before=None if series.before is None else y.place(series.before),
         x_ticks=x.ticks(),
         y_ticks=y.ticks(),
-        last=_written(metric, last),
-        spoken=f"{metric.title}: {_written(metric, first)} at first, {_written(metric, last)} at step {step:,.0f}",
     )
 
 
@@ -198,19 +200,6 @@ def _value_axis(values: Sequence[float], *, percent: bool) -> Axis:
     if percent:
         bottom, top = max(bottom, 0.0), min(top, 100.0)
     return Axis(bottom, top, round_step((high - low) / 5), FRAME.bottom, FRAME.top)
-
-
-def round_step(rough: float) -> float:
-    """The next of 1, 2, 2.5, 5, 10 times a power of ten."""
-    power: float = 10.0 ** math.floor(math.log10(rough))
-    return next(power * factor for factor in (1, 2, 2.5, 5, 10) if power * factor >= rough * 0.999)
-
-
-def _tick_label(value: float, step: float) -> str:
-    digits = max(0, math.ceil(-math.log10(step) - 1e-9))
-    if abs(step * 10**digits - round(step * 10**digits)) > 1e-6:  # steps of 0.25
-        digits += 1
-    return f"{value + 0.0:,.{digits}f}".replace("-", "\N{MINUS SIGN}")
 
 
 def _path(points: Points) -> str:

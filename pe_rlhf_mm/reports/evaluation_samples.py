@@ -46,7 +46,7 @@ def page_samples(logs: Sequence[LogRecord]) -> Samples:
     data = {
         "logs": ["A", "B"][: len(logs)],
         "evaluators": evaluators,
-        "best": [max(1, *(value for log in logs for value in log.values(name))) for name in evaluators],
+        "best": [max([1, *(value for log in logs for value in log.values(name))]) for name in evaluators],
         "samples": [made[key] for key in keys],
     }
     cut, kinds = sum(length > longest for length in lengths), f"{', '.join(FORMATS[:-1])} or {FORMATS[-1]}"

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pe_rlhf_mm.errors import UserError
-from pe_rlhf_mm.reports.records import Record, at
+from pe_rlhf_mm.reports.records import Record, at, text
+
+MOST_WARNINGS = 20
 
 
 class RunRecord(NamedTuple):
@@ -24,6 +26,13 @@ class RunRecord(NamedTuple):
     def finished(self) -> bool:
         """Whether the run came to its end and has its numbers."""
         return at(self.config, "status") == "finished" and bool(self.summary)
+
+    @property
+    def warnings(self) -> list[str]:
+        """What training warned of, as it was told."""
+        found = at(self.config, "warnings")
+        told = [warning for warning in (found if isinstance(found, list) else []) if isinstance(warning, str)]
+        return [text({"warning": warning}, "warning") for warning in told[:MOST_WARNINGS]]
 
 
 def read_run(folder: Path) -> RunRecord:

@@ -1,4 +1,4 @@
-"""`report.html`: one static page about one run."""
+"""`report.html` and `report.md`: one static page about one run, and its numbers in Markdown."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ from typing import Any
 
 from markupsafe import Markup
 
+from pe_rlhf_mm.reports import markdown
+from pe_rlhf_mm.reports.calibration import draw_calibration
 from pe_rlhf_mm.reports.curves import FRAME, draw_curves
+from pe_rlhf_mm.reports.figures import run_figures
 from pe_rlhf_mm.reports.folder import RunRecord, read_run
 from pe_rlhf_mm.reports.gallery import choose_samples
 from pe_rlhf_mm.reports.records import Record, at, number, text
@@ -18,34 +21,53 @@ from pe_rlhf_mm.reports.stages import headline, stage_rows
 from pe_rlhf_mm.reports.wording import DASH, duration, percent
 
 
-def write_report(folder: Path) -> Path:
-    """Writes `report.html` into a run folder, finished or not, and returns its path; the page before stays until then.
+def write_report(folder: Path, *, figures: bool = False) -> list[Path]:
+    """Writes `report.html` and `report.md` into a run folder, finished or not; with `figures`, `figures/*.png` too.
 
-    Raises UserError if the folder is no run folder, or its config.json or summary.json holds no JSON object.
+    Returns their paths. Nothing is written until all is made, so that the files before stay until then. Raises
+    UserError if the folder is no run folder, its config.json or summary.json holds no JSON object, or figures are asked
+    for without matplotlib.
     """
     folder = Path(folder)
-    path = folder / "report.html"
-    write_whole(path, _render(read_run(folder)))
-    return path
+    run = read_run(folder)
+    contents: dict[Path, str | bytes] = {folder / "report.html": _page(run), folder / "report.md": _markdown(run)}
+    if figures:
+        contents |= {folder / name: png for name, png in run_figures(run).items()}
+    for path, content in contents.items():
+        write_whole(path, content)
+    return [*contents]
 
 
-def _render(run: RunRecord) -> str:
+def _page(run: RunRecord) -> str:
     gallery = choose_samples(run.folder, run.samples)
     values = {
         **_heading(run),
         "screens": Markup(gallery.style),
         "finished": run.finished,
         "headline": headline(run),
+        "warnings": run.warnings,
         "facts": _facts(run),
         "rows": stage_rows(run),
         "tables": reward_tables(run.summary),
+        "calibration": draw_calibration(run.summary),
         "curves": draw_curves(run.metrics),
-        "frame": FRAME._asdict(),
+        "frame": FRAME,
         "gallery": gallery,
         "unreadable": {name: n for name, n in run.unreadable.items() if n},
         "details": _details(run.config),
     }
     return render("page.html.jinja", values, styles=("page.css",), script="page.js")
+
+
+def _markdown(run: RunRecord) -> str:
+    heading = _heading(run)
+    parts = [f"# Tuning: {markdown.plain(heading['task'])}", markdown.plain(headline(run))]
+    if run.warnings:
+        parts.append(markdown.table(["warning"], [[warning] for warning in run.warnings]))
+    rows = [[r.label, r.value, r.n, r.interval, r.steps, r.time, r.measure, r.extra] for r in stage_rows(run)]
+    parts.append(markdown.table(["stage", "accuracy", "n", "95 % interval", "steps", "time", "of", ""], rows))
+    parts.append(markdown.table(["", ""], [*{**heading, **_facts(run)}.items()]))
+    return "\n\n".join(parts) + "\n"
 
 
 def _heading(run: RunRecord) -> dict[str, str]:

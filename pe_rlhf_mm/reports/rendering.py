@@ -31,11 +31,12 @@ def render(template: str, values: dict[str, Any], *, styles: tuple[str, ...], sc
     )
 
 
-def write_whole(path: Path, content: str) -> None:
-    """Writes a text so that the file is always either the old one or the new one, whole."""
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Writes a file so that it is always either the old one or the new one, whole; its folder is made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
-    try:
-        partial.write_text(content, encoding="utf-8", errors="replace")  # a reply may hold half a surrogate pair
+    try:  # a reply may hold half a surrogate pair
+        partial.write_bytes(content.encode("utf-8", errors="replace") if isinstance(content, str) else content)
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)

@@ -116,10 +116,15 @@ def _row(run: RunRecord, stage: str) -> Row:
         extra=_extra(run, stage),
         n=count(number(run.summary, stage, "n")),
         interval=DASH if ends is None else f"{percent(ends[0])} to {percent(ends[1])}",
-        bar=None if ends is None or accuracy is None else Bar(*(100 * x for x in (ends[0], accuracy, ends[1]))),
+        bar=None if ends is None or accuracy is None else _bar(ends[0], accuracy, ends[1]),
         steps=_steps(run, stage),
         time=duration(_seconds(run, stage)),
     )
+
+
+def _bar(*shares: float) -> Bar | None:
+    """None for what is no share, and would lie outside."""
+    return Bar(*(100 * share for share in shares))
 
 
 def _measure(run: RunRecord, stage: str) -> str:

@@ -74,7 +74,7 @@ def load_run_role(folder: Path, role: str | None = None) -> RunRole:
 
 
 def policy_from(reference: Policy | Callable[[Sequence[Message]], str] | str | Path) -> Policy | Callable[..., str]:
-    """A policy from whatever names one: itself, a function, `module:function`, a run folder, or a model."""
+    """A policy from whatever names one: itself, a function, `module:function`, RUN, RUN:role, or a model."""
     if not isinstance(reference, str | Path):
         if not callable(reference):
             raise UserError(
@@ -83,6 +83,9 @@ def policy_from(reference: Policy | Callable[[Sequence[Message]], str] | str | P
             )
         return reference
     reference = str(reference)
+    folder, _, role = reference.rpartition(":")
+    if folder and Path(folder).is_dir() and not Path(reference).exists():
+        return load_policy(folder, role=role)
     if ":" in reference and not Path(reference).exists():
         function: Callable[..., str] = import_attribute(reference, "policy")
         return function

@@ -27,11 +27,12 @@ from pe_rlhf_mm.rollout.episodes import play_episodes
 from pe_rlhf_mm.rollout.settings import Sampling
 from pe_rlhf_mm.training.demonstrate import demonstrate, transcript
 from pe_rlhf_mm.training.episodes import collect_episodes, reinforce_episodes
-from pe_rlhf_mm.training.examine import gain, numbers, reward_accuracy
+from pe_rlhf_mm.training.examine import gain, numbers
 from pe_rlhf_mm.training.job import Job, attach
 from pe_rlhf_mm.training.judged import judge, label_source
 from pe_rlhf_mm.training.prepare import SPLITS, new_gallery
-from pe_rlhf_mm.training.reward import Judged, score_judged, train_reward_model
+from pe_rlhf_mm.training.reward import Judged, train_reward_model
+from pe_rlhf_mm.training.reward_accuracy import examine_reward
 from pe_rlhf_mm.training.sft import sft_episodes
 from pe_rlhf_mm.training.start import load_start
 from pe_rlhf_mm.training.stopwatch import Stopwatch
@@ -158,9 +159,11 @@ def _examine(job: Job, pool: EnvPool, roles: Roles, data: AgentData) -> dict[str
 
 def _test_of_reward_model(job: Job, roles: Roles, gallery: Gallery) -> dict[str, Any]:
     config = job.config
-    labels = _labels(job.task, config.reward.loss, "test", config.test_samples or RATINGS, config.seed)
-    judged = judge(labels, job.model.processor, gallery, room=config.rl.max_tokens)
-    return reward_accuracy(labels, score_judged(roles, job.model.processor, gallery, judged).right.tolist())
+    counts = {"test": config.test_samples or RATINGS, "validation": config.reward.validation_pairs}
+    labels, held_out = (
+        _labels(job.task, config.reward.loss, split, count, config.seed) for split, count in counts.items()
+    )
+    return examine_reward(roles, job.model.processor, gallery, labels, held_out)
 
 
 def _lines(job: Job, samples: Sequence[Sample], found: dict[str, Evaluation]) -> Iterator[dict[str, Any]]:

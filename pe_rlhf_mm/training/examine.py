@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from numbers import Real
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,18 +20,17 @@ from pe_rlhf_mm.models.model import Model
 from pe_rlhf_mm.rollout.policy import reply
 from pe_rlhf_mm.rollout.settings import Sampling
 from pe_rlhf_mm.training.config import TuneConfig
-from pe_rlhf_mm.training.judged import judge, label_source
+from pe_rlhf_mm.training.judged import label_source
 from pe_rlhf_mm.training.observer import Observer
 from pe_rlhf_mm.training.prepare import Questions, ask, new_gallery
 from pe_rlhf_mm.training.reinforce import mean_divergence
-from pe_rlhf_mm.training.reward import Row, score, score_judged
+from pe_rlhf_mm.training.reward import Row, score
+from pe_rlhf_mm.training.reward_accuracy import examine_reward
 from pe_rlhf_mm.training.run import Run
 from pe_rlhf_mm.types import Image, Outcome, PreferenceTask, RatedTask, Sample, Task, Text
 
 PARTS = 4
 """Steps of the progress bar: replies of the SFT policy, of the tuned policy, labels, rewards and divergence."""
-BROKEN_DOWN_BY = ("confidence", "domain")
-"""Metadata of pairs and ratings whose values the reward model's accuracy is told apart for."""
 
 
 class Answers(NamedTuple):
@@ -74,9 +72,9 @@ def examine(
         found[role] = answer(id, task, roles, role, processor, questions, config.rl.max_tokens)
         observer.step("evaluation", part, _known({name: found[role].evaluation.headline.value}))
 
-    labels = _test_labels(task, config)
-    judged = judge(labels, processor, gallery, room=config.rl.max_tokens)
-    accuracy = reward_accuracy(labels, score_judged(roles, processor, gallery, judged).right.tolist() if judged else [])
+    labels = _labels(task, "test", config.test_samples, config)
+    held_out = _labels(task, "validation", config.reward.validation_pairs, config)
+    accuracy = examine_reward(roles, processor, gallery, labels, held_out)
     observer.step("evaluation", 3, _known({"reward_model": accuracy["accuracy"]}))
 
     replies = zip(questions.prompts, found["sft"].tokens, found["policy"].tokens, strict=True)
@@ -98,37 +96,12 @@ def _known(metrics: Mapping[str, float]) -> dict[str, float]:
     return {name: value for name, value in metrics.items() if math.isfinite(value)}
 
 
-def _test_labels(task: Task, config: TuneConfig) -> list[Label]:
+def _labels(task: Task, split: str, count: int, config: TuneConfig) -> list[Label]:
     """What the reward model is tested on; nothing of a task without labels that its loss can be tested on."""
     kinds = (PreferenceTask, RatedTask) if config.reward.loss == "pointwise" else (PreferenceTask,)
     if not isinstance(task, kinds):
         return []
-    labels = label_source(task, config.reward.loss).read("test", seed=config.seed)
-    return pick(list(labels), config.test_samples, seed=config.seed)
-
-
-def reward_accuracy(labels: Sequence[Label], right: Sequence[float]) -> dict[str, Any]:
-    """The reward model's accuracy on all labels, and on each value of what their metadata are broken down by."""
-    clusters = [label.cluster or str(i) for i, label in enumerate(labels)]
-
-    def over(chosen: Sequence[int]) -> dict[str, Any]:
-        mean, interval = clustered_mean([float(right[i]) for i in chosen], [clusters[i] for i in chosen])
-        return {"accuracy": mean, "n": len(chosen), "interval": interval}
-
-    parts: dict[str, dict[str, Any]] = {}
-    for name in BROKEN_DOWN_BY:
-        members: dict[str | Real, list[int]] = {}
-        for i, label in enumerate(labels):
-            if isinstance(value := label.metadata.get(name), str | Real):
-                members.setdefault(value, []).append(i)
-        if members:
-            parts[name] = {str(value): over(members[value]) for value in sorted(members, key=_order)}
-    return {**over(range(len(labels))), "by": parts}
-
-
-def _order(value: str | Real) -> tuple[float, str]:
-    """Numbers by size, then everything else by name."""
-    return (float(value), "") if isinstance(value, Real) else (math.inf, str(value))
+    return pick(list(label_source(task, config.reward.loss).read(split, seed=config.seed)), count, seed=config.seed)
 
 
 def _learned_reward(samples: Sequence[Sample], rewards: Float[np.ndarray, "N 2"]) -> dict[str, Any]:

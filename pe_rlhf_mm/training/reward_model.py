@@ -16,6 +16,7 @@ from pe_rlhf_mm.data.images import Gallery
 from pe_rlhf_mm.data.processor import Processor
 from pe_rlhf_mm.errors import UserError
 from pe_rlhf_mm.models.model import Model
+from pe_rlhf_mm.rollout.load import load_run_role
 from pe_rlhf_mm.training.judged import judge
 from pe_rlhf_mm.training.reward import score
 from pe_rlhf_mm.types import Message, Rated, Reply
@@ -48,6 +49,12 @@ class RewardModel:
         asked = [Rated(messages, reply, 1.0) for messages, reply in zip(conversations, replies, strict=True)]
         examples = judge(asked, self.processor, gallery, room=1)
         return score(self.roles, self.processor, gallery, [example.rows for example in examples])[:, 0]
+
+
+def load_run_reward(run: str | Path) -> RewardModel:
+    """The reward model of a run folder, over the model that the run was of. Raises UserError if it has none."""
+    found = load_run_role(Path(run), "reward")
+    return RewardModel(found.model.processor, found.roles, f"{run}:reward")
 
 
 def load_reward(model: Model, folder: str | Path) -> RewardModel:

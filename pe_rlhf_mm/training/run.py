@@ -4,7 +4,7 @@ config.json     what was asked for, on what machine, and how it ended: always th
 metrics.jsonl   one line a step
 adapters/ROLE/  adapters in PEFT layout (mode `full`: whole weights), heads beside them
 samples.jsonl   test samples with the replies before and after RL;  images/ by content hash
-summary.json    the numbers;  report.html  the page
+summary.json    the numbers;  report.html, report.md  the page;  figures/  its plots, if asked for
 """
 
 from __future__ import annotations
@@ -110,7 +110,9 @@ class Run:
 
 def _remove_run(folder: Path) -> None:
     """Removes what a run wrote, and nothing else."""
-    for name in ("metrics.jsonl", "samples.jsonl", "summary.json", "report.html", "config.json"):
+    figures = ("figures/curves.png", "figures/stages.png", "figures/calibration.png")  # a user may keep others there
+    files = ("metrics.jsonl", "samples.jsonl", "summary.json", "report.html", "report.md", "config.json")
+    for name in (*figures, *files):
         (folder / name).unlink(missing_ok=True)
     for pattern in ("images/*.png", "adapters/*/*.safetensors", "adapters/*/adapter_config.json"):
         for path in folder.glob(pattern):

@@ -88,10 +88,11 @@ class EasyVQA:
         if split not in SPLITS:
             raise UserError(f"pe/easy-vqa has no split {split!r}; it has {', '.join(SPLITS)}")
         folder = data_folder() / ("test" if split == "test" else "train")
+        pictures = folder / "images"
         for number, (question, answer, image) in enumerate(json.loads((folder / "questions.json").read_text())):
             if split != "test" and held_out(image) != (split == "validation"):
                 continue
-            picture = Image(folder / "images" / f"{image}.png")
+            picture = Image(pictures / f"{image}.png")
             yield Sample(
                 id=f"{folder.name}-{number}",
                 messages=(Message("user", (picture, Text(question))),),
