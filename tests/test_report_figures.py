@@ -147,7 +147,10 @@ def test_numbers_that_cannot_be_drawn_break_no_figure(
     log = make_log(tmp_path / "log", {"mine": [1.0]}, win_rates=rates)
     (log / "results.json").write_text(json.dumps({"metrics": metrics, "win_rates": rates}))
     assert "values.png" in [path.name for path in write_evaluation_report(log, figures=True)]
-    folder = make_run(tmp_path / "run", summary=SUMMARY | {"sft": {"accuracy": odd, "interval": [odd, odd]}})
+    folder = make_run(
+        tmp_path / "run",
+        summary=SUMMARY | {"sft": {"accuracy": odd, "interval": [odd, odd]}, "evaluation": SUMMARY["rl"]},
+    )
     steps = [{"stage": "rl", "step": step, "success": odd, "entropy": 1.0, "kl": odd} for step in (1, 2, odd)]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(step) + "\n" for step in steps))
     assert "curves.png" in [path.name for path in write_report(folder, figures=True)]

@@ -267,6 +267,8 @@ class EvalReport:
     """The page, in place of report.html in LOG; its name ends in .html."""
     figures: bool = False
     """Write figures/*.png beside the page too (extra figures)."""
+    json: bool = False
+    """Print JSON."""
 
 
 def report(arguments: Sequence[str]) -> None:
@@ -275,5 +277,5 @@ def report(arguments: Sequence[str]) -> None:
     from pe_rlhf_mm.reports.evaluation_page import write_evaluation_report
 
     other, out = (None if given is None else Path(given) for given in (options.log_b, options.out))
-    for path in write_evaluation_report(Path(options.log), other, out, figures=options.figures):
-        print(path)
+    paths = [str(p) for p in write_evaluation_report(Path(options.log), other, out, figures=options.figures)]
+    print(to_json(paths) if options.json else "\n".join(paths))

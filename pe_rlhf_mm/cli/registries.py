@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import inspect
 import itertools
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
@@ -16,6 +15,7 @@ from pe_rlhf_mm import registry
 from pe_rlhf_mm.cli.arguments import parse
 from pe_rlhf_mm.cli.upsetting import length_of, notice
 from pe_rlhf_mm.errors import UserError
+from pe_rlhf_mm.json_files import to_json
 from pe_rlhf_mm.types import Image, Text
 
 SHOWN_CHARACTERS = 300
@@ -35,6 +35,8 @@ class Named:
 
     name: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="NAME")]
     """An id, or path.py:Class, or package.module:Class."""
+    json: bool = False
+    """Print JSON."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ class Show(Named):
 def _list(entries: registry.Registry, arguments: Sequence[str], prog: str) -> None:
     options = parse(Listing, arguments, prog=prog)
     rows = [{"id": id, "from": entries.owner(id)} for id in entries]
-    print(json.dumps(rows, indent=1) if options.json else "\n".join(f"{r['id']:<38} {r['from']}" for r in rows))
+    print(to_json(rows) if options.json else "\n".join(f"{r['id']:<38} {r['from']}" for r in rows))
 
 
 def list_tasks(arguments: Sequence[str]) -> None:
@@ -67,16 +69,24 @@ def show_task(arguments: Sequence[str]) -> None:
     task = registry.tasks.make(options.name)
     warning = "" if options.reveal else getattr(task, "upsetting", "")
     text_of = length_of if warning else str
-    rows = [("evaluators", ", ".join(task.evaluators))]
+    told: dict[str, Any] = {"evaluators": list(task.evaluators)}
     for sample in itertools.islice(task.samples("train"), 1):
-        rows += [("first sample", sample.id)]
-        rows += [(m.role, " ".join(_shown(part, text_of) for part in m.parts)) for m in sample.messages]
-        rows += [("target", length_of(str(sample.target)) if warning else repr(sample.target))]
-    print(registry.tasks.resolve(options.name))
-    print(f"  {(type(task).__doc__ or '').strip()}")
-    print("\n".join(f"  {what:<14}{text[:SHOWN_CHARACTERS]}" for what, text in rows))
-    if warning:
+        told["first sample"] = sample.id
+        told |= {m.role: " ".join(_shown(part, text_of) for part in m.parts) for m in sample.messages}
+        told["target"] = length_of(str(sample.target)) if warning else repr(sample.target)
+    _tell(registry.tasks.resolve(options.name), (type(task).__doc__ or "").strip(), told, as_json=options.json)
+    if warning and not options.json:
         print(f"\n{notice(warning)}")
+
+
+def _tell(id: str, documentation: str, told: Mapping[str, Any], *, as_json: bool) -> None:
+    if as_json:
+        print(to_json({"id": id, "documentation": documentation, **told}))
+        return
+    print(f"{id}\n{documentation}".replace("\n", "\n  "))
+    for what, value in told.items():
+        written = value if isinstance(value, str) else ", ".join(value)
+        print(f"  {what:<14}{written[:SHOWN_CHARACTERS]}")
 
 
 def _shown(part: Text | Image, text_of: Callable[[str], str]) -> str:
@@ -87,26 +97,24 @@ def _shown(part: Text | Image, text_of: Callable[[str], str]) -> str:
 
 def show_evaluator(arguments: Sequence[str]) -> None:
     """An evaluator's documentation, and what it must be given."""
-    name = parse(Named, arguments, prog="pe-rlhf evaluators show", description="One evaluator.").name
-    factory = registry.evaluators.factory(name)
-    print(registry.evaluators.resolve(name))
-    print(f"  {inspect.getdoc(factory) or ''}".replace("\n", "\n  "))
-    asked = registry.evaluators.asks(name)
-    if asked:
-        print(f"  asks for      {', '.join(f'--{option}' for option in asked).replace('_', '-')}")
-
-
-def _report(problems: list[str], name: str) -> None:
-    if problems:
-        raise UserError(f"{name} does not conform:\n  - " + "\n  - ".join(problems))
-    print(f"{name} conforms")
+    options = parse(Named, arguments, prog="pe-rlhf evaluators show", description="One evaluator.")
+    asked = [f"--{option.replace('_', '-')}" for option in registry.evaluators.asks(options.name)]
+    documentation = inspect.getdoc(registry.evaluators.factory(options.name)) or ""
+    told = {"asks for": asked} if asked else {}
+    _tell(registry.evaluators.resolve(options.name), documentation, told, as_json=options.json)
 
 
 def _check(kind: str, arguments: Sequence[str], check: Callable[[str], list[str]]) -> None:
-    name = parse(
+    options = parse(
         Named, arguments, prog=f"pe-rlhf {kind} check", description=f"Runs the conformance checks on one of the {kind}."
-    ).name
-    _report(check(name), name)
+    )
+    problems = check(options.name)
+    if options.json:
+        print(to_json({"id": options.name, "conforms": not problems, "problems": problems}))
+    if problems:
+        raise UserError(f"{options.name} does not conform:\n  - " + "\n  - ".join(problems))
+    if not options.json:
+        print(f"{options.name} conforms")
 
 
 def check_task(arguments: Sequence[str]) -> None:

@@ -124,7 +124,7 @@ def _row(run: RunRecord, stage: str) -> Row:
 
 def _bar(*shares: float) -> Bar | None:
     """None for what is no share, and would lie outside."""
-    return Bar(*(100 * share for share in shares))
+    return Bar(*(100 * share for share in shares)) if all(0 <= share <= 1 for share in shares) else None
 
 
 def _measure(run: RunRecord, stage: str) -> str:
