@@ -126,8 +126,8 @@ def test_what_is_shown_and_checked_is_json_too(here: Path) -> None:
     shown = json.loads(run(here, "tasks", "show", "mine.py:Colors", "--json").stdout)
     assert (shown["id"], shown["evaluators"]) == ("mine.py:Colors", ["pe/exact-match"])
     assert json.loads(run(here, "evaluators", "show", "pe/drift", "--json").stdout)["asks for"][0] == "--policy"
-    for name, conforms in (("pe/exact-match", True), ("mine.py:blue", False)):
-        done = run(here, "evaluators", "check", name, "--json")
+    for kind, name, conforms in (("evaluators", "pe/exact-match", True), ("tasks", "mine.py:Broken", False)):
+        done = run(here, kind, "check", name, "--json")
         told = json.loads(done.stdout)
         assert (told["conforms"], not told["problems"], done.returncode) == (conforms, conforms, 0 if conforms else 2)
 
