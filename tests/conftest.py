@@ -23,6 +23,9 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 # A shell makes what it starts in the background deaf to Ctrl-C, and so would be the processes that tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+# Programs are small here and run a few times, so most of the time would go into making them fast.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+
 # Many tests and the processes they start compile the same programs: each is compiled once a session.
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="compiled-")
