@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import random
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -33,6 +37,9 @@ class Echo:
             self.before(self.chunks)
         self.chunks += 1
         return [[str(messages[0].content)] for messages in asked]
+
+    def __call__(self, messages: Sequence[Message]) -> str:
+        return self.generate([messages])[0][0]
 
 
 @pytest.fixture(autouse=True)
@@ -138,3 +145,52 @@ def test_json_is_of_fields_and_what_is_not_finite_is_null() -> None:
     )
     with pytest.raises(TypeError):
         to_json({"a": b"bytes"})
+
+
+class Sayings:
+    """Something to say, for processes that are killed."""
+
+    evaluators = ("pe/exact-match",)
+
+    def samples(self, split: str, *, seed: int = 0) -> Iterator[Sample]:
+        for i in range(30):
+            yield Sample(f"sample-{i}", [Message("user", f"say {i}")], target=f"say {i}" if i % 3 else "nothing")
+
+    def environment(self) -> None:
+        return None
+
+    def solve(self, sample: Sample) -> None:
+        return None
+
+
+SCRIPT = """
+import sys, time
+import pe_rlhf_mm as pe
+from pe_rlhf_mm.evaluation import answering
+from test_eval_chunks import Echo
+answering.CHUNK = 3
+pe.evaluate("test_eval_chunks:Sayings", Echo(lambda chunk: time.sleep(0.03)), out=sys.argv[1])
+"""
+
+
+def test_killed_while_chunks_are_kept_beside_the_next_one_it_goes_on_and_tells_the_same(tmp_path: Path) -> None:
+    """SIGKILL at random moments: no line is lost, torn or written twice."""
+    paths = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parent.parent)])
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": paths}
+    command, rng = [sys.executable, "-c", SCRIPT, str(tmp_path / "log")], random.Random(0)
+    samples, known = tmp_path / "log" / "samples.jsonl", 0
+    for _ in range(6):
+        before = known
+        process = subprocess.Popen(command, env=environment)
+        while process.poll() is None and not (samples.exists() and samples.read_bytes().count(b"\n") > before):
+            time.sleep(0.002)
+        time.sleep(rng.uniform(0, 0.05))
+        process.kill()
+        process.wait()
+        known = samples.read_bytes().count(b"\n")
+    subprocess.run(command, env=environment, check=True)
+    assert [json.loads(line)["id"] for line in samples.read_text().splitlines()] == [f"sample-{i}" for i in range(30)]
+    whole = pe.evaluate(f"{__name__}:Sayings", Echo(), out=tmp_path / "whole")
+    assert whole.headline.value == 20 / 30
+    for name in ("scores.jsonl", "results.json"):
+        assert (tmp_path / "log" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
