@@ -152,8 +152,11 @@ def test_in_mode_full_whole_copies_are_taken_over(tmp_path: Path) -> None:
 def test_what_nobody_can_tell_is_a_dash_and_the_learned_reward_is_told(started: Path) -> None:
     summary = json.loads((started / "summary.json").read_text())
     assert [summary[name]["accuracy"] for name in ("sft", "rl", "reward_model", "gain")] == [None] * 4
-    assert summary["reward_model"] == {"accuracy": None, "n": 0, "interval": [None, None], "by": {}}
+    assert summary["reward_model"] == {
+        "accuracy": None, "n": 0, "interval": [None, None], "by": {}, "calibration": None,
+    }  # fmt: skip
     assert "reward_model" not in summary["stages"]
+    assert "The evaluator scored no reply." in (started / "report.md").read_text()
     assert np.isfinite([row["mean"] for row in summary["learned_reward"].values()]).all()
     text = " ".join((started / "report.html").read_text().split())
     assert "The evaluator scored no reply. The mean learned reward of the test replies was" in text
