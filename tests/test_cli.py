@@ -125,6 +125,7 @@ def test_a_task_is_shown_with_a_sample(here: Path) -> None:
 def test_what_is_shown_and_checked_is_json_too(here: Path) -> None:
     shown = json.loads(run(here, "tasks", "show", "mine.py:Colors", "--json").stdout)
     assert (shown["id"], shown["evaluators"]) == ("mine.py:Colors", ["pe/exact-match"])
+    assert [role for role, _ in shown["messages"]] == ["user"]
     assert json.loads(run(here, "evaluators", "show", "pe/drift", "--json").stdout)["asks for"][0] == "--policy"
     for kind, name, conforms in (("evaluators", "pe/exact-match", True), ("tasks", "mine.py:Broken", False)):
         done = run(here, kind, "check", name, "--json")

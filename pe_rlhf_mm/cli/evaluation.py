@@ -18,6 +18,7 @@ from pe_rlhf_mm.json_files import to_json
 if TYPE_CHECKING:
     from pe_rlhf_mm.evaluation.evaluate import Evaluation, Tick
     from pe_rlhf_mm.evaluation.given import Given
+    from pe_rlhf_mm.training.reward_model import RewardModel
 
 UNSCORED = 3
 """Exit code where more could not be scored than may be."""
@@ -42,11 +43,24 @@ class Aids:
         """What is named, loaded."""
         from pe_rlhf_mm.evaluation.given import Given
         from pe_rlhf_mm.judging.load import load_judge
-        from pe_rlhf_mm.training.reward_model import load_run_reward
 
         judge = None if self.judge is None else load_judge(self.judge, calls=self.judge_calls)
-        reward = None if self.reward is None else load_run_reward(self.reward)
-        return Given(judge, self.against, reward, self.anchor)
+        return Given(judge, self.against, self._reward(), self._anchor())
+
+    def _reward(self) -> RewardModel | None:
+        if self.reward is None:
+            return None
+        from pe_rlhf_mm.training.reward_model import load_run_reward
+
+        return load_run_reward(self.reward)
+
+    def _anchor(self) -> Any:
+        """Loaded once, however many tasks there are."""
+        if self.anchor is None:
+            return None
+        from pe_rlhf_mm.rollout.load import policy_from
+
+        return policy_from(self.anchor)
 
 
 @dataclass(frozen=True)

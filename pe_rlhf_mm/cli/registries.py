@@ -72,7 +72,7 @@ def show_task(arguments: Sequence[str]) -> None:
     told: dict[str, Any] = {"evaluators": list(task.evaluators)}
     for sample in itertools.islice(task.samples("train"), 1):
         told["first sample"] = sample.id
-        told |= {m.role: " ".join(_shown(part, text_of) for part in m.parts) for m in sample.messages}
+        told["messages"] = [(m.role, " ".join(_shown(part, text_of) for part in m.parts)) for m in sample.messages]
         told["target"] = length_of(str(sample.target)) if warning else repr(sample.target)
     _tell(registry.tasks.resolve(options.name), (type(task).__doc__ or "").strip(), told, as_json=options.json)
     if warning and not options.json:
@@ -84,7 +84,8 @@ def _tell(id: str, documentation: str, told: Mapping[str, Any], *, as_json: bool
         print(to_json({"id": id, "documentation": documentation, **told}))
         return
     print(f"{id}\n{documentation}".replace("\n", "\n  "))
-    for what, value in told.items():
+    rows = [row for name, value in told.items() for row in (value if name == "messages" else [(name, value)])]
+    for what, value in rows:
         written = value if isinstance(value, str) else ", ".join(value)
         print(f"  {what:<14}{written[:SHOWN_CHARACTERS]}")
 
