@@ -4,8 +4,9 @@
 
 Two comparisons, each of which takes its parts in turn, a round after the other; the first round is not counted.
 
-With a model: `generate` is tiny-vlm answering the questions and nothing else; `evaluate` scores the replies too; `log`
-writes a log besides, and `report` its page. The share that is not `generate` is what the harness costs.
+With a model: `generate` is tiny-vlm reading the questions and answering them, and nothing else; `eval run` is the
+command, which scores the replies too; with `--out` it writes a log besides, of which `eval report` makes a page. The
+share that is not `generate` is what the harness costs.
 
 With answers that are there at once: `evaluate` with a log of ours, and the same samples in inspect (if `inspect-ai` is
 installed): the same pictures from the same files, the same replies, exact match, a log with the pictures. So harnesses
@@ -15,9 +16,11 @@ alone are compared, and both must find the same share of replies right.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import functools
 import importlib.metadata
 import importlib.util
+import io
 import itertools
 import math
 import os
@@ -30,6 +33,7 @@ from pathlib import Path
 from typing import Any
 
 import pe_rlhf_mm as pe
+from pe_rlhf_mm.cli import main as cli
 from pe_rlhf_mm.evaluation.answering import CHUNK
 from pe_rlhf_mm.tasks.vqa.easy_vqa import EasyVQA
 from pe_rlhf_mm.types import Image, Message, Sample, Text
@@ -38,22 +42,25 @@ TASK = "pe/easy-vqa"
 MAX_TOKENS = 16
 
 
-def generate(samples: Sequence[Sample]) -> None:
+def questions(count: int) -> list[Sample]:
+    return list(itertools.islice(EasyVQA().samples("test"), count))
+
+
+def generate(count: int) -> None:
     """The model's work alone, in chunks as large as the harness takes."""
-    policy = pe.load_policy("tiny-vlm")
+    samples, policy = questions(count), pe.load_policy("tiny-vlm")
     for start in range(0, len(samples), CHUNK):
         policy.generate([sample.messages for sample in samples[start : start + CHUNK]], max_tokens=MAX_TOKENS)
 
 
-def evaluate(samples: Sequence[Sample], *, log: bool = False, report: bool = False) -> None:
-    """What `pe-rlhf eval run` does."""
-    with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder, "log") if log or report else None
-        pe.evaluate(TASK, "tiny-vlm", limit=len(samples), max_tokens=MAX_TOKENS, out=out)
+def evaluate(count: int, *, log: bool = False, report: bool = False) -> None:
+    """The command, in this process: it has been started already."""
+    asked = ["eval", "run", TASK, "--policy", "tiny-vlm", "--limit", str(count), "--max-tokens", str(MAX_TOKENS)]
+    said = io.StringIO()
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+        assert cli.run(asked + (["--out", f"{folder}/log"] if log or report else [])) == 0
         if report:
-            from pe_rlhf_mm.reports.evaluation_page import write_evaluation_report
-
-            write_evaluation_report(Path(folder, "log"))
+            assert cli.run(["eval", "report", f"{folder}/log"]) == 0
 
 
 def said_at_once(samples: Sequence[Sample]) -> dict[str, str]:
@@ -139,16 +146,16 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=9673)
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
-    samples = list(itertools.islice(EasyVQA().samples("test"), options.samples))
+    samples = questions(options.samples)
     versions = {name: importlib.metadata.version(name) for name in ("pe-rlhf-mm", "jax")}
     print(
         f"{len(samples)} samples, {os.cpu_count()} cores, {platform.machine()}, {platform.python_version()}, {versions}"
     )
     with_model = {
-        "generate": functools.partial(generate, samples),
-        "evaluate": functools.partial(evaluate, samples),
-        "evaluate, log": functools.partial(evaluate, samples, log=True),
-        "evaluate, log, report": functools.partial(evaluate, samples, report=True),
+        "generate": functools.partial(generate, len(samples)),
+        "eval run": functools.partial(evaluate, len(samples)),
+        "eval run --out": functools.partial(evaluate, len(samples), log=True),
+        "eval run --out, eval report": functools.partial(evaluate, len(samples), report=True),
     }
     compare(with_model, options.rounds, len(samples))
     replies = said_at_once(samples)

@@ -235,6 +235,21 @@ def test_pictures_are_kept_once_as_they_came(tmp_path: Path, monkeypatch: pytest
         assert (red.size, red.getpixel((0, 0))) == ((3, 2), (255, 0, 0))
 
 
+def test_a_picture_that_was_written_in_part_is_written_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a process leaves it that is killed within: the picture is there, and no line that names it."""
+    from PIL import Image as Pillow
+
+    Pillow.new("RGB", (4, 4), "blue").save(tmp_path / "blue.jpg")
+    monkeypatch.setenv("PICTURE", str(tmp_path / "blue.jpg"))
+    pe.evaluate(f"{__name__}:Shown", lambda messages: "red", out=tmp_path / "log")
+    pictures = {path: path.read_bytes() for path in (tmp_path / "log" / "images").iterdir()}
+    for path, content in pictures.items():
+        path.write_bytes(content[:-7])
+    (tmp_path / "log" / "samples.jsonl").write_bytes(b"")
+    pe.evaluate(f"{__name__}:Shown", lambda messages: "red", out=tmp_path / "log")
+    assert {path: path.read_bytes() for path in (tmp_path / "log" / "images").iterdir()} == pictures
+
+
 def clicks(messages: Sequence[Message]) -> str:
     ASKED.append("click")
     return "click 50 50"

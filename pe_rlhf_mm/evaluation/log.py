@@ -163,13 +163,13 @@ class EvalLog:
         return self._pictures[seen]
 
     def _written(self, content: bytes) -> str:
-        path = Path("images", hashlib.sha256(content).hexdigest())
-        if not (self.folder / path).exists():
-            (self.folder / "images").mkdir(exist_ok=True)
-            partial = self.folder / f"{path}.partial"
-            partial.write_bytes(content)
-            os.replace(partial, self.folder / path)
-        return str(path)
+        """A picture of which a killed process has left a part is shorter, and written again: no line names it yet."""
+        name = f"images/{hashlib.sha256(content).hexdigest()}"
+        path = os.path.join(self.folder, name)
+        if not os.path.exists(path) or os.path.getsize(path) != len(content):
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            Path(path).write_bytes(content)
+        return name
 
     def _step(self, step: Step) -> dict[str, Any]:
         return {
