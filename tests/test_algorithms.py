@@ -211,6 +211,37 @@ def test_returns_by_hand() -> None:
     assert advantages.returns_to_go(rewards, 0.0).tolist() == [[1, 2, 4]]
 
 
+def test_what_was_earned_above_the_others_by_hand() -> None:
+    """Returns 3, 0 and 6: the others of each earned 3, 4.5 and 1.5 in the mean."""
+    mask = jnp.array([[True, True], [True, False], [True, True]])
+    returns = jnp.array([[3.0, 2], [0, 0], [6, 5]])
+    above = advantages.above_the_others(returns, jnp.zeros((3, 2), int), mask)
+    assert above.tolist() == [[0, 0], [-4.5, -4.5], [4.5, 4.5]]
+
+
+def test_turns_are_measured_one_by_one_against_the_mean_turn_of_the_others() -> None:
+    """Two episodes, of two turns and of one: 1 and 5 against 2; then 2 against the mean of 1 and 5."""
+    mask = jnp.array([[True, True, True], [True, True, False]])
+    scope, returns = jnp.array([[0, 0, 1], [0, 0, -1]]), jnp.array([[1.0, 1, 5], [2, 2, 0]])
+    assert advantages.above_the_others(returns, scope, mask).tolist() == [[-1, -1, 3], [-1, -1, -1]]
+
+
+def test_what_is_masked_is_nobodys_baseline_and_one_alone_learns_nothing() -> None:
+    mask = jnp.array([[[True], [False], [True]], [[True], [False], [False]]])
+    returns = jnp.array([[[1.0], [jnp.nan], [3]], [[7], [8], [9]]])
+    above = advantages.above_the_others(returns, jnp.zeros((2, 3, 1), int), mask)
+    assert above.tolist() == [[[-2], [0], [2]], [[0], [0], [0]]]
+
+
+def test_above_the_others_is_the_same_in_any_order_and_with_anything_added() -> None:
+    returns, mask, scope = numbers(15, (5, 4, 3)), jnp.ones((5, 4, 3), bool), jnp.zeros((5, 4, 3), int)
+    above = advantages.above_the_others(returns, scope, mask)
+    order = jnp.array([2, 0, 3, 1])
+    np.testing.assert_allclose(advantages.above_the_others(returns[:, order], scope, mask), above[:, order], **ROUNDING)
+    np.testing.assert_allclose(advantages.above_the_others(returns + 100, scope, mask), above, atol=1e-4)
+    np.testing.assert_allclose(above.sum(axis=1), 0, atol=1e-5)
+
+
 @pytest.mark.parametrize("gamma", [1.0, 0.999, 0.9])
 def test_returns_equal_plain_loops(gamma: float) -> None:
     rewards = numbers(11, (3, 12))

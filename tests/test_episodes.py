@@ -86,13 +86,21 @@ def model() -> tuple[Processor, Roles]:
     return found.processor, made._replace(heads={**made.heads, "value": Head(jnp.zeros(128), jnp.float32(2.0))})
 
 
-def played(model: tuple[Processor, Roles], make: type = Echo, size: int = 4, **options: object) -> list[Played]:
+def played(
+    model: tuple[Processor, Roles],
+    make: type = Echo,
+    size: int = 4,
+    *,
+    temperature: float = 0.0,
+    key: int = 0,
+    **options: object,
+) -> list[Played]:
     processor, roles = model
-    sampling = Sampling(temperature=0.0, max_tokens=6)
+    sampling = Sampling(temperature=temperature, max_tokens=6)
     chosen = {"max_turns": 3, **options}
     with EnvPool(make, size) as pool:
         weights, gallery = roles.weights("policy"), Gallery(processor.config)
-        return play_episodes(processor, weights, gallery, pool, SAMPLES, sampling, jax.random.key(0), **chosen)
+        return play_episodes(processor, weights, gallery, pool, SAMPLES, sampling, jax.random.key(key), **chosen)
 
 
 def test_episodes_go_the_same_way_in_a_pool_of_any_size(model: tuple[Processor, Roles]) -> None:
@@ -121,11 +129,13 @@ def test_an_episode_that_outgrows_the_context_is_cut(model: tuple[Processor, Rol
     assert (last.truncated, last.terminated, last.info) == (True, False, {"out_of_context": True})
 
 
-def assess(model: tuple[Processor, Roles], found: list[Played], source: str = "task") -> tuple:
+def assess(
+    model: tuple[Processor, Roles], found: list[Played], source: str = "task", settings: RLConfig = SETTINGS
+) -> tuple:
     processor, roles = model
     rows = episodes.rows_of(processor.config, Gallery(processor.config), found)
-    how = {"sampling": SETTINGS.sampling, "source": source, "beta": SETTINGS.beta, "kl_in_return": True}
-    return rows, *episodes._assess(processor.config, roles, rows, **how)
+    settings = dataclasses.replace(settings, reward=source)
+    return rows, *episodes._assess(processor.config, settings, roles, rows)
 
 
 def test_what_is_earned_later_is_owed_to_every_token_before_it(model: tuple[Processor, Roles]) -> None:
@@ -140,6 +150,29 @@ def test_what_is_earned_later_is_owed_to_every_token_before_it(model: tuple[Proc
     assert float(metrics["earned"]) == pytest.approx(
         np.mean([sum(step.reward for step in p.outcome.steps) for p in found])
     )
+
+
+def test_by_rloo_an_episode_is_measured_against_the_others_of_its_sample(model: tuple[Processor, Roles]) -> None:
+    """Two rounds of four samples, the second by another key: A = 0.9 · (what it earned - what the other one did)."""
+    rounds = [played(model, key=key, temperature=1.0) for key in (0, 1)]
+    settings = dataclasses.replace(SETTINGS, algorithm="rloo", group=2)
+    rows, rollout, _ = assess(model, rounds[0] + rounds[1], settings=settings)
+    earned = np.array([[sum(step.reward for step in p.outcome.steps) for p in one] for one in rounds])
+    assert (earned[0] != earned[1]).any()
+    expected = 0.9 * np.concatenate([earned[0] - earned[1], earned[1] - earned[0]])
+    for row, advantage in enumerate(expected):
+        np.testing.assert_allclose(np.asarray(rollout.returns[row])[rows.mask[row]], advantage, atol=1e-6)
+
+
+def test_rloo_learns_from_episodes_and_has_no_value_model(model: tuple[Processor, Roles]) -> None:
+    processor, roles = model
+    without = roles._replace(heads={}, slots={name: slot for name, slot in roles.slots.items() if name != "value"})
+    settings = dataclasses.replace(SETTINGS, algorithm="rloo", group=3, prompts=3, steps=2, temperature=1.0)
+    with EnvPool(Echo, 4) as pool:
+        given = (without, processor, lambda: Gallery(processor.config), pool, SAMPLES, settings)
+        learned = episodes.reinforce_episodes(*given)
+    assert role_table.fingerprint(learned.pick("policy")) != role_table.fingerprint(learned.pick("sft"))
+    assert "value" not in {*learned.slots, *learned.heads}
 
 
 def test_a_cut_episode_is_worth_the_value_beyond_the_cut_and_an_ended_one_is_not(
@@ -199,7 +232,7 @@ def loss_of(model: tuple[Processor, Roles], found: list[Played]) -> float:
 
 def test_a_learned_reward_is_owed_to_the_tokens_of_its_own_turn() -> None:
     rewards, turn = jnp.array([0.0, 1.0, 0.0, 0.0, 5.0, 9.0]), jnp.array([0, 0, 1, 1, 1, -1])
-    found = advantages.returns_within_turns(rewards, turn)
+    found = advantages.returns_within(rewards, turn)
     np.testing.assert_allclose(found, [1, 1, 5, 5, 5, 9])
 
 

@@ -16,7 +16,7 @@ from pe_rlhf_mm.adapters import roles as role_table
 from pe_rlhf_mm.adapters.roles import BACKBONE, Roles, fingerprint
 from pe_rlhf_mm.data.images import Gallery
 from pe_rlhf_mm.data.processor import EncodedPrompt, Processor
-from pe_rlhf_mm.errors import TrainingDiverged
+from pe_rlhf_mm.errors import OutOfRange, TrainingDiverged
 from pe_rlhf_mm.rollout.settings import Sampling
 from pe_rlhf_mm.training import forward, reinforce
 from pe_rlhf_mm.training.config import RLConfig
@@ -116,13 +116,36 @@ def test_in_mode_full_only_the_copies_of_policy_and_value_move(words: Processor)
     assert len({fingerprint(after.copies[role]) for role in ("sft", "policy", "value")}) == 3
 
 
+@pytest.mark.parametrize("algorithm", ["reinforce", "rloo"])
 @pytest.mark.parametrize("placement", ["return", "loss"])
-def test_a_bandit_is_solved(words: Processor, placement: str) -> None:
-    settings = replace(SETTINGS, steps=60, kl=placement, max_tokens=2)
+def test_a_bandit_is_solved(words: Processor, algorithm: str, placement: str) -> None:
+    settings = replace(SETTINGS, algorithm=algorithm, steps=60, kl=placement, max_tokens=2)
     _, heard = run(words, random_roles("sft"), settings)
     rewards = [numbers["reward"] for numbers in heard.steps]
     assert np.mean(rewards[:3]) < 0.75
     assert np.mean(rewards[-5:]) > 0.9
+
+
+@pytest.mark.parametrize("start", [trained_sft, full_sft])
+def test_without_a_value_model_the_policy_alone_moves(words: Processor, start: Callable[[], Roles]) -> None:
+    before = start()
+    after, heard = run(words, before, replace(SETTINGS, algorithm="rloo", learning_rate=1e-3))
+    sft, anchor, policy = (fingerprint(after.weights(role)) for role in ("sft", "anchor", "policy"))
+    assert anchor == sft == fingerprint(before.weights("sft")) != policy
+    assert "value" not in {*after.slots, *after.copies, *after.heads}
+    assert not {"value_loss", "explained_variance"} & heard.steps[0].keys()
+
+
+def test_equal_rewards_of_a_group_leave_nothing_to_learn(words: Processor) -> None:
+    """Every advantage is 0, from the first step on: no value model has to find out first."""
+    settings = replace(SETTINGS, algorithm="rloo", beta=0.0)
+    after, _ = run(words, trained_sft(), settings, scorer=first_reward(1.0))
+    assert fingerprint(after.weights("policy")) == fingerprint(after.weights("sft"))
+
+
+def test_a_group_of_one_has_no_others() -> None:
+    with pytest.raises(OutOfRange, match="group must be at least 2 for rloo, not 1"):
+        replace(SETTINGS, algorithm="rloo", group=1)
 
 
 def test_a_penalty_of_everything_keeps_the_policy_near_its_anchor(words: Processor) -> None:

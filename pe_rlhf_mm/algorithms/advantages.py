@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
+
+from pe_rlhf_mm.algorithms import masked
 
 
 def on_last_token(rewards: Float[Array, "*n"], mask: Bool[Array, "*n T"]) -> Float[Array, "*n T"]:
@@ -33,12 +36,37 @@ def returns_to_go(rewards: Float[Array, "*n T"], gamma: float = 1.0) -> Float[Ar
     return jnp.einsum("...s,ts->...t", rewards, jnp.where(later >= 0, gamma ** jnp.maximum(later, 0), 0))
 
 
-def returns_within_turns(rewards: Float[Array, "*n T"], turn: Int[Array, "*n T"]) -> Float[Array, "*n T"]:
-    """Z[t] = Σ r[s] over s >= t of the same turn: every action of an episode answers for itself alone.
+def returns_within(rewards: Float[Array, "*n T"], scope: Int[Array, "*n T"]) -> Float[Array, "*n T"]:
+    """Z[t] = Σ r[s] over s >= t of the same scope.
 
-    For rewards that judge one action at a time, such as a 0/1 reward model of UI actions: summed over an episode they
-    would pay for long ones.
+    Of one scope they are the returns to go. Where every turn of an episode is a scope, every action answers for itself
+    alone: for rewards that judge one action at a time, such as a 0/1 reward model of UI actions, which would pay for
+    long episodes if they were summed over them.
     """
     steps = jnp.arange(rewards.shape[-1])
-    own = (turn[..., :, None] == turn[..., None, :]) & (steps[None, :] >= steps[:, None])
+    own = (scope[..., :, None] == scope[..., None, :]) & (steps[None, :] >= steps[:, None])
     return jnp.einsum("...s,...ts->...t", rewards, own.astype(rewards.dtype))
+
+
+def above_the_others(
+    returns: Float[Array, "*n G T"], scope: Int[Array, "*n G T"], mask: Bool[Array, "*n G T"]
+) -> Float[Array, "*n G T"]:
+    """RLOO: how much more a completion earned than the others of its prompt did in the mean.
+
+        A[i, t] = R[i] - 1/(G - 1) Σ_{j ≠ i} R[j],   R = the return of the whole scope that t is in
+
+    What the others earned does not depend on what this one chose, so the gradient stays unbiased, and a prompt that is
+    easy or hard for all of them weighs nothing. Of several scopes, such as turns that are rewarded one by one, R[j] is
+    the mean over those of j. Of masked completions nothing is known; one without others is worth nothing.
+
+    Kool et al. 2019 (Buy 4 REINFORCE samples, get a baseline for free); Ahmadian et al. 2024 (arXiv 2402.14740),
+    equation 7.
+    """
+    first = mask & (scope != jnp.roll(scope, 1, axis=-1)).at[..., 0].set(True)
+    places = jnp.where(first, jnp.arange(returns.shape[-1]), 0)
+    whole = jnp.take_along_axis(returns, jax.lax.cummax(places, axis=places.ndim - 1), axis=-1)
+    earned, known = masked.sequence_mean(returns, first), mask.any(axis=-1)
+    others = known.sum(axis=-1, keepdims=True) - known
+    total = jnp.where(known, earned, 0)
+    baseline = (total.sum(axis=-1, keepdims=True) - total) / jnp.maximum(others, 1)
+    return jnp.where((known & (others > 0))[..., None], whole - baseline[..., None], 0)

@@ -21,6 +21,11 @@ def sequence_sum(values: Float[Array, "*n T"], mask: Bool[Array, "*n T"]) -> Flo
     return jnp.where(mask, values, 0).sum(axis=-1)
 
 
+def sequence_mean(values: Float[Array, "*n T"], mask: Bool[Array, "*n T"]) -> Float[Array, "*n"]:
+    """Sum over the unmasked tokens of each sequence divided by their number; 0 where there are none."""
+    return sequence_sum(values, mask) / jnp.maximum(mask.sum(axis=-1), 1)
+
+
 def sequence_sum_mean(values: Float[Array, "*n T"], mask: Bool[Array, "*n T"]) -> Float[Array, ""]:
     """Sum over each sequence's tokens, then the mean over the sequences that have any; 0 when none has."""
     return sequence_sum(values, mask).sum() / jnp.maximum(mask.any(axis=-1).sum(), 1)

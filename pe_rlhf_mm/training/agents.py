@@ -31,6 +31,7 @@ from pe_rlhf_mm.training.examine import gain, numbers
 from pe_rlhf_mm.training.job import Job, attach
 from pe_rlhf_mm.training.judged import judge, label_source
 from pe_rlhf_mm.training.prepare import SPLITS, new_gallery
+from pe_rlhf_mm.training.reinforce import ALGORITHMS
 from pe_rlhf_mm.training.reward import Judged, train_reward_model
 from pe_rlhf_mm.training.reward_accuracy import examine_reward
 from pe_rlhf_mm.training.sft import sft_episodes
@@ -41,8 +42,8 @@ from pe_rlhf_mm.types import Sample, Task
 RATINGS = 4096
 """Ratings of the training split that are made where the settings say "all": making them takes playing, and some tasks
 never run out."""
-DIVERGENCE_SAMPLES = 64
-"""Samples that the divergence from the SFT policy is estimated on."""
+DIVERGENCE_EPISODES = 64
+"""Episodes that the divergence from the SFT policy is estimated on, or a few more."""
 
 
 class AgentData(NamedTuple):
@@ -60,6 +61,7 @@ def agent_stages(job: Job, pool: EnvPool, watch: Stopwatch) -> tuple[Roles, dict
     """SFT, reward model unless the task's own reward is used, RL and examination: the roles and the numbers."""
     model, config, start, run = job.model, job.config, job.start, job.run
     processor, given = model.processor, () if start is None else start.roles
+    learning = ALGORITHMS[config.rl.algorithm].roles
     with watch.of("demonstrations"):
         data = _prepare(job, pool)
     roles, gallery = attach(model, config), data.gallery
@@ -79,13 +81,13 @@ def agent_stages(job: Job, pool: EnvPool, watch: Stopwatch) -> tuple[Roles, dict
         run.save(roles, model.config, "reward")
 
     def monitor(now: Roles) -> float:
-        run.save(now, model.config, "policy", "value")
+        run.save(now, model.config, *learning)
         return _played(job, pool, now, "policy", data.validation).headline.value
 
     with watch.of("rl"):
         screens = functools.partial(new_gallery, model, config)
         roles = reinforce_episodes(roles, processor, screens, pool, data.samples, config.rl, monitor=monitor, **job.how)
-        run.save(roles, model.config, "policy", "value")
+        run.save(roles, model.config, *learning)
 
     with watch.of("evaluation"):
         return roles, _examine(job, pool, roles, data)
@@ -142,9 +144,9 @@ def _examine(job: Job, pool: EnvPool, roles: Roles, data: AgentData) -> dict[str
         found[name] = _played(job, pool, roles, role, samples)
         value = found[name].headline.value
         job.observer.step("evaluation", part, {name: value} if math.isfinite(value) else {})
-    some = pick(data.samples, DIVERGENCE_SAMPLES, seed=seed)
+    some = pick(data.samples, math.ceil(DIVERGENCE_EPISODES / config.rl.group), seed=seed)
     key, learned = jax.random.key(seed), config.rl.reward == "learned"
-    _, drawn = collect_episodes(processor, gallery, pool, roles, roles.pick("policy", "value"), some, config.rl, key)
+    _, drawn = collect_episodes(processor, gallery, pool, roles, roles.pick("policy"), some, config.rl, key)
     divergence = float(drawn["kl"])
     job.observer.step("evaluation", 3, {"kl": divergence})
     job.run.write_samples(_lines(job, samples, found))

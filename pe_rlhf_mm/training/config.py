@@ -132,8 +132,11 @@ class RewardConfig:
 
 @dataclass(frozen=True)
 class RLConfig:
-    """REINFORCE with a value baseline and a KL penalty to the SFT policy."""
+    """REINFORCE with a baseline and a KL penalty to the SFT policy."""
 
+    algorithm: Literal["reinforce", "rloo"] = "reinforce"
+    """What a completion must do better than: `reinforce`: what the value model expects of it, as in the paper. `rloo`:
+    what the others of its group earned; there is no value model then."""
     steps: int = 1000
     prompts: int = 128
     """Prompts of one iteration."""
@@ -166,6 +169,11 @@ class RLConfig:
         self._refuse_impossible_sampling()
         if not 0 <= self.beta <= 1:
             raise OutOfRange(f"RLConfig.beta must be in [0, 1], not {self.beta}")
+        if self.algorithm == "rloo" and self.group < 2:
+            raise OutOfRange(
+                f"RLConfig.group must be at least 2 for rloo, not {self.group}: a completion is measured against the "
+                "others of its prompt"
+            )
 
     def _refuse_impossible_sampling(self) -> None:
         try:

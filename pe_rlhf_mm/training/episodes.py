@@ -1,9 +1,9 @@
-"""REINFORCE over whole episodes: what `reinforce.py` does with completions, done with episodes of several turns.
+"""REINFORCE and RLOO over whole episodes: what `reinforce.py` does with completions, with episodes of several turns.
 
 An episode stands in a row as it was played, [read | reply | read | reply | ..], with others that fit beside it; a loss
 reads the tokens that the policy chose and no others. Returns run over the whole episode (γ = 1). An episode that the
-task ended earns nothing more; one that was cut from outside is worth what the value model expects beyond the cut. A
-lost episode is masked out and counted.
+task ended earns nothing more; one that was cut from outside is worth what the value model expects beyond the cut, or
+nothing more where there is none. A lost episode is masked out and counted.
 """
 
 from __future__ import annotations
@@ -30,11 +30,10 @@ from pe_rlhf_mm.envs.episode import ending, lost_by
 from pe_rlhf_mm.envs.pool import EnvPool
 from pe_rlhf_mm.models.config import VLMConfig
 from pe_rlhf_mm.rollout.episodes import Played, play_episodes
-from pe_rlhf_mm.rollout.settings import Sampling
 from pe_rlhf_mm.training import forward
 from pe_rlhf_mm.training.config import RLConfig
 from pe_rlhf_mm.training.observer import Observer, Silent
-from pe_rlhf_mm.training.reinforce import improve, objective
+from pe_rlhf_mm.training.reinforce import ALGORITHMS, improve, objective
 from pe_rlhf_mm.types import Outcome, Packed, Sample
 
 ROWS, TOKENS = 4, 64
@@ -123,34 +122,23 @@ def _cut(played: Played) -> bool:
     return last.truncated and not last.terminated and lost_by(played.outcome) is None
 
 
-Credit = Callable[[Float[Array, "N T"], Int[Array, "N T"]], Float[Array, "N T"]]
-"""From the reward of every token, and the turn it is of, to its return."""
+SCOPES: dict[str, Callable[[Int[Array, "N T"]], Int[Array, "N T"]]] = {"task": jnp.zeros_like, "learned": jnp.asarray}
+"""What a token answers for, by where the reward comes from. The task's own often comes at the end, and is for the whole
+episode; a learned one judges every turn."""
 
 
-def over_the_episode(rewards: Float[Array, "N T"], turn: Int[Array, "N T"]) -> Float[Array, "N T"]:
-    """Everything that is earned from a token on: for the task's own reward, which often comes at the end."""
-    return advantages.returns_to_go(rewards)
-
-
-CREDITS: dict[str, Credit] = {"task": over_the_episode, "learned": advantages.returns_within_turns}
-"""By where the reward comes from."""
-
-
-@functools.partial(jax.jit, static_argnames=("config", "sampling", "source", "beta", "kl_in_return"))
+@functools.partial(jax.jit, static_argnames=("config", "settings"))
 def _assess(
-    config: VLMConfig,
-    roles: Roles,
-    rows: Rows,
-    *,
-    sampling: Sampling,
-    source: str,
-    beta: float,
-    kl_in_return: bool,
+    config: VLMConfig, settings: RLConfig, roles: Roles, rows: Rows
 ) -> tuple[EpisodeRollout, dict[str, jax.Array]]:
-    """Returns of every chosen token, and the metrics of a rollout."""
+    """Returns of every chosen token, centred if the algorithm asks for it, and the metrics of a rollout.
+
+    The episodes of a sample are a whole round of samples apart.
+    """
+    source, beta, scope = settings.reward, settings.beta, SCOPES[settings.reward](rows.turn)
     packed, mask, by_episode = rows.packed, rows.mask, functools.partial(_by_episode, place=rows.place)
     policy_now, anchor = (
-        jax.tree.map(by_episode, forward.packed_policy(config, roles.weights(role), packed, sampling))
+        jax.tree.map(by_episode, forward.packed_policy(config, roles.weights(role), packed, settings.sampling))
         for role in ("policy", "anchor")
     )
     rewards = rows.rewards
@@ -159,9 +147,9 @@ def _assess(
         last = mask & (rows.turn != jnp.pad(rows.turn, ((0, 0), (0, 1)), constant_values=-1)[:, 1:])
         rewards = jnp.where(last, judged, 0)
     divergence = kl.k1(policy_now.full_logprobs, anchor.full_logprobs)
-    earned = (1 - beta) * rewards - (beta * jnp.where(mask, divergence, 0) if kl_in_return else 0)
-    returns = CREDITS[source](earned, rows.turn)
-    if source == "task":
+    earned = (1 - beta) * rewards - (beta * jnp.where(mask, divergence, 0) if settings.kl == "return" else 0)
+    returns = advantages.returns_within(earned, scope)
+    if source == "task" and "value" in roles.heads:
         ends = (packed, rows.ends)
         beyond = jax.lax.cond(
             rows.cut.any(),
@@ -169,6 +157,9 @@ def _assess(
             lambda: jnp.zeros(rows.cut.shape),
         )
         returns = returns + jnp.where(rows.cut, beyond, 0)[:, None]
+    if ALGORITHMS[settings.algorithm].centred:
+        grouped = (x.reshape(settings.group, -1, x.shape[-1]).swapaxes(0, 1) for x in (returns, scope, mask))
+        returns = advantages.above_the_others(*grouped).swapaxes(0, 1).reshape(returns.shape)
     known = mask.any(axis=-1)
     metrics = {
         "reward" if source == "learned" else "earned": masked.token_mean(masked.sequence_sum(rewards, mask), known),
@@ -191,9 +182,11 @@ def loss(
     key: jax.Array,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """As `reinforce.loss`, of episodes."""
-    roles, packed, how = roles.put(trainable), rollout.packed, forward.Pass(remat=remat)
+    values, roles, packed, how = None, roles.put(trainable), rollout.packed, forward.Pass(remat=remat)
     statistics = forward.packed_policy(config, roles.weights("policy"), packed, settings.sampling, how)
-    values, _ = forward.packed_values(config, roles.weights("value"), roles.heads["value"], packed, rollout.ends, how)
+    if "value" in trainable.heads:
+        ends = (packed, rollout.ends)
+        values, _ = forward.packed_values(config, roles.weights("value"), roles.heads["value"], *ends, how)
     statistics, values = jax.tree.map(lambda found: _by_episode(found, rollout.place), (statistics, values))
     return objective(settings, statistics, values, rollout.returns, rollout.anchor_logprobs, rollout.mask)
 
@@ -220,13 +213,11 @@ def collect_episodes(
     settings: RLConfig,
     key: jax.Array,
 ) -> tuple[EpisodeRollout, dict[str, Any]]:
-    """Plays an episode of every sample with the current policy and works out what is constant for the update."""
-    now = roles.put(trainable)
-    drawn = (processor, now.weights("policy"), gallery, pool, samples, settings.sampling, key)
+    """Plays a group of every sample with the current policy and works out what is constant for the update."""
+    now, rounds = roles.put(trainable), [*samples] * settings.group
+    drawn = (processor, now.weights("policy"), gallery, pool, rounds, settings.sampling, key)
     played = play_episodes(*drawn, max_turns=settings.max_turns)
-    how = {"sampling": settings.sampling, "source": settings.reward, "beta": settings.beta}
-    rows = rows_of(processor.config, gallery, played)
-    rollout, metrics = _assess(processor.config, now, rows, kl_in_return=settings.kl == "return", **how)
+    rollout, metrics = _assess(processor.config, settings, now, rows_of(processor.config, gallery, played))
     return rollout, {**metrics, **told([p.outcome for p in played])}
 
 
@@ -243,7 +234,7 @@ def reinforce_episodes(
     seed: int = 0,
     observer: Observer = Silent(),
 ) -> Roles:
-    """Trains the roles `policy` and `value` from the role `sft` on episodes of the samples, `group` of each one drawn.
+    """Trains the role `policy`, and `value` by REINFORCE, from the role `sft` on episodes of samples that are drawn.
 
     The reward is the task's own or, with `settings.reward` "learned", what the role `reward` says of each reply. Every
     rollout has a gallery of its own: its screens are never seen again, and all of them together fill any memory.
@@ -252,10 +243,9 @@ def reinforce_episodes(
 
     def choose() -> list[Sample]:
         chosen = rng.choice(len(samples), settings.prompts, replace=settings.prompts > len(samples))
-        # In the order of their clusters, and a sample's episodes a whole round apart: so many meet an environment that
-        # shows their page already, which poses the next problem in a moment.
-        alike = sorted((samples[i] for i in chosen.tolist()), key=lambda sample: sample.cluster or "")
-        return alike * settings.group
+        # In the order of their clusters: so many meet an environment that shows their page already, which poses the
+        # next problem in a moment.
+        return sorted((samples[i] for i in chosen.tolist()), key=lambda sample: sample.cluster or "")
 
     following = choose()
 

@@ -1,10 +1,11 @@
-"""REINFORCE with a value baseline and a KL penalty, as in the paper.
+"""REINFORCE with a baseline and a KL penalty, as in the paper.
 
     J(θ) = E[(1 - β) r(x, y) - β KL(π_θ(·|x) || anchor(·|x))]         PE-RLHF (arXiv 2403.10704), equation 1
 
 One iteration: draw completions from the policy; score them with the reward model; score their tokens with the policy
 and with the anchor; turn both into a return for every token (γ = 1); take one step on L_pg + L_v. The policy and the
 value model start as the SFT policy, which is also the anchor. No clipping, no ratio: the data are always on-policy.
+In place of the value model the others of a group can be the baseline, which is RLOO.
 """
 
 from __future__ import annotations
@@ -36,6 +37,19 @@ from pe_rlhf_mm.types import Completions, Prompts
 
 Scorer = Callable[[Roles, Prompts, Completions], Float[Array, "B G"]]
 """Scores drawn completions; the learned reward model unless a recipe is told otherwise."""
+
+
+class Algorithm(NamedTuple):
+    """The roles that are trained, and whether returns are centred within groups before the update.
+
+    Where there is a value model, the update subtracts what it says.
+    """
+
+    roles: tuple[str, ...]
+    centred: bool
+
+
+ALGORITHMS = {"reinforce": Algorithm(("policy", "value"), False), "rloo": Algorithm(("policy",), True)}
 
 
 class Rollout(NamedTuple):
@@ -98,47 +112,49 @@ def loss(
     rollout: Rollout,
     key: jax.Array,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """L_pg + L_v (+ β · penalty, where the KL term is part of the loss)."""
-    roles, mask = roles.put(trainable), rollout.completions.mask
+    """L_pg + L_v (+ β · penalty, where the KL term is part of the loss); without a value model there is no L_v."""
+    values, roles, mask = None, roles.put(trainable), rollout.completions.mask
     row, how = (rollout.prompts, rollout.completions), forward.Pass(remat=remat)
     statistics = forward.policy(config, roles.weights("policy"), *row, sampling, how)
-    values = forward.values(config, roles.weights("value"), roles.heads["value"], *row, how)
+    if "value" in trainable.heads:
+        values = forward.values(config, roles.weights("value"), roles.heads["value"], *row, how)
     return objective(settings, statistics, values, rollout.returns, rollout.anchor_logprobs, mask)
 
 
 def objective(
     settings: RLConfig,
     statistics: forward.PolicyStatistics,
-    values: Float[Array, "*n T"],
+    values: Float[Array, "*n T"] | None,
     returns: Float[Array, "*n T"],
     anchor_logprobs: Float[Array, "*n T"],
     mask: Bool[Array, "*n T"],
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """L_pg + L_v (+ β · penalty), of rows of completions or of episodes, and its metrics."""
-    policy_loss = losses.reinforce(statistics.logprobs, returns - values, mask)
-    value_loss = losses.value(values, returns, mask)
+    """L_pg + L_v (+ β · penalty), of rows of completions or of episodes, and its metrics.
+
+    `values`: what is subtracted from the returns; None where they are above a baseline already.
+    """
+    policy_loss = losses.reinforce(statistics.logprobs, returns if values is None else returns - values, mask)
     penalty = PLACEMENTS[settings.kl].penalty(statistics.full_logprobs, anchor_logprobs, mask)
-    unexplained = masked.token_variance(returns - values, mask)
-    metrics = {
-        "policy_loss": policy_loss,
-        "value_loss": value_loss,
-        "explained_variance": 1 - unexplained / jnp.maximum(masked.token_variance(returns, mask), 1e-8),
-        "entropy": masked.token_mean(statistics.entropy, mask),
-    }
-    return policy_loss + value_loss + settings.beta * penalty, metrics
+    metrics = {"policy_loss": policy_loss, "entropy": masked.token_mean(statistics.entropy, mask)}
+    loss = policy_loss + settings.beta * penalty
+    if values is None:
+        return loss, metrics
+    value_loss = losses.value(values, returns, mask)
+    unexplained = masked.token_variance(returns - values, mask) / jnp.maximum(
+        masked.token_variance(returns, mask), 1e-8
+    )
+    return loss + value_loss, {**metrics, "value_loss": value_loss, "explained_variance": 1 - unexplained}
 
 
-@functools.partial(jax.jit, static_argnames=("placement", "beta"))
+@functools.partial(jax.jit, static_argnames="settings")
 def _assess(
+    settings: RLConfig,
     sampled: Sampled,
     policy_now: forward.PolicyStatistics,
     anchor: forward.PolicyStatistics,
     rewards: Float[Array, "B G"],
-    *,
-    placement: str,
-    beta: float,
 ) -> tuple[Float[Array, "B G T"], dict[str, jax.Array]]:
-    """Returns of every token, and the metrics of a rollout."""
+    """Returns of every token, centred if the algorithm asks for it, and the metrics of a rollout."""
     mask = sampled.completions.mask
     divergence = kl.k1(policy_now.full_logprobs, anchor.full_logprobs)
     gap = jnp.where(mask, jnp.abs(sampled.logprobs - policy_now.logprobs), 0)
@@ -149,7 +165,10 @@ def _assess(
         "finished": sampled.finished.mean(),
         "sampler_gap": gap.max(),
     }
-    return PLACEMENTS[placement].returns(rewards, divergence, mask, beta), metrics
+    returns = PLACEMENTS[settings.kl].returns(rewards, divergence, mask, settings.beta)
+    if ALGORITHMS[settings.algorithm].centred:
+        returns = advantages.above_the_others(returns, jnp.zeros(mask.shape, int), mask)
+    return returns, metrics
 
 
 def learned_reward(config: VLMConfig) -> Scorer:
@@ -180,7 +199,7 @@ def collect(
         for role in ("policy", "anchor")
     )
     rewards = scorer(roles, prompts, sampled.completions)
-    returns, metrics = _assess(sampled, policy_now, anchor, rewards, placement=settings.kl, beta=settings.beta)
+    returns, metrics = _assess(settings, sampled, policy_now, anchor, rewards)
     return Rollout(prompts, sampled.completions, rewards, returns, anchor.full_logprobs), metrics
 
 
@@ -205,12 +224,13 @@ def _sizes(prompts: Sequence[EncodedPrompt], settings: RLConfig) -> Int[np.ndarr
 
 
 def optimizer_for(settings: RLConfig, trainable: Trainable) -> optax.GradientTransformation:
-    """Adam for the policy and for the value model, each with its own rate and its own gradient norm."""
+    """Adam for the policy and for the value model, if there is one, each with its own rate and gradient norm."""
     labels = Trainable(
         *({role: jax.tree.map(lambda _, r=role: r, tree) for role, tree in p.items()} for p in trainable)
     )
     rates = {"policy": settings.learning_rate, "value": settings.value_learning_rate}
-    return optax.partition({role: adam(rate, settings.steps) for role, rate in rates.items()}, labels)
+    roles = ALGORITHMS[settings.algorithm].roles
+    return optax.partition({role: adam(rates[role], settings.steps) for role in roles}, labels)
 
 
 def reinforce(
@@ -226,7 +246,7 @@ def reinforce(
     seed: int = 0,
     observer: Observer = Silent(),
 ) -> Roles:
-    """Trains the roles `policy` and `value` from the role `sft`, against `scorer` (the learned reward model).
+    """Trains the role `policy`, and `value` by REINFORCE, from the role `sft`, against `scorer` (the learned reward).
 
     It is given prompts and nothing else: no target, no demonstration. Raises TrainingDiverged at the first number that
     is not finite.
@@ -263,10 +283,14 @@ def improve(
 
     With a `monitor`, returns what scored best on it, the policy that RL began with included; otherwise the last.
     """
-    roles = roles.start("policy", "sft").start("anchor", "sft").start("value", "sft")
-    roles = roles.with_head("value", jnp.zeros(config.decoder.width))
+    learning = ALGORITHMS[settings.algorithm].roles
+    roles = roles.start("anchor", "sft")
+    for role in learning:
+        roles = roles.start(role, "sft")
+    if "value" in learning:
+        roles = roles.with_head("value", jnp.zeros(config.decoder.width))
     training_key, drawing_key = jax.random.split(jax.random.key(seed))
-    trainable = roles.pick("policy", "value")
+    trainable = roles.pick(*learning)
     optimizer = optimizer_for(settings, trainable)
     state = new_state(trainable, roles, optimizer, training_key)
 

@@ -37,7 +37,7 @@ from pe_rlhf_mm.training.observer import Observer, Observers
 from pe_rlhf_mm.training.prepare import prepare
 from pe_rlhf_mm.training.presets import settings_of
 from pe_rlhf_mm.training.progress import ProgressBar
-from pe_rlhf_mm.training.reinforce import reinforce
+from pe_rlhf_mm.training.reinforce import ALGORITHMS, reinforce
 from pe_rlhf_mm.training.reward import train_reward_model
 from pe_rlhf_mm.training.run import Run
 from pe_rlhf_mm.training.sft import sft
@@ -127,6 +127,7 @@ def _stages(job: Job, watch: Stopwatch) -> tuple[Roles, dict[str, Any]]:
     processor, given = model.processor, () if start is None else start.roles
     roles, data = attach(model, config), prepare(task, model, config, given=given)
     roles, gallery = roles if start is None else load_start(roles, start, model.config), data.gallery
+    learning = ALGORITHMS[config.rl.algorithm].roles
 
     if "sft" not in given:
         with watch.of("sft"):
@@ -141,13 +142,13 @@ def _stages(job: Job, watch: Stopwatch) -> tuple[Roles, dict[str, Any]]:
     run.save(roles, model.config, "reward")
 
     def monitor(now: Roles) -> float:
-        run.save(now, model.config, "policy", "value")
+        run.save(now, model.config, *learning)
         answers = answer(id, task, now, "policy", processor, data.validation, config.rl.max_tokens)
         return answers.evaluation.headline.value
 
     with watch.of("rl"):
         roles = reinforce(roles, processor, gallery, data.prompts, config.rl, monitor=monitor, **job.how)
-        run.save(roles, model.config, "policy", "value")
+        run.save(roles, model.config, *learning)
 
     with watch.of("evaluation"):
         return roles, examine(id, task, model, roles, config, run, observer)
