@@ -175,15 +175,16 @@ def test_rloo_learns_from_episodes_and_has_no_value_model(model: tuple[Processor
     assert "value" not in {*learned.slots, *learned.heads}
 
 
+@pytest.mark.parametrize("gamma", [1.0, 0.5])
 def test_a_cut_episode_is_worth_the_value_beyond_the_cut_and_an_ended_one_is_not(
-    model: tuple[Processor, Roles],
+    model: tuple[Processor, Roles], gamma: float
 ) -> None:
-    """Of two words one is asked for before the cut; the value head says 2 of everything."""
+    """Of two words one is asked for before the cut; the value head says 2 of everything, a turn away."""
     found = played(model, max_turns=1)
     assert [p.outcome.steps[-1].truncated for p in found] == [False, True, True, False]
-    rows, rollout, _ = assess(model, found)
+    rows, rollout, _ = assess(model, found, settings=dataclasses.replace(SETTINGS, gamma=gamma))
     for row, episode in enumerate(found):
-        beyond = 2.0 if episode.outcome.steps[-1].truncated else 0.0
+        beyond = 2.0 * gamma if episode.outcome.steps[-1].truncated else 0.0
         expected = 0.9 * episode.outcome.steps[1].reward + beyond
         np.testing.assert_allclose(np.asarray(rollout.returns[row])[rows.mask[row]], expected, atol=1e-6)
 
@@ -232,8 +233,19 @@ def loss_of(model: tuple[Processor, Roles], found: list[Played]) -> float:
 
 def test_a_learned_reward_is_owed_to_the_tokens_of_its_own_turn() -> None:
     rewards, turn = jnp.array([0.0, 1.0, 0.0, 0.0, 5.0, 9.0]), jnp.array([0, 0, 1, 1, 1, -1])
-    found = advantages.returns_within(rewards, turn)
+    found = advantages.returns_within(rewards, turn, turn)
     np.testing.assert_allclose(found, [1, 1, 5, 5, 5, 9])
+    assert advantages.returns_within(rewards, turn, turn, 0.5).tolist() == found.tolist()  # nothing within a turn
+
+
+def test_what_is_earned_a_turn_later_is_worth_less() -> None:
+    """Turns of 2, 1 and 2 tokens that earn 1, 2 and 8, at γ = 1/2: 1 + 2/2 + 8/4, then 2 + 8/2, then 8."""
+    rewards, turn = jnp.array([0.0, 1.0, 2.0, 0.0, 8.0, 0.0]), jnp.array([0, 0, 1, 2, 2, -1])
+    found = advantages.returns_within(rewards, jnp.zeros(6, int), turn, 0.5)
+    assert found.tolist() == [4, 4, 6, 8, 8, 0]
+    np.testing.assert_allclose(
+        advantages.returns_within(rewards, jnp.zeros(6, int), turn), advantages.returns_to_go(rewards)
+    )
 
 
 def test_every_reply_is_judged_as_if_it_were_the_last_one(model: tuple[Processor, Roles]) -> None:

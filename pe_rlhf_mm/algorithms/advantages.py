@@ -36,16 +36,20 @@ def returns_to_go(rewards: Float[Array, "*n T"], gamma: float = 1.0) -> Float[Ar
     return jnp.einsum("...s,ts->...t", rewards, jnp.where(later >= 0, gamma ** jnp.maximum(later, 0), 0))
 
 
-def returns_within(rewards: Float[Array, "*n T"], scope: Int[Array, "*n T"]) -> Float[Array, "*n T"]:
-    """Z[t] = Σ r[s] over s >= t of the same scope.
+def returns_within(
+    rewards: Float[Array, "*n T"], scope: Int[Array, "*n T"], turn: Int[Array, "*n T"], gamma: float = 1.0
+) -> Float[Array, "*n T"]:
+    """Z[t] = Σ γ^(turn[s] - turn[t]) r[s] over s >= t of the same scope.
 
-    Of one scope they are the returns to go. Where every turn of an episode is a scope, every action answers for itself
-    alone: for rewards that judge one action at a time, such as a 0/1 reward model of UI actions, which would pay for
-    long episodes if they were summed over them.
+    Of one scope they are the returns to go of an episode, discounted from turn to turn and not within one: with γ < 1
+    what is reached at the first try is worth more. Where every turn is a scope, every action answers for itself alone:
+    for rewards that judge one action at a time, such as a 0/1 reward model of UI actions, which would pay for long
+    episodes if they were summed over them.
     """
     steps = jnp.arange(rewards.shape[-1])
     own = (scope[..., :, None] == scope[..., None, :]) & (steps[None, :] >= steps[:, None])
-    return jnp.einsum("...s,...ts->...t", rewards, own.astype(rewards.dtype))
+    later = jnp.maximum(turn[..., None, :] - turn[..., :, None], 0)
+    return jnp.einsum("...s,...ts->...t", rewards, jnp.where(own, jnp.asarray(gamma, rewards.dtype) ** later, 0))
 
 
 def above_the_others(

@@ -146,6 +146,8 @@ class RLConfig:
     value_learning_rate: float = 1e-5
     beta: float = 0.05
     """J = E[(1 - beta) · reward - beta · KL]."""
+    gamma: float = 1.0
+    """What a reward is worth a turn earlier, of tasks that are played; the tokens of a turn are not discounted."""
     kl: Literal["return", "loss"] = "return"
     """Where the KL term acts: in every token's return (default), or as a differentiable term of the loss."""
     reward: Literal["learned", "task"] = "learned"
@@ -169,6 +171,8 @@ class RLConfig:
         self._refuse_impossible_sampling()
         if not 0 <= self.beta <= 1:
             raise OutOfRange(f"RLConfig.beta must be in [0, 1], not {self.beta}")
+        if not 0 < self.gamma <= 1:
+            raise OutOfRange(f"RLConfig.gamma must be above 0 and at most 1, not {self.gamma}")
         if self.algorithm == "rloo" and self.group < 2:
             raise OutOfRange(
                 f"RLConfig.group must be at least 2 for rloo, not {self.group}: a completion is measured against the "

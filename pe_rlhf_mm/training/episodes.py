@@ -1,7 +1,7 @@
 """REINFORCE and RLOO over whole episodes: what `reinforce.py` does with completions, with episodes of several turns.
 
 An episode stands in a row as it was played, [read | reply | read | reply | ..], with others that fit beside it; a loss
-reads the tokens that the policy chose and no others. Returns run over the whole episode (γ = 1). An episode that the
+reads the tokens that the policy chose and no others. Returns run over the whole episode. An episode that the
 task ended earns nothing more; one that was cut from outside is worth what the value model expects beyond the cut, or
 nothing more where there is none. A lost episode is masked out and counted.
 """
@@ -148,7 +148,7 @@ def _assess(
         rewards = jnp.where(last, judged, 0)
     divergence = kl.k1(policy_now.full_logprobs, anchor.full_logprobs)
     earned = (1 - beta) * rewards - (beta * jnp.where(mask, divergence, 0) if settings.kl == "return" else 0)
-    returns = advantages.returns_within(earned, scope)
+    returns = advantages.returns_within(earned, scope, rows.turn, settings.gamma)
     if source == "task" and "value" in roles.heads:
         ends = (packed, rows.ends)
         beyond = jax.lax.cond(
@@ -156,7 +156,8 @@ def _assess(
             lambda: forward.packed_values(config, roles.weights("value"), roles.heads["value"], *ends)[1],
             lambda: jnp.zeros(rows.cut.shape),
         )
-        returns = returns + jnp.where(rows.cut, beyond, 0)[:, None]
+        away = rows.turn.max(axis=-1, keepdims=True) + 1 - rows.turn
+        returns = returns + settings.gamma**away * jnp.where(rows.cut, beyond, 0)[:, None]
     if ALGORITHMS[settings.algorithm].centred:
         grouped = (x.reshape(settings.group, -1, x.shape[-1]).swapaxes(0, 1) for x in (returns, scope, mask))
         returns = advantages.above_the_others(*grouped).swapaxes(0, 1).reshape(returns.shape)
