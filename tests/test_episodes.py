@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from models import Heard
 
 from pe_rlhf_mm.adapters import roles as role_table
 from pe_rlhf_mm.adapters.roles import Head, Roles
@@ -309,10 +310,11 @@ def statistics(processor: Processor, roles: Roles, rows: episodes.Rows) -> np.nd
 
 def test_demonstrations_are_what_the_oracle_was_shown_and_replied(model: tuple[Processor, Roles]) -> None:
     processor, _ = model
-    gallery = Gallery(processor.config)
+    gallery, heard = Gallery(processor.config), Heard()
     with EnvPool(Echo, 2) as pool:
-        shown = demonstrate(EchoTask(), pool, SAMPLES)  # type: ignore[arg-type]
+        shown = demonstrate(EchoTask(), pool, SAMPLES, observer=heard)  # type: ignore[arg-type]
     assert [o.sample.id for o in shown] == ["s1", "s2", "s3"]
+    assert heard.steps == [{}] * 4  # of all that the oracle was asked about
     for outcome in shown:
         turns = transcript(outcome, processor, gallery, room=6)
         assert [processor.decode(turn.reply) for turn in turns] == list(outcome.sample.target)

@@ -330,7 +330,7 @@ def test_another_policy_of_the_same_name_is_refused(tmp_path: Path) -> None:
     pe.evaluate("pe/easy-vqa", tiny, limit=2, out=tmp_path / "log")
     state = jax.tree.map(lambda x: -x, tiny.weights.state)
     other = dataclasses.replace(tiny, weights=tiny.weights._replace(state=state))
-    with pytest.raises(UserError, match="its fingerprint is"):
+    with pytest.raises(UserError, match=r"its fingerprint is '\w+' \(of tiny-vlm\), and that .* \(of tiny-vlm\)"):
         pe.evaluate("pe/easy-vqa", other, limit=2, out=tmp_path / "log")
     renamed = dataclasses.replace(tiny, name="it has moved")
     assert len(pe.evaluate("pe/easy-vqa", renamed, limit=2, out=tmp_path / "log").outcomes) == 2

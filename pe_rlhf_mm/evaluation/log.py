@@ -86,9 +86,10 @@ class EvalLog:
         there = read_json(path) if path.exists() else {}
         for name in SAME:
             if name in self._facts and there.get(name, self._facts[name]) != self._facts[name]:
+                its, ours = (f"{facts[name]!r}{_whose(name, facts)}" for facts in (there, self._facts))
                 raise UserError(
-                    f"{self.folder} is the log of another evaluation: its {name} is {there[name]!r}, and that of this "
-                    f"one is {self._facts[name]!r}. Give another --out."
+                    f"{self.folder} is the log of another evaluation: its {name} is {its}, and that of this one is "
+                    f"{ours}. Give another --out."
                 )
 
     def outcomes(self, attempts: Sequence[Attempt]) -> dict[int, Outcome]:
@@ -280,6 +281,12 @@ def _locked(folder: Path) -> io.TextIOWrapper:
         said = f"another process is writing to {folder}. Wait until it has ended, or give another --out."
         raise UserError(said) from error
     return lock
+
+
+def _whose(name: str, facts: Mapping[str, Any]) -> str:
+    """Whose fingerprint it is: by itself it tells a reader nothing."""
+    policy = facts.get("policy", facts[name])
+    return f" (of {policy})" if name == "fingerprint" and policy != facts[name] else ""
 
 
 def _state_of(source: object) -> tuple[object, ...] | None:

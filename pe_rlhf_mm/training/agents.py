@@ -8,7 +8,6 @@ and chooses the checkpoint that is kept; the test split is met after all trainin
 from __future__ import annotations
 
 import functools
-import itertools
 import math
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -30,6 +29,7 @@ from pe_rlhf_mm.training.episodes import collect_episodes, reinforce_episodes
 from pe_rlhf_mm.training.examine import gain, numbers
 from pe_rlhf_mm.training.job import Job, attach
 from pe_rlhf_mm.training.judged import judge, label_source
+from pe_rlhf_mm.training.observer import counted
 from pe_rlhf_mm.training.prepare import SPLITS, new_gallery
 from pe_rlhf_mm.training.reinforce import ALGORITHMS
 from pe_rlhf_mm.training.reward import Judged, train_reward_model
@@ -37,7 +37,7 @@ from pe_rlhf_mm.training.reward_accuracy import examine_reward
 from pe_rlhf_mm.training.sft import sft_episodes
 from pe_rlhf_mm.training.start import load_start
 from pe_rlhf_mm.training.stopwatch import Stopwatch
-from pe_rlhf_mm.types import Sample, Task
+from pe_rlhf_mm.types import Sample
 
 RATINGS = 4096
 """Ratings of the training split that are made where the settings say "all": making them takes playing, and some tasks
@@ -108,20 +108,22 @@ def _prepare(job: Job, pool: EnvPool) -> AgentData:
     validation = pick(collect_samples(task, "validation", limit=None), config.rl.evaluation_samples, seed=seed)
     transcripts: list[Transcript] = []
     if "sft" not in given:
-        shown = demonstrate(task, pool, pick(samples, config.sft.demonstrations, seed=seed), seed=seed)
+        chosen = pick(samples, config.sft.demonstrations, seed=seed)
+        shown = demonstrate(task, pool, chosen, seed=seed, observer=job.observer)
         transcripts = [transcript(outcome, processor, gallery, room=config.rl.max_tokens) for outcome in shown]
     judged, held_out = [], []
     if config.rl.reward == "learned" and "reward" not in given:
         counts = {"train": config.reward.pairs or RATINGS, "validation": config.reward.validation_pairs}
         judged, held_out = (
-            judge(_labels(task, config.reward.loss, split, count, seed), processor, gallery, room=config.rl.max_tokens)
+            judge(_labels(job, split, count), processor, gallery, room=config.rl.max_tokens)
             for split, count in counts.items()
         )
     return AgentData(gallery, transcripts, judged, held_out, samples, validation)
 
 
-def _labels(task: Task, loss: str, split: str, count: int, seed: int) -> list[Label]:
-    return list(itertools.islice(label_source(task, loss).read(split, seed=seed), count))
+def _labels(job: Job, split: str, count: int) -> list[Label]:
+    labels = label_source(job.task, job.config.reward.loss).read(split, seed=job.config.seed)
+    return list(counted(job.observer, "ratings", labels, count))
 
 
 def _played(job: Job, pool: EnvPool, roles: Roles, role: str, samples: Sequence[Sample]) -> Evaluation:
@@ -162,9 +164,7 @@ def _examine(job: Job, pool: EnvPool, roles: Roles, data: AgentData) -> dict[str
 def _test_of_reward_model(job: Job, roles: Roles, gallery: Gallery) -> dict[str, Any]:
     config = job.config
     counts = {"test": config.test_samples or RATINGS, "validation": config.reward.validation_pairs}
-    labels, held_out = (
-        _labels(job.task, config.reward.loss, split, count, config.seed) for split, count in counts.items()
-    )
+    labels, held_out = (_labels(job, split, count) for split, count in counts.items())
     return examine_reward(roles, job.model.processor, gallery, labels, held_out)
 
 

@@ -12,17 +12,23 @@ from pe_rlhf_mm.data.transcript import Transcript, Turn, after
 from pe_rlhf_mm.envs.episode import Episode, lost_by
 from pe_rlhf_mm.envs.pool import EnvPool
 from pe_rlhf_mm.errors import UserError
+from pe_rlhf_mm.training.observer import Observer, Silent, counted
 from pe_rlhf_mm.types import Outcome, Sample, Task
 
 
-def demonstrate(task: Task, pool: EnvPool, samples: Sequence[Sample], *, seed: int = 0) -> list[Outcome]:
+def demonstrate(
+    task: Task, pool: EnvPool, samples: Sequence[Sample], *, seed: int = 0, observer: Observer = Silent()
+) -> list[Outcome]:
     """The oracle's episodes of the samples it can solve; lost ones, and those that earned nothing, are left out.
+
+    The observer hears of every sample that the oracle has looked at.
 
     Raises UserError where none is left: there is nothing to imitate.
     """
     # One page after the other: an environment that shows a page already poses its next problem in a moment.
     samples = sorted(samples, key=lambda sample: sample.cluster or "")
-    solved = [(sample, replies) for sample in samples if (replies := task.solve(sample))]
+    asked = counted(observer, "demonstrations", samples, len(samples))
+    solved = [(sample, replies) for sample in asked if (replies := task.solve(sample))]
     free: SimpleQueue[int] = SimpleQueue()
     for slot in range(pool.size):
         free.put(slot)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Mapping, Sequence
-from typing import Protocol
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Protocol, TypeVar
 
 from pe_rlhf_mm.errors import TrainingDiverged
+
+Thing = TypeVar("Thing")
 
 
 class Observer(Protocol):
@@ -18,6 +21,14 @@ class Observer(Protocol):
 
     def note(self, stage: str, step: int, metrics: Mapping[str, float]) -> None:
         """Something was measured beside the training, at that step."""
+
+
+def counted(observer: Observer, stage: str, things: Iterable[Thing], count: int) -> Iterator[Thing]:
+    """At most `count` of the things, each of which is a step of a stage when it has been dealt with."""
+    observer.begin(stage, count)
+    for number, thing in enumerate(itertools.islice(things, count), start=1):
+        yield thing
+        observer.step(stage, number, {})
 
 
 class Silent:

@@ -17,7 +17,14 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-LABELS = {"sft": "SFT", "reward_model": "Reward model", "rl": "RL", "evaluation": "Evaluation"}
+LABELS = {
+    "demonstrations": "Oracle plays",
+    "ratings": "Ratings",
+    "sft": "SFT",
+    "reward_model": "Reward model",
+    "rl": "RL",
+    "evaluation": "Evaluation",
+}
 SHOWN = ("loss", "accuracy", "validation_accuracy", "reward", "kl", "sft", "reward_model", "rl")
 
 

@@ -76,8 +76,9 @@ class Run:
     def begin(self, stage: str, steps: int) -> None: ...
 
     def step(self, stage: str, step: int, metrics: Mapping[str, float]) -> None:
-        line = {"stage": stage, "step": step, "seconds": round(self.seconds, 3), **metrics}
-        self._metrics.write(to_json(line, indent=None) + "\n")
+        if metrics:  # a step that measured nothing, as a demonstration, is for progress bars
+            line = {"stage": stage, "step": step, "seconds": round(self.seconds, 3), **metrics}
+            self._metrics.write(to_json(line, indent=None) + "\n")
 
     note = step
 

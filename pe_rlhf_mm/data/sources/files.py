@@ -32,7 +32,7 @@ def existing_file(path: Path) -> Path:
     if not path.is_file():
         raise UserError(f"{path} is a folder; expected a file." if path.is_dir() else f"{path} does not exist.")
     if path.stat().st_size == 0:
-        raise UserError(f"{path} is empty. Download it again.")
+        raise UserError(f"{path} is empty. Name another file, or download it again.")
     return path
 
 
