@@ -187,7 +187,7 @@ def test_ratings_in_packed_rows_have_the_loss_of_rows_of_their_own() -> None:
     (one, metrics), (other, same) = (
         loss(found.config, 0.0, False, judge.pick("reward"), judge, next(fed.batches), jax.random.key(0))
         for loss, fed in (
-            (reward.pointwise, reward.feed(found.processor, gallery, told, settings, seed=0)),
+            (reward.pointwise, reward.feed(found.processor, gallery, told, batch_size=6, seed=0)),
             (reward.packed_pointwise, reward.packed_feed(found.processor, gallery, told, packed, seed=0)),
         )
     )

@@ -1,4 +1,4 @@
-"""The loop that SFT and reward modelling share: draw a batch, take a step, tell the observer, keep the best."""
+"""The loop of SFT, reward models and preferences: draw a batch, take a step, tell the observer, keep the best."""
 
 from __future__ import annotations
 
@@ -26,25 +26,34 @@ def train(
     observer: Observer,
     validate: Callable[[Learned], float] | None = None,
     validate_every: int = 0,
+    validate_from: int = 1,
 ) -> Learned:
     """Trains for `steps` steps. With `validate`, returns what scored best on it; otherwise what came out last.
 
+    It is asked every so many steps and after the last; with `validate_from` 0, of what training begins with too.
     Raises TrainingDiverged at the first step whose loss or gradient is not finite.
     """
     observer.begin(stage, steps)
     observer.note(stage, 0, {"padding_share": fed.padding_share})
     state = new_state(trainable, roles, optimizer, key)
     best, best_score = None, float("-inf")
+
+    def validated(step: int) -> None:
+        nonlocal best, best_score
+        if validate is None or step < validate_from or (step % validate_every and step != steps):
+            return
+        score = validate(state.trainable)
+        observer.note(stage, step, {"validation_accuracy": score})
+        if score > best_score:  # a step gives the weights it was given away
+            best, best_score = jax.tree.map(jax.numpy.copy, state.trainable), score
+
+    validated(0)
     for step in range(1, steps + 1):
         state, metrics = train_step(state, roles, next(fed.batches), loss=loss, optimizer=optimizer)
         # Fetching the numbers also waits for the step: several CPU devices dead-lock if steps pile up.
         numbers = {name: float(value) for name, value in jax.device_get(metrics).items()}
         refuse_non_finite(stage, step, numbers)
         observer.step(stage, step, numbers)
-        if validate is not None and (step % validate_every == 0 or step == steps):
-            score = validate(state.trainable)
-            observer.note(stage, step, {"validation_accuracy": score})
-            if score > best_score:
-                best, best_score = jax.tree.map(jax.numpy.copy, state.trainable), score
+        validated(step)
     fed.batches.close()
     return state.trainable if best is None else best

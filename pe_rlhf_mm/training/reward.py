@@ -187,20 +187,26 @@ def _read(
 
 
 def feed(
-    processor: Processor, gallery: Gallery, examples: Sequence[Judged], settings: RewardConfig, *, seed: int
+    processor: Processor,
+    gallery: Gallery,
+    examples: Sequence[Judged],
+    *,
+    batch_size: int,
+    seed: int,
+    margin: float = 0.0,
 ) -> Fed[JudgedBatch]:
-    """Examples as endless batches of a few shapes. Raises UserError if there is none."""
+    """Examples as endless batches of a few shapes; `margin`: how much theirs count. UserError if there is none."""
 
     def collate(group: list[Judged], shape: Sequence[int]) -> JudgedBatch:
         read = _read(processor, gallery, [e.rows for e in group], shape)
-        margins = settings.margin * np.array([e.margin for e in group], np.float32)
+        margins = margin * np.array([e.margin for e in group], np.float32)
         return JudgedBatch(*read, np.array([e.labels for e in group], np.float32), margins)
 
     return bucketed(
         examples,
         _sizes([e.rows for e in examples]),
         collate,
-        batch_size=settings.batch_size,
+        batch_size=batch_size,
         seed=seed,
         what="pairs or ratings",
         # Prompts and completions of an example, as many in each.
@@ -285,7 +291,9 @@ def train_reward_model(
     if settings.packed_length:
         fed, objective = packed_feed(processor, gallery, examples, settings, seed=seed), packed_pointwise
     else:
-        fed, objective = feed(processor, gallery, examples, settings, seed=seed), LOSSES[settings.loss]
+        size, margin = settings.batch_size, settings.margin
+        fed = feed(processor, gallery, examples, batch_size=size, margin=margin, seed=seed)
+        objective = LOSSES[settings.loss]
     loss: Loss = functools.partial(objective, processor.config, settings.dropout, remat)
 
     def validate(trainable: Trainable) -> float:
