@@ -177,7 +177,7 @@ class Task(Protocol):
 
 @runtime_checkable
 class PreferenceTask(Task, Protocol):
-    """A task that also brings pairs to train a reward model on."""
+    """A task that also brings pairs to train a reward model, or the policy itself, on."""
 
     def preferences(self, split: str, *, seed: int = 0) -> Iterable[Preference]: ...
 

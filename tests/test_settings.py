@@ -153,7 +153,8 @@ def test_the_table_of_a_run_shows_dashes_for_what_is_not_known_and_no_zero_below
     costs = {"trainable_fraction": 0.05, "seconds": 1.0, "peak_rss_gib": 1.0}
     reward = {"mean": -0.25, "interval": unknown["interval"], "n": 1}
     costs["learned_reward"] = {"sft": reward, "rl": {**reward, "mean": 0.5}, "gain": {**reward, "mean": 0.75}}
-    summary = {"sft": unknown, "reward_model": unknown, "rl": {**unknown, "kl": -0.004}, "gain": unknown, **costs}
+    summary = {"method": "rlhf", "sft": unknown, "reward_model": unknown, "gain": unknown, **costs}
+    summary["rl"] = {**unknown, "kl": -0.004}
     lines = _table(summary, Path("run")).splitlines()
     assert [line.split() for line in lines[1:5]] == [
         ["SFT", "–", "–", "0"],

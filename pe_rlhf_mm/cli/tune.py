@@ -20,6 +20,7 @@ PROG = "pe-rlhf tune"
 class Tune:
     """SFT, then a reward model, then RL against the learned reward, then evaluation on test questions.
 
+    With --method dpo, ipo or slic the policy learns from the preference pairs themselves instead, right after SFT.
     A task may bring settings of its own: `pe-rlhf tune TASK --help` shows its defaults.
     """
 
@@ -29,7 +30,7 @@ class Tune:
     model: str = "tiny-vlm"
     """Name of a shipped model, or a checkpoint folder."""
     start_from: Path | None = None
-    """Run folder, of the same model, whose SFT policy and reward model are taken instead of training new ones."""
+    """Run folder, of the same model, whose SFT policy (and reward model) is taken instead of training a new one."""
     out: Path | None = None
     """Run folder; runs/<task>-<mode>-<seed> if not given."""
     overwrite: bool = False
@@ -67,20 +68,22 @@ def tune(arguments: Sequence[str]) -> None:
 
 def _table(summary: Mapping[str, Any], out: Path) -> str:
     from pe_rlhf_mm.evaluation.intervals import or_dash
+    from pe_rlhf_mm.reports.methods import METHODS
 
+    stage, tuned_by = METHODS[summary["method"]]
     lines = [f"{'':<14}{'accuracy':>9}   {'95 % interval':<18}{'n':>6}"]
-    for name, key in (("SFT", "sft"), ("reward model", "reward_model"), ("RL", "rl")):
+    for name, key in (("SFT", "sft"), ("reward model", "reward_model"), (tuned_by, stage)):
         row = summary[key]
         if row is not None:
             value = or_dash(row["accuracy"], ".1%")
             lines.append(f"{name:<14}{value:>9}   {row['interval'].text('.1%'):<16}{row['n']:>6}")
-    gain, played = summary["gain"], "episodes" in summary
-    lines.append(f"{'gain by RL':<14}{or_dash(gain['accuracy'], '+.1%'):>9}   {gain['interval'].text('+.1%')}")
-    if not played:
-        lines.append(_learned_reward(summary["learned_reward"]))
+    gain, played, reward = summary["gain"], "episodes" in summary, summary.get("learned_reward")
+    lines.append(f"{f'gain by {tuned_by}':<14}{or_dash(gain['accuracy'], '+.1%'):>9}   {gain['interval'].text('+.1%')}")
+    if reward is not None:
+        lines.append(_learned_reward(reward))
     # An estimate may fall below 0; -0.00, which z turns round, would look like a fault.
     lines.append(
-        f"KL to the SFT policy {summary['rl']['kl']:z.2f} nats {'an episode' if played else 'a reply'}; "
+        f"KL to the SFT policy {summary[stage]['kl']:z.2f} nats {'an episode' if played else 'a reply'}; "
         f"{summary['trainable_fraction']:.1%} of the weights trained; {summary['seconds']:.0f} s; "
         f"peak memory {summary['peak_rss_gib']:.2f} GiB"
     )

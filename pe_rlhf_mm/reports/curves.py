@@ -52,6 +52,12 @@ METRICS = (
     Metric("rl", "length", "RL: reply length", "tokens", "A drift often means that the reward is being gamed."),
     Metric("rl", "entropy", "RL: entropy", "nats per token", "Near zero, the policy no longer tries anything new."),
     Metric("rl", "sampler_gap", "RL: sampler-trainer gap", "nats", "Largest gap between their log-probabilities."),
+    Metric("preferences", CHECKED, "Preferences: validation accuracy", "%", "Held-out samples got right."),
+    Metric("preferences", "loss", "Preferences: loss", "a pair", "Of DPO, knowing nothing gives 0.693."),
+    Metric("preferences", "accuracy", "Preferences: pairs told apart", "%", "Whose better reply has gained more."),
+    Metric("preferences", "margin", "Preferences: margin", "nats", "By how much more the better reply has gained."),
+    Metric("preferences", "better", "Preferences: better reply", "nats", "Log-ratio to SFT; below 0, less likely."),
+    Metric("preferences", "worse", "Preferences: worse reply", "nats", "Log-ratio to SFT; below 0, less likely."),
 )
 
 

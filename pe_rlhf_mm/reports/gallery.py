@@ -1,4 +1,4 @@
-"""The cards of the gallery: test samples before and after RL, a few of each kind."""
+"""The cards of the gallery: test samples before and after the tuning, a few of each kind."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from pe_rlhf_mm.reports.methods import RLHF, Method
 from pe_rlhf_mm.reports.pictures import Album, inline_picture
 from pe_rlhf_mm.reports.records import Record, at, number, text
 from pe_rlhf_mm.reports.strips import Strip, strip, was_played
@@ -16,10 +17,9 @@ LIMIT_OF_EPISODES = 24
 """Fewer, since each has many pictures."""
 RIGHT_FROM = 0.5
 """The score from which a reply counts as right; most evaluators give 0 or 1."""
-POLICIES = {"sft": "SFT", "rl": "RL"}
 LABELS = {
-    "fixed": "Fixed by RL",
-    "broken": "Broken by RL",
+    "fixed": "Fixed by {}",
+    "broken": "Broken by {}",
     "both-right": "Both right",
     "both-wrong": "Both wrong",
     "unscored": "Not scored",
@@ -68,11 +68,11 @@ class Gallery(NamedTuple):
     style: str
 
 
-def choose_samples(folder: Path, samples: Sequence[Record]) -> Gallery:
+def choose_samples(folder: Path, samples: Sequence[Record], method: Method = RLHF) -> Gallery:
     """A choice of at most LIMIT samples, or LIMIT_OF_EPISODES, with all groups in it; the same at every call."""
     members: dict[str, list[Record]] = {group: [] for group in LABELS}
     for sample in samples:
-        members[_group_of(sample)].append(sample)
+        members[_group_of(sample, method)].append(sample)
     if not members["unscored"]:
         del members["unscored"]
     elif len(members["unscored"]) == len(samples):  # no evaluator could score any: the other kinds say nothing
@@ -81,13 +81,15 @@ def choose_samples(folder: Path, samples: Sequence[Record]) -> Gallery:
     limit = LIMIT_OF_EPISODES if played else LIMIT
     shares = _fair_shares({group: len(found) for group, found in members.items()}, limit)
     chosen = [(group, sample) for group, found in members.items() for sample in _spread(found, shares[group])]
-    groups = [Group(group, LABELS[group], len(found), shares[group]) for group, found in members.items()]
-    cards = [_card(folder, album, group, sample) for group, sample in chosen]
+    labels = {group: label.format(method.name) for group, label in LABELS.items()}
+    groups = [Group(group, labels[group], len(found), shares[group]) for group, found in members.items()]
+    policies = {"sft": "SFT", method.stage: method.name}
+    cards = [_card(folder, album, group, labels[group], sample, policies) for group, sample in chosen]
     return Gallery(len(samples), played, groups, cards, album.rules)
 
 
-def _group_of(sample: Record) -> str:
-    before, after = _right(sample, "sft"), _right(sample, "rl")
+def _group_of(sample: Record, method: Method) -> str:
+    before, after = _right(sample, "sft"), _right(sample, method.stage)
     return "unscored" if before is None or after is None else _GROUPS[before, after]
 
 
@@ -109,15 +111,15 @@ def _spread(samples: Sequence[Record], share: int) -> list[Record]:
     return [samples[i * len(samples) // share] for i in range(share)]
 
 
-def _card(folder: Path, album: Album, group: str, sample: Record) -> Card:
+def _card(folder: Path, album: Album, group: str, label: str, sample: Record, policies: Mapping[str, str]) -> Card:
     id, question, target = (text(sample, key) for key in ("id", "question", "target"))
-    card = Card(id, group, LABELS[group], question, target, None, (), ())
+    card = Card(id, group, label, question, target, None, (), ())
     if at(sample, "episodes") is not None:
-        episodes = [strip(album, sample, policy, label, _right(sample, policy)) for policy, label in POLICIES.items()]
+        episodes = [strip(album, sample, policy, name, _right(sample, policy)) for policy, name in policies.items()]
         return card._replace(strips=episodes)
     name = at(sample, "image")
     picture = inline_picture(folder, name) if isinstance(name, str) else None
-    return card._replace(picture=picture, replies=[_reply(sample, *policy) for policy in POLICIES.items()])
+    return card._replace(picture=picture, replies=[_reply(sample, *policy) for policy in policies.items()])
 
 
 def _reply(sample: Record, policy: str, label: str) -> Reply:

@@ -14,6 +14,7 @@ from pe_rlhf_mm.reports.curves import FRAME, draw_curves
 from pe_rlhf_mm.reports.figures import run_figures
 from pe_rlhf_mm.reports.folder import RunRecord, read_run
 from pe_rlhf_mm.reports.gallery import choose_samples
+from pe_rlhf_mm.reports.methods import method_of
 from pe_rlhf_mm.reports.records import Record, at, number, text
 from pe_rlhf_mm.reports.rendering import render, write_whole
 from pe_rlhf_mm.reports.rewards import reward_tables
@@ -39,10 +40,12 @@ def write_report(folder: Path, *, figures: bool = False) -> list[Path]:
 
 
 def _page(run: RunRecord) -> str:
-    gallery = choose_samples(run.folder, run.samples)
+    method = method_of(run.config)
+    gallery = choose_samples(run.folder, run.samples, method)
     values = {
         **_heading(run),
         "screens": Markup(gallery.style),
+        "tuned_by": method.name,
         "finished": run.finished,
         "headline": headline(run),
         "warnings": run.warnings,
@@ -82,7 +85,7 @@ def _facts(run: RunRecord) -> dict[str, str]:
     memory = number(run.summary, "peak_rss_gib")
     return {
         "Seed": text(run.summary, "seed") or text(run.config, "settings", "seed") or DASH,
-        "Weights trained by RL": percent(number(run.summary, "trainable_fraction")),
+        f"Weights trained by {method_of(run.config).name}": percent(number(run.summary, "trainable_fraction")),
         "Total time": duration(number(run.summary, "seconds")),
         "Peak memory": DASH if memory is None else f"{memory:.2f} GiB",
     }

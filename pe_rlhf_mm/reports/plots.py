@@ -21,7 +21,10 @@ LINE, MARGIN = 0.45, 0.9
 MOST_LINES = 24
 LONGEST_LABEL = 40
 BLUE, BROWN, GREEN, MUTED = "#2b62c4", "#a3550a", "#0b7566", "#59616e"
-COLOURS = {"": BLUE, "A": BLUE, "B": GREEN, "sft": BLUE, "reward_model": BROWN, "rl": GREEN, "evaluation": MUTED}
+COLOURS = {
+    **{"": BLUE, "A": BLUE, "B": GREEN},
+    **{"sft": BLUE, "reward_model": BROWN, "rl": GREEN, "preferences": GREEN, "evaluation": MUTED},
+}
 MARKERS = {"B": "s"}
 BESIDE = {"A": -0.18, "B": 0.18}
 """Where on a line the marks of two logs lie."""

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from pe_rlhf_mm.reports.folder import RunRecord
+from pe_rlhf_mm.reports.methods import STAGES, Method, method_of
 from pe_rlhf_mm.reports.records import Record, at, interval, number, text
 from pe_rlhf_mm.reports.strips import was_played
 from pe_rlhf_mm.reports.wording import DASH, SPACE, count, decimal, duration, gained, percent, points, reward
 
-STAGES = {"sft": "SFT", "reward_model": "Reward model", "rl": "RL", "evaluation": "Evaluation"}
-_SETTINGS = {"sft": "sft", "reward_model": "reward", "rl": "rl"}
+_SETTINGS = {"sft": "sft", "reward_model": "reward", "rl": "rl", "preferences": "preferences"}
 _ROLES = {"sft": "sft", "reward_model": "reward"}
 _ENDINGS = {
     "running": "it was still running when this page was written",
@@ -47,28 +48,29 @@ def headline(run: RunRecord) -> str:
     """What came out, in plain words."""
     if not run.finished:
         return _unfinished(run)
-    return _outcome(run.summary, "episodes" if was_played(run.samples) else "questions")
+    return _outcome(run.summary, method_of(run.config), "episodes" if was_played(run.samples) else "questions")
 
 
-def _outcome(summary: Record, kind: str) -> str:
-    before, after, gain = (number(summary, stage, "accuracy") for stage in ("sft", "rl", "gain"))
+def _outcome(summary: Record, method: Method, kind: str) -> str:
+    before, after, gain = (number(summary, stage, "accuracy") for stage in ("sft", method.stage, "gain"))
     if before is None or after is None:
-        return _outcome_by_reward(summary)
-    n = number(summary, "rl", "n")
+        return _outcome_by_reward(summary, method)
+    n = number(summary, method.stage, "n")
     where = f"on the test {kind}" if n is None else f"on {count(n)} test {kind}"
     gain = after - before if gain is None else gain
     ends = interval(summary, "gain", "interval")
-    sentence = f"Accuracy {where} was {percent(before)} after SFT and is {percent(after)} after RL: {points(gain)}"
+    sentence = f"Accuracy {where} was {percent(before)} after SFT and is {percent(after)} after {method.name}"
+    sentence = f"{sentence}: {points(gain)}"
     if ends is None:
         return f"{sentence} points."
     return f"{sentence} points (95{SPACE}% interval {points(ends[0])} to {points(ends[1])}).{doubt(*ends)}"
 
 
-def _outcome_by_reward(summary: Record) -> str:
+def _outcome_by_reward(summary: Record, method: Method) -> str:
     """What is left to say where replies cannot be called right or wrong."""
     before, after, gain = (number(summary, "learned_reward", name, "mean") for name in ("sft", "rl", "gain"))
     if before is None or after is None:
-        return "The run is finished, but its summary names no accuracy before and after RL."
+        return f"The run is finished, but its summary names no accuracy before and after {method.name}."
     sentence = (
         "The evaluator scored no reply. The mean learned reward of the test replies was "
         f"{reward(before)} after SFT and is {reward(after)} after RL: {gained(gain)} deviations of the reward model"
@@ -87,30 +89,38 @@ def doubt(low: float, high: float) -> str:
 def _unfinished(run: RunRecord) -> str:
     ending = _ENDINGS.get(text(run.config, "status"), "there is no summary")
     sentence = f"This run is unfinished: {ending}, {_place(run)}."
-    checks = [(number(line, "step"), number(line, "validation_accuracy")) for line in _of(run.metrics, "rl")]
+    stage, name = method_of(run.config)
+    checks = [(number(line, "step"), number(line, "validation_accuracy")) for line in _of(run.metrics, stage)]
     known = [(step, accuracy) for step, accuracy in checks if step is not None and accuracy is not None]
     if len(known) < 2:
         return sentence
     (first, before), (last, now) = min(known), max(known)
-    start = "before RL" if first == 0 else f"at RL step {count(first)}"
-    return f"{sentence} Validation accuracy was {percent(before)} {start} and {percent(now)} at RL step {count(last)}."
+    start = f"before {name}" if first == 0 else f"at {name} step {count(first)}"
+    found = f"Validation accuracy was {percent(before)} {start} and {percent(now)} at {name} step {count(last)}."
+    return f"{sentence} {found}"
 
 
 def _place(run: RunRecord) -> str:
-    stage = next((stage for stage in reversed(STAGES) if _of(run.metrics, stage)), None)
-    return "before the first step" if stage is None else f"in stage {STAGES[stage]} at step {_steps(run, stage)}"
+    names = _stages(run)
+    stage = next((stage for stage in reversed(names) if _of(run.metrics, stage)), None)
+    return "before the first step" if stage is None else f"in stage {names[stage]} at step {_steps(run, stage)}"
+
+
+def _stages(run: RunRecord) -> dict[str, str]:
+    """Those that the run's method has, and what they are called."""
+    return STAGES[method_of(run.config).stage]
 
 
 def stage_rows(run: RunRecord) -> list[Row]:
     """The stages in order, with what is known of each."""
-    return [_row(run, stage) for stage in STAGES]
+    return [_row(run, stage) for stage in _stages(run)]
 
 
 def _row(run: RunRecord, stage: str) -> Row:
     accuracy, ends = number(run.summary, stage, "accuracy"), interval(run.summary, stage, "interval")
     return Row(
         stage=stage,
-        label=STAGES[stage],
+        label=_stages(run)[stage],
         measure=_measure(run, stage),
         value=percent(accuracy),
         extra=_extra(run, stage),
@@ -158,7 +168,7 @@ def _seconds(run: RunRecord, stage: str) -> float | None:
     known = number(run.summary, "stages", stage)
     if known is not None or not _of(run.metrics, stage):
         return known
-    earlier = list(STAGES)[: list(STAGES).index(stage)]
+    earlier = itertools.takewhile(lambda other: other != stage, _stages(run))
     start = max((_last_second(run, other) for other in earlier), default=0.0)
     return _last_second(run, stage) - start
 

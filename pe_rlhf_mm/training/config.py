@@ -192,9 +192,43 @@ class RLConfig:
 
 
 @dataclass(frozen=True)
-class TuneConfig:
-    """SFT, reward model, RL, evaluation: one run."""
+class PreferenceConfig:
+    """DPO, IPO or SLiC on pairs of replies; the policy that does best on the validation split is kept.
 
+    Batch and beta are those of the DPO paper (arXiv 2305.18290, appendix B). How replies are drawn, and how many the
+    validation split is asked for, the section `rl` says.
+    """
+
+    steps: int = 1000
+    batch_size: int = 64
+    """Pairs of one step."""
+    learning_rate: float = 1e-5
+    beta: float = 0.1
+    """Of `dpo`, how dear it is to leave the SFT policy; of `ipo`, the better reply is to gain 1 / (2 beta) nats."""
+    delta: float = 1.0
+    """Of `slic`: by how many nats the better reply is to be likelier than the worse one (ours)."""
+    likelihood: float = 0.5
+    """Of `slic`: how much the likelihood of the better reply counts (ours)."""
+    labels: str = ""
+    """Train on the pairs of this file (`data/labels.py`) instead of the task's own."""
+    pairs: int = 0
+    """Use only so many pairs of the training split; 0 means all."""
+    evaluate_every: int = 100
+    """Steps from one evaluation on the validation split to the next."""
+
+    def __post_init__(self) -> None:
+        _refuse_other_types(self)
+        _positive(self, "steps", "batch_size", "learning_rate", "beta", "evaluate_every")
+        _not_negative(self, "delta", "likelihood", "pairs")
+
+
+@dataclass(frozen=True)
+class TuneConfig:
+    """SFT, reward model and RL, or SFT and preference optimisation; evaluation: one run."""
+
+    method: Literal["rlhf", "dpo", "ipo", "slic"] = "rlhf"
+    """`rlhf`: a reward model, and RL against it. `dpo`, `ipo`, `slic`: the policy learns from the pairs themselves,
+    without a reward model; only for tasks of one turn."""
     mode: Literal["lora", "full"] = "lora"
     """`lora`: adapters on one frozen backbone. `full`: every role trains its own copy of all weights."""
     quantize: Literal[Quantization, None] = None
@@ -204,6 +238,7 @@ class TuneConfig:
     sft: SFTConfig = field(default_factory=SFTConfig)
     reward: RewardConfig = field(default_factory=RewardConfig)
     rl: RLConfig = field(default_factory=RLConfig)
+    preferences: PreferenceConfig = field(default_factory=PreferenceConfig)
     test_samples: int = 0
     """Evaluate on so many test samples; 0 means all."""
     remat: bool = False

@@ -1,4 +1,4 @@
-"""The examination after training: test questions that no stage has seen, answered before and after RL."""
+"""The examination after training: test questions that no stage has seen, answered before and after the tuning."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from pe_rlhf_mm.data.processor import Processor
 from pe_rlhf_mm.evaluation.evaluate import Evaluation, collect_samples, summarize
 from pe_rlhf_mm.evaluation.intervals import clustered_mean
 from pe_rlhf_mm.models.model import Model
+from pe_rlhf_mm.reports.methods import METHODS
 from pe_rlhf_mm.rollout.policy import reply
 from pe_rlhf_mm.rollout.settings import Sampling
 from pe_rlhf_mm.training.config import TuneConfig
@@ -62,32 +63,37 @@ def answer(
 def examine(
     id: str, task: Task, model: Model, roles: Roles, config: TuneConfig, run: Run, observer: Observer
 ) -> dict[str, Any]:
-    """Tests the SFT policy, the reward model and the tuned policy; writes `samples.jsonl`; returns the numbers."""
-    processor, gallery = model.processor, new_gallery(model, config)
+    """Tests the SFT policy, the reward model and the tuned policy; writes `samples.jsonl`; returns the numbers.
+
+    Without a reward model, which only RL needs, what it would say is null.
+    """
+    processor, gallery, stage = model.processor, new_gallery(model, config), METHODS[config.method].stage
     samples = pick(collect_samples(task, "test", limit=None), config.test_samples, seed=config.seed)
     observer.begin("evaluation", PARTS)
     questions = ask(samples, processor, gallery, room=config.rl.max_tokens)
     found = {}
-    for part, (role, name) in enumerate((("sft", "sft"), ("policy", "rl")), start=1):
+    for part, (role, name) in enumerate((("sft", "sft"), ("policy", stage)), start=1):
         found[role] = answer(id, task, roles, role, processor, questions, config.rl.max_tokens)
         observer.step("evaluation", part, _known({name: found[role].evaluation.headline.value}))
 
-    labels = _labels(task, "test", config.test_samples, config)
-    held_out = _labels(task, "validation", config.reward.validation_pairs, config)
-    accuracy = examine_reward(roles, processor, gallery, labels, held_out)
-    observer.step("evaluation", 3, _known({"reward_model": accuracy["accuracy"]}))
+    accuracy, rewards = None, np.full((len(samples), 2), np.nan)
+    if config.method == "rlhf":
+        labels = _labels(task, "test", config.test_samples, config)
+        held_out = _labels(task, "validation", config.reward.validation_pairs, config)
+        accuracy = examine_reward(roles, processor, gallery, labels, held_out)
+        observer.step("evaluation", 3, _known({"reward_model": accuracy["accuracy"]}))
+        replies = zip(questions.prompts, found["sft"].tokens, found["policy"].tokens, strict=True)
+        rewards = score(roles, processor, gallery, [(Row(prompt, group),) for prompt, *group in replies])
 
-    replies = zip(questions.prompts, found["sft"].tokens, found["policy"].tokens, strict=True)
-    rewards = score(roles, processor, gallery, [(Row(prompt, group),) for prompt, *group in replies])
     divergence = mean_divergence(roles, processor, gallery, questions.prompts, config.rl, seed=config.seed)
     observer.step("evaluation", PARTS, {"kl": divergence.nats})
-    run.write_samples(_lines(questions, found["sft"], found["policy"], rewards, run))
+    run.write_samples(_lines(questions, {"sft": found["sft"], stage: found["policy"]}, rewards, run))
     return {
         "sft": numbers(found["sft"].evaluation),
         "reward_model": accuracy,
-        "rl": {**numbers(found["policy"].evaluation), "kl": divergence.nats, "kl_n": divergence.prompts},
+        stage: {**numbers(found["policy"].evaluation), "kl": divergence.nats, "kl_n": divergence.prompts},
         "gain": gain(found["sft"].evaluation, found["policy"].evaluation),
-        "learned_reward": _learned_reward(samples, rewards),
+        "learned_reward": None if accuracy is None else _learned_reward(samples, rewards),
     }
 
 
@@ -136,7 +142,7 @@ def gain(before: Evaluation, after: Evaluation) -> dict[str, Any]:
 
 
 def _lines(
-    questions: Questions, before: Answers, after: Answers, rewards: Float[np.ndarray, "N 2"], run: Run
+    questions: Questions, found: Mapping[str, Answers], rewards: Float[np.ndarray, "N 2"], run: Run
 ) -> Iterator[dict[str, Any]]:
     """One record a sample: the question, its picture, both replies with their rewards and scores."""
     paths: dict[int, str] = {}
@@ -157,6 +163,6 @@ def _lines(
                     "reward": round(float(rewards[i, column]), 4),
                     "score": answers.evaluation.scores[answers.evaluation.headline.evaluator][i].value,
                 }
-                for column, (name, answers) in enumerate((("sft", before), ("rl", after)))
+                for column, (name, answers) in enumerate(found.items())
             },
         }

@@ -1,4 +1,4 @@
-"""What was said of replies, by a task or in a file, to the encoded examples that a reward model is trained on."""
+"""What was said of replies, by a task or in a file, to the encoded examples that are trained on."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pe_rlhf_mm.data.images import Gallery
 from pe_rlhf_mm.data.labels import Label, fault, read_labels
 from pe_rlhf_mm.data.processor import EncodedPrompt, Processor, has_picture
 from pe_rlhf_mm.errors import PromptTooLong, UserError
-from pe_rlhf_mm.training.config import RewardConfig
+from pe_rlhf_mm.training.config import PreferenceConfig, RewardConfig
 from pe_rlhf_mm.training.reward import Judged, Row
 from pe_rlhf_mm.types import Message, Preference, PreferenceTask, Rated, RatedTask, Reply, Task
 
@@ -55,6 +55,40 @@ def training_labels(task: Task, settings: RewardConfig, *, seed: int) -> Sequenc
     if len({type(label) for label in labels}) == 1:
         return labels
     return [rating for label in labels for rating in as_ratings(label)]
+
+
+def pair_source(task: Task, method: str) -> LabelSource:
+    """The pairs of a task. Raises UserError if it has none."""
+    if not isinstance(task, PreferenceTask):
+        raise UserError(
+            f"{type(task).__name__} has no preferences(split, seed), and the method {method} learns from nothing else. "
+            "Name a file of pairs, --preferences.labels FILE, or take --method rlhf."
+        )
+    return LabelSource("preferences", task.preferences)
+
+
+def training_pairs(task: Task, settings: PreferenceConfig, method: str, *, seed: int) -> Sequence[Label]:
+    """Those of the file that the settings name, or the task's own: pairs of replies that a policy can write.
+
+    Raises UserError for ratings, and for replies with pictures.
+    """
+    if settings.labels:
+        labels = read_labels(settings.labels)
+    else:
+        labels = list(pair_source(task, method).read("train", seed=seed))
+    whose = settings.labels or type(task).__name__
+    if any(isinstance(label, Rated) for label in labels):
+        raise UserError(
+            f"{whose} has ratings, and the method {method} learns from preferences only. Leave them out, or take "
+            "--method rlhf with --reward.loss pointwise."
+        )
+    pairs = [label for label in labels if isinstance(label, Preference)]
+    if any(has_picture(reply) for pair in pairs for reply in (pair.chosen, pair.rejected)):
+        raise UserError(
+            f"{whose} has replies with pictures, which a policy cannot write, and the method {method} teaches it to "
+            "write what was chosen. A reward model can look at them: take --method rlhf."
+        )
+    return labels
 
 
 def as_ratings(label: Label) -> list[Rated]:

@@ -12,8 +12,16 @@ from pe_rlhf_mm.data.processor import EncodedPrompt, Processor
 from pe_rlhf_mm.errors import UserError
 from pe_rlhf_mm.evaluation.evaluate import check_evaluators, collect_samples
 from pe_rlhf_mm.models.model import Model
-from pe_rlhf_mm.training.config import RewardConfig, TuneConfig
-from pe_rlhf_mm.training.judged import judge, label_source, refuse_long_replies, training_labels
+from pe_rlhf_mm.training.config import TuneConfig
+from pe_rlhf_mm.training.judged import (
+    LabelSource,
+    judge,
+    label_source,
+    pair_source,
+    refuse_long_replies,
+    training_labels,
+    training_pairs,
+)
 from pe_rlhf_mm.training.reward import Judged
 from pe_rlhf_mm.training.sft import Demonstration
 from pe_rlhf_mm.types import Sample, Task
@@ -75,28 +83,36 @@ def _demonstrations(
     return [Demonstration(*row) for row in zip(prompts, replies, strict=True)]
 
 
-def _refuse_what_would_fail_later(task: Task, settings: RewardConfig, splits: Sequence[str], *, seed: int) -> None:
-    """The test split is met after all training: that it is empty, or cannot be scored, has to be said before.
-
-    `splits`: those whose labels are needed.
-    """
+def _refuse_what_would_fail_later(task: Task, *, seed: int) -> None:
+    """The test split is met after all training: that it is empty, or cannot be scored, has to be said before."""
     check_evaluators(task)
     for split in SPLITS:
         collect_samples(task, split, limit=1, seed=seed)
-        if split in splits:
-            kind, read = label_source(task, settings.loss)
-            if next(iter(read(split, seed=seed)), None) is None:
-                raise UserError(
-                    f"{type(task).__name__} has no {kind} in the split {split!r}; {kind}({split!r}) must yield one at "
-                    "least"
-                )
 
 
-def _labels(task: Task, settings: RewardConfig, *, seed: int) -> tuple[list[Label], list[Label]]:
-    """As many as are asked for, to train on and to validate on."""
-    training = training_labels(task, settings, seed=seed)
-    validation = list(label_source(task, settings.loss).read("validation", seed=seed))
+def _refuse_empty(task: Task, source: LabelSource, split: str, *, seed: int) -> None:
+    kind, read = source
+    if next(iter(read(split, seed=seed)), None) is None:
+        raise UserError(
+            f"{type(task).__name__} has no {kind} in the split {split!r}; {kind}({split!r}) must yield one at least"
+        )
+
+
+def _labels(task: Task, config: TuneConfig, *, seed: int) -> tuple[list[Label], list[Label]]:
+    """As many as are asked for, to train a reward model on and to validate it on."""
+    settings, source = config.reward, label_source(task, config.reward.loss)
+    for split in ("validation", "test") if settings.labels else SPLITS:
+        _refuse_empty(task, source, split, seed=seed)
+    training, validation = training_labels(task, settings, seed=seed), list(source.read("validation", seed=seed))
     return pick(training, settings.pairs, seed=seed), pick(validation, settings.validation_pairs, seed=seed)
+
+
+def _pairs(task: Task, config: TuneConfig, *, seed: int) -> tuple[list[Label], list[Label]]:
+    """As many as are asked for, to train a policy on; it is validated by what it replies."""
+    settings, method = config.preferences, config.method
+    if not settings.labels:
+        _refuse_empty(task, pair_source(task, method), "train", seed=seed)
+    return pick(training_pairs(task, settings, method, seed=seed), settings.pairs, seed=seed), []
 
 
 def prepare(task: Task, model: Model, config: TuneConfig, *, given: Collection[str] = ()) -> Data:
@@ -105,11 +121,11 @@ def prepare(task: Task, model: Model, config: TuneConfig, *, given: Collection[s
     Raises UserError for an empty split, PromptTooLong, ImageError.
     """
     processor, gallery, seed, room = model.processor, new_gallery(model, config), config.seed, config.rl.max_tokens
-    own_labels = [] if "reward" in given else ["validation", "test"] if config.reward.labels else [*SPLITS]
-    _refuse_what_would_fail_later(task, config.reward, own_labels, seed=seed)
+    _refuse_what_would_fail_later(task, seed=seed)
     training = collect_samples(task, "train", limit=None, seed=seed)
     validation = pick(collect_samples(task, "validation", limit=None), config.rl.evaluation_samples, seed=seed)
-    labels, held_out = ([], []) if "reward" in given else _labels(task, config.reward, seed=seed)
+    said_of = _labels if config.method == "rlhf" else _pairs
+    labels, held_out = ([], []) if "reward" in given else said_of(task, config, seed=seed)
     demonstrations: Sequence[Demonstration] = []
     if "sft" not in given:
         shown = pick(training, config.sft.demonstrations, seed=seed)

@@ -23,9 +23,10 @@ LABELS = {
     "sft": "SFT",
     "reward_model": "Reward model",
     "rl": "RL",
+    "preferences": "Preferences",
     "evaluation": "Evaluation",
 }
-SHOWN = ("loss", "accuracy", "validation_accuracy", "reward", "kl", "sft", "reward_model", "rl")
+SHOWN = ("loss", "accuracy", "validation_accuracy", "reward", "kl", "sft", "reward_model", "rl", "preferences")
 
 
 class ProgressBar:

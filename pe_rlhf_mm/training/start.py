@@ -1,4 +1,4 @@
-"""Going on from another run: its SFT policy and its reward model, for a task that has no data for them."""
+"""Going on from another run: its SFT policy, and its reward model where one is needed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SECTIONS: dict[str, type] = {"lora": LoraConfig, "sft": SFTConfig, "reward": Rew
 
 
 class Start(NamedTuple):
-    """What another run has to go on from: `roles` are "sft" and, unless it was stopped before, "reward"."""
+    """What another run has to go on from: `roles` are "sft" and, if it has that and this run needs it, "reward"."""
 
     run: Path
     task: str
@@ -48,7 +48,8 @@ def read_start(run: str | Path, model: str, config: TuneConfig) -> Start:
                 f"{run} was tuned with {name} {had[name]}, and this run is to have {name} {value}. Both must be the "
                 f"same: give --{name} {had[name]}, or start from another run."
             )
-    saved = [role for role in ("sft", "reward") if any((folder / "adapters" / role).glob("*.safetensors"))]
+    needed = ("sft", "reward") if config.method == "rlhf" else ("sft",)
+    saved = [role for role in needed if any((folder / "adapters" / role).glob("*.safetensors"))]
     if "sft" not in saved:
         raise UserError(f"{run} has no SFT policy to start from: it ended before that was trained.")
     return Start(folder, str(found["task"]), tuple(saved), settings)

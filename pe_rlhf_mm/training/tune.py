@@ -1,12 +1,14 @@
 """The whole job on one page: SFT, reward model, RL against the learned reward, examination against ground truth.
 
-A run may start from another one's SFT policy and reward model instead of training its own (`training/start.py`).
+Or, by another method: SFT, preference optimisation on the pairs themselves, and the same examination. A run may start
+from another one's SFT policy and reward model instead of training its own (`training/start.py`).
 
 Tasks that are played in an environment go another way (`training/agents.py`).
 
-Who sees what: SFT sees demonstrations of the training split; the reward model sees pairs of the training split; RL
-sees prompts of the training split and *nothing else*; the validation split draws the accuracy curve and chooses which
-checkpoint of the reward model and of the policy is kept; the test split is met after all training is over.
+Who sees what: SFT sees demonstrations of the training split; the reward model, or preference optimisation, sees pairs
+of the training split; RL sees prompts of the training split and *nothing else*; the validation split draws the accuracy
+curve and chooses which checkpoint of the reward model and of the policy is kept; the test split is met after all
+training is over.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from __future__ import annotations
 import dataclasses
 import resource
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -32,9 +34,10 @@ from pe_rlhf_mm.training.alarms import Alarms
 from pe_rlhf_mm.training.config import TuneConfig
 from pe_rlhf_mm.training.examine import answer, examine
 from pe_rlhf_mm.training.job import Job, attach
-from pe_rlhf_mm.training.judged import label_source
+from pe_rlhf_mm.training.judged import label_source, pair_source
 from pe_rlhf_mm.training.observer import Observer, Observers
-from pe_rlhf_mm.training.prepare import prepare
+from pe_rlhf_mm.training.preferences import optimize_preferences
+from pe_rlhf_mm.training.prepare import Data, prepare
 from pe_rlhf_mm.training.presets import settings_of
 from pe_rlhf_mm.training.progress import ProgressBar
 from pe_rlhf_mm.training.reinforce import ALGORITHMS, reinforce
@@ -56,7 +59,7 @@ def tune(
     overwrite: bool = False,
     quiet: bool = False,
 ) -> dict[str, Any]:
-    """Tunes a model on a task by PE-RLHF and returns the run's summary; everything is kept in the folder `out`.
+    """Tunes a model on a task and returns the run's summary; everything is kept in the folder `out`.
 
     Without `config` the task's own settings are used, or the paper's. With `start_from`, the folder of a run of the
     same model, the SFT policy and the reward model come from there, with the settings they were trained with; what that
@@ -71,10 +74,9 @@ def tune(
         if Path(out).resolve() == start.run:
             raise UserError(f"{out} is the run to start from, and would be overwritten. Give another --out.")
         config = inherited(config, start)
-    if config.rl.reward == "learned" and (start is None or "reward" not in start.roles):
-        label_source(instance, config.reward.loss)  # or there is nothing to train a reward model on
     pool = pool_of(instance, config.rl.environments)
-    _refuse_unearned_reward(instance, config, played=pool is not None)
+    _refuse_other_turns(instance, config, played=pool is not None)
+    _refuse_without_labels(instance, config, given=() if start is None else start.roles)
     loaded = load_model(model, quantize=config.quantize)
     loaded = dataclasses.replace(loaded, processor=RememberingProcessor(loaded.processor))
     values: dict[str, Any] = {"task": id, "model": lasting_name(model), "settings": dataclasses.asdict(config)}
@@ -94,12 +96,26 @@ def _observers(run: Run, bar: ProgressBar | None) -> Observer:
     return Observers([run, Alarms(run.warn)] if bar is None else [run, bar, Alarms(run.warn, bar.warn)])
 
 
-def _refuse_unearned_reward(task: Task, config: TuneConfig, *, played: bool) -> None:
+def _refuse_other_turns(task: Task, config: TuneConfig, *, played: bool) -> None:
+    if config.method != "rlhf" and played:
+        raise UserError(
+            f"{type(task).__name__} is played in an environment, and the method {config.method} is for tasks of one "
+            "turn: its pairs are of single replies. Take --method rlhf."
+        )
     if config.rl.reward == "task" and not played:
         raise UserError(
             f"{type(task).__name__} is not played in an environment, so there is no reward of its own; leave rl.reward "
             "at learned."
         )
+
+
+def _refuse_without_labels(task: Task, config: TuneConfig, *, given: Collection[str]) -> None:
+    """Or there is nothing to train a reward model, or the policy, on."""
+    if config.method != "rlhf":
+        if not config.preferences.labels:
+            pair_source(task, config.method)
+    elif config.rl.reward == "learned" and "reward" not in given:
+        label_source(task, config.reward.loss)
 
 
 def lasting_name(model: str | Path) -> str:
@@ -122,36 +138,61 @@ def _ending(run: Run) -> Iterator[None]:
 
 
 def _stages(job: Job, watch: Stopwatch) -> tuple[Roles, dict[str, Any]]:
-    """SFT, reward model, RL and examination of a task of one turn: the roles at the end, and the numbers."""
+    """SFT, what the method makes of it, and examination, of a task of one turn: the last roles, and the numbers."""
     id, task, model, config, start, run, observer = job
-    processor, given = model.processor, () if start is None else start.roles
+    given = () if start is None else start.roles
     roles, data = attach(model, config), prepare(task, model, config, given=given)
-    roles, gallery = roles if start is None else load_start(roles, start, model.config), data.gallery
-    learning = ALGORITHMS[config.rl.algorithm].roles
+    roles = roles if start is None else load_start(roles, start, model.config)
 
     if "sft" not in given:
         with watch.of("sft"):
-            dropout = config.lora.dropout
-            roles = sft(roles, processor, gallery, data.demonstrations, config.sft, dropout=dropout, **job.how)
+            shown, dropout = data.demonstrations, config.lora.dropout
+            roles = sft(roles, model.processor, data.gallery, shown, config.sft, dropout=dropout, **job.how)
     run.save(roles, model.config, "sft")
 
-    if "reward" not in given:
-        with watch.of("reward_model"):
-            labels = (data.judged, data.validation_judged)
-            roles = train_reward_model(roles, processor, gallery, *labels, config.reward, **job.how)
-    run.save(roles, model.config, "reward")
-
-    def monitor(now: Roles) -> float:
-        run.save(now, model.config, *learning)
-        answers = answer(id, task, now, "policy", processor, data.validation, config.rl.max_tokens)
-        return answers.evaluation.headline.value
-
-    with watch.of("rl"):
-        roles = reinforce(roles, processor, gallery, data.prompts, config.rl, monitor=monitor, **job.how)
-        run.save(roles, model.config, *learning)
+    roles = (_by_reward if config.method == "rlhf" else _by_preferences)(job, roles, data, watch)
 
     with watch.of("evaluation"):
         return roles, examine(id, task, model, roles, config, run, observer)
+
+
+def _by_reward(job: Job, roles: Roles, data: Data, watch: Stopwatch) -> Roles:
+    """A reward model, unless it was trained elsewhere, and RL against it."""
+    model, config, run, processor = job.model, job.config, job.run, job.model.processor
+    if job.start is None or "reward" not in job.start.roles:
+        with watch.of("reward_model"):
+            labels = (data.judged, data.validation_judged)
+            roles = train_reward_model(roles, processor, data.gallery, *labels, config.reward, **job.how)
+    run.save(roles, model.config, "reward")
+
+    with watch.of("rl"):
+        learning = ALGORITHMS[config.rl.algorithm].roles
+        monitor = _monitor(job, data, *learning)
+        roles = reinforce(roles, processor, data.gallery, data.prompts, config.rl, monitor=monitor, **job.how)
+        run.save(roles, model.config, *learning)
+    return roles
+
+
+def _by_preferences(job: Job, roles: Roles, data: Data, watch: Stopwatch) -> Roles:
+    """Preference optimisation on the pairs themselves."""
+    config, processor, monitor = job.config, job.model.processor, _monitor(job, data, "policy")
+    with watch.of("preferences"):
+        how = (config.method, config.preferences)
+        roles = optimize_preferences(roles, processor, data.gallery, data.judged, *how, monitor=monitor, **job.how)
+        job.run.save(roles, job.model.config, "policy")
+    return roles
+
+
+def _monitor(job: Job, data: Data, *learning: str) -> Callable[[Roles], float]:
+    """Saves what is being trained, and scores the policy on the validation split."""
+    id, task, model, config, *_ = job
+
+    def monitor(now: Roles) -> float:
+        job.run.save(now, model.config, *learning)
+        answers = answer(id, task, now, "policy", model.processor, data.validation, config.rl.max_tokens)
+        return answers.evaluation.headline.value
+
+    return monitor
 
 
 def _summary(job: Job, watch: Stopwatch, roles: Roles, results: dict[str, Any]) -> dict[str, Any]:
@@ -159,6 +200,7 @@ def _summary(job: Job, watch: Stopwatch, roles: Roles, results: dict[str, Any]) 
         "task": job.id,
         "model": job.model.name,
         "mode": job.config.mode,
+        "method": job.config.method,
         "seed": job.config.seed,
         "start_from": job.start and job.start.remembered(),
         **results,

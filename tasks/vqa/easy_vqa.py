@@ -16,7 +16,7 @@ from pathlib import Path
 
 from pe_rlhf_mm.errors import UserError
 from pe_rlhf_mm.registry import register_task
-from pe_rlhf_mm.training.config import RewardConfig, RLConfig, SFTConfig, TuneConfig
+from pe_rlhf_mm.training.config import PreferenceConfig, RewardConfig, RLConfig, SFTConfig, TuneConfig
 from pe_rlhf_mm.types import Image, Message, Preference, Sample, Text
 
 SHAPES = ("rectangle", "circle", "triangle")
@@ -81,6 +81,7 @@ class EasyVQA:
             evaluate_every=25,
             evaluation_samples=512,
         ),
+        preferences=PreferenceConfig(steps=300, learning_rate=2e-3, beta=0.3, evaluate_every=25),
     )
 
     def samples(self, split: str, *, seed: int = 0) -> Iterator[Sample]:
