@@ -130,7 +130,7 @@ class Registry(Generic[Entry]):
                 article = "an" if name[0] in "aeiou" else "a"
                 raise UserError(
                     f"the {self.kind} {reference} needs {article} {name}, and none was given"
-                    + (f": --{name} on the command line, {name}=.. in Python." if name in offered else ".")
+                    + (f": --{name} on the command line, given=Given({name}=..) in Python." if name in offered else ".")
                 )
         return functools.partial(factory, **given)
 

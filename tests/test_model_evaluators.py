@@ -153,6 +153,20 @@ def test_what_is_no_reward_model_is_refused_before_anything_is_asked() -> None:
 # --- calibration ------------------------------------------------------------------------------------------------
 
 
+def test_a_function_has_no_drift_and_is_asked_nothing() -> None:
+    asked: list[object] = []
+
+    def says_yes(messages: object) -> str:
+        asked.append(messages)
+        return "yes"
+
+    with pytest.raises(
+        UserError, match=r"pe/drift reads probabilities, and a function as policy has none\. Name a run"
+    ):
+        pe.evaluate("pe/easy-vqa", says_yes, limit=2, evaluators=["pe/drift"], given=Given(anchor=anchor()))
+    assert asked == []
+
+
 def test_calibration_by_hand() -> None:
     """0.62 and 0.68 came true once: 0.65 said, 0.5 seen. 0.9 and 1.0 share the last bin, and came true: 0.05 off."""
     found = calibration(np.array([0.62, 0.9, 0.68, 1.0]), np.array([1.0, 1.0, 0.0, 1.0]))

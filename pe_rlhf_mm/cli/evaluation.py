@@ -109,7 +109,7 @@ def run(arguments: Sequence[str]) -> int:
     if len(set(ids)) < len(ids) or not ids:
         raise UserError("name one task at least, and each of them once: pe-rlhf eval run TASK .. --policy POLICY")
     given, policy, found = options.load(), policy_from(options.policy), []
-    gc.freeze()  # or every full collection walks all that was imported, which adds a tenth to what the harness costs
+    gc.freeze()  # or every full collection walks all that was imported
     with ProgressBar() as bar:
         for id in ids:
             tick = None if options.json else bar.counter("evaluation" if len(ids) == 1 else id)

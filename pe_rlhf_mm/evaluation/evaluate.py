@@ -243,6 +243,7 @@ def evaluate(
     with contextlib.nullcontext() if out is None else EvalLog(Path(out), facts) as log:
         chosen = policy_from(policy)
         refuse_equal_tries(chosen, repeats, temperature)
+        _refuse_function(chosen, by)
         if log is not None:
             log.begin(facts_of(chosen))
         ask = partial(
@@ -297,6 +298,16 @@ def _chosen(
                 "such as --evaluator pe/judge-win-rate."
             )
     return chosen
+
+
+def _refuse_function(policy: Policy | PolicyFunction, evaluators: Sequence[str]) -> None:
+    """Raises UserError for a function where an evaluator reads the probabilities of the policy."""
+    for reference in evaluators:
+        if "policy" in registry.evaluators.asks(reference) and not hasattr(policy, "generate"):
+            raise UserError(
+                f"the evaluator {reference} reads probabilities, and a function as policy has none. Name a run folder "
+                "or a model as the policy, or leave the evaluator out."
+            )
 
 
 def rescore(
