@@ -61,7 +61,7 @@ def write_evaluation_report(
 
 @contextmanager
 def _nothing_collected() -> Iterator[None]:
-    """Hundreds of thousands of small things are made for a page, and all are kept: to search them takes up to a fifth."""
+    """Hundreds of thousands of small things are made for a page, all of them kept: there is no garbage to look for."""
     collecting = gc.isenabled()
     gc.disable()
     try:
