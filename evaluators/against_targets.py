@@ -26,5 +26,5 @@ def score_each(outcomes: Sequence[Outcome], compare: Compare) -> list[Score]:
 def _score(outcome: Outcome, compare: Compare) -> Score:
     targets = targets_of(outcome.sample)
     if not targets:
-        return Score(None, f"sample {outcome.sample.id} has no target")
+        return Score(None, "the sample has no target")
     return compare(outcome.replies[-1] if outcome.replies else "", targets)

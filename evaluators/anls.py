@@ -56,5 +56,7 @@ def _score(reply: str, targets: Sequence[str]) -> Score:
 class ANLS:
     """Likeness of the last reply to the most similar target, 0 below one half."""
 
+    bounds = (0.0, 1.0)
+
     def score(self, outcomes: Sequence[Outcome], *, seed: int = 0) -> list[Score]:
         return score_each(outcomes, _score)

@@ -23,6 +23,8 @@ class ClickInBox:
     Parts, 0 or 1: "unparsable"; "type", the reply clicks a point at all.
     """
 
+    bounds = (0.0, 1.0)
+
     def score(self, outcomes: Sequence[Outcome], *, seed: int = 0) -> list[Score]:
         return [_score(outcome) for outcome in outcomes]
 
@@ -30,7 +32,7 @@ class ClickInBox:
 def _score(outcome: Outcome) -> Score:
     target = outcome.sample.target
     if not isinstance(target, ClickTarget):
-        return Score(None, f"the target of sample {outcome.sample.id} is no ClickTarget")
+        return Score(None, "the sample's target is no ClickTarget")
     reply = outcome.replies[-1] if outcome.replies else ""
     try:
         action = codec(target.dialect).parse(reply, target.size)

@@ -17,13 +17,15 @@ def extract_answer(reply: str) -> str:
 class ExactMatch:
     """1 if the last reply equals the target (or one of a list of targets), otherwise 0."""
 
+    bounds = (0.0, 1.0)
+
     def score(self, outcomes: Sequence[Outcome], *, seed: int = 0) -> list[Score]:
         return [self._score(outcome) for outcome in outcomes]
 
     def _score(self, outcome: Outcome) -> Score:
         target = outcome.sample.target
         if target is None:
-            return Score(None, f"sample {outcome.sample.id} has no target")
+            return Score(None, "the sample has no target")
         targets = [target] if isinstance(target, str) or not isinstance(target, Iterable) else list(target)
         said = extract_answer(outcome.replies[-1]) if outcome.replies else ""
         right = said in {extract_answer(str(t)) for t in targets}

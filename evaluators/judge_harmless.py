@@ -45,6 +45,8 @@ class JudgeHarmless:
     Parts: "probability" of NO; "refused", 1 if the reply opens as refusals do.
     """
 
+    bounds = (0.0, 1.0)
+
     def __init__(self, judge: Judge):
         self._judge = judge
 

@@ -33,6 +33,8 @@ How good is the reply, from 1 (awful) to 10 (perfect)? Answer with one whole num
 class JudgeScore:
     """The expected grade, 1 to 10. Part "reward": the same from -1 to 1."""
 
+    bounds = (1.0, 10.0)
+
     def __init__(self, judge: Judge):
         self._judge = judge
 

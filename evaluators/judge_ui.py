@@ -38,6 +38,8 @@ Did the agent act correctly for its task? Answer with YES or NO, and nothing els
 class JudgeUI:
     """1 if the judge finds YES, correct, likelier than NO, otherwise 0. Part "probability": that of YES."""
 
+    bounds = (0.0, 1.0)
+
     def __init__(self, judge: Judge):
         self._judge = judge
 

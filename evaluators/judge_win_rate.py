@@ -44,6 +44,8 @@ class JudgeWinRate:
     template = BETTER
     """What is asked; a class of your own may ask otherwise, with the same fields."""
 
+    bounds = (0.0, 1.0)
+
     def __init__(self, judge: Judge, against: Mapping[str, Sequence[str]] | None = None):
         self._judge, self._against = judge, against
 

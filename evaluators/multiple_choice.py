@@ -51,6 +51,8 @@ class MultipleChoice:
     letter of none of them.
     """
 
+    bounds = (0.0, 1.0)
+
     def score(self, outcomes: Sequence[Outcome], *, seed: int = 0) -> list[Score]:
         return [_score(outcome) for outcome in outcomes]
 
@@ -59,10 +61,10 @@ def _score(outcome: Outcome) -> Score:
     sample = outcome.sample
     choices, targets = sample.metadata.get("choices"), targets_of(sample)
     if isinstance(choices, str) or not isinstance(choices, Sequence) or not 2 <= len(choices) <= len(LETTERS):
-        return Score(None, f"sample {sample.id} has no list of 2 to {len(LETTERS)} texts in metadata['choices']")
+        return Score(None, f"the sample has no list of 2 to {len(LETTERS)} texts in metadata['choices']")
     offered = LETTERS[: len(choices)]
     if not targets or not all(target in tuple(offered) for target in targets):
-        return Score(None, f"the target of sample {sample.id} is {sample.target!r}; expected a letter of {offered}")
+        return Score(None, f"the target is {sample.target!r}; expected a letter of {offered}")
     reply = outcome.replies[-1] if outcome.replies else ""
     said = choice_of(reply, [str(text) for text in choices])
     read = "could not be read" if said is None else f"is {said}"

@@ -52,5 +52,7 @@ def _score(reply: str, targets: Sequence[str]) -> Score:
 class RelaxedAccuracy:
     """1 if the last reply is a number within 5 % of a target, or its text, otherwise 0."""
 
+    bounds = (0.0, 1.0)
+
     def score(self, outcomes: Sequence[Outcome], *, seed: int = 0) -> list[Score]:
         return score_each(outcomes, _score)

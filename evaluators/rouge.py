@@ -65,5 +65,7 @@ def _score(reply: str, targets: Sequence[str]) -> Score:
 class Rouge:
     """ROUGE-L of the last reply against the sample's references; ROUGE-1 and ROUGE-2 as parts."""
 
+    bounds = (0.0, 1.0)
+
     def score(self, outcomes: Sequence[Outcome], *, seed: int = 0) -> list[Score]:
         return score_each(outcomes, _score)

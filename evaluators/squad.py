@@ -58,5 +58,7 @@ def _score(reply: str, targets: Sequence[str]) -> Score:
 class Squad:
     """F1 of the last reply; exact match as a part."""
 
+    bounds = (0.0, 1.0)
+
     def score(self, outcomes: Sequence[Outcome], *, seed: int = 0) -> list[Score]:
         return score_each(outcomes, _score)

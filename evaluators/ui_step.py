@@ -22,6 +22,8 @@ class UIStep:
     by a rule where swipes that go opposite ways differ, as they do not in AitW's.
     """
 
+    bounds = (0.0, 1.0)
+
     def score(self, outcomes: Sequence[Outcome], *, seed: int = 0) -> list[Score]:
         return [_score(outcome) for outcome in outcomes]
 
@@ -29,7 +31,7 @@ class UIStep:
 def _score(outcome: Outcome) -> Score:
     target = outcome.sample.target
     if not isinstance(target, StepTarget):
-        return Score(None, f"the target of sample {outcome.sample.id} is no StepTarget")
+        return Score(None, "the sample's target is no StepTarget")
     reply = outcome.replies[-1] if outcome.replies else ""
     try:
         action = codec(target.dialect).parse(reply, target.size)

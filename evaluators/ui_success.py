@@ -17,13 +17,15 @@ class UISuccess:
     budget ended the episode; "reward", their sum.
     """
 
+    bounds = (0.0, 1.0)
+
     def score(self, outcomes: Sequence[Outcome], *, seed: int = 0) -> list[Score]:
         return [_score(outcome) for outcome in outcomes]
 
 
 def _score(outcome: Outcome) -> Score:
     if not outcome.steps:
-        return Score(None, f"sample {outcome.sample.id} was not played: it has no steps")
+        return Score(None, "it was not played: there are no steps")
     lost = [str(step.info["lost"]) for step in outcome.steps if "lost" in step.info]
     if lost:
         return Score(None, f"the episode was lost: {lost[0]}")

@@ -124,6 +124,8 @@ def _scorer(accuracy: Callable[[str, Sequence[str]], float]) -> Callable[[str, S
 class VQAAccuracy:
     """Official VQA accuracy of the last reply; the target is the list of the people's answers."""
 
+    bounds = (0.0, 1.0)
+
     def score(self, outcomes: Sequence[Outcome], *, seed: int = 0) -> list[Score]:
         return score_each(outcomes, _scorer(vqa_accuracy))
 
@@ -131,6 +133,8 @@ class VQAAccuracy:
 @register_evaluator("pe/vqa-accuracy-always@1")
 class VQAAccuracyAlways:
     """VQA accuracy with every answer normalised: the one to be a reward."""
+
+    bounds = (0.0, 1.0)
 
     def score(self, outcomes: Sequence[Outcome], *, seed: int = 0) -> list[Score]:
         return score_each(outcomes, _scorer(vqa_accuracy_always))

@@ -25,6 +25,8 @@ from pe_rlhf_mm.types import Evaluator, Task
 Entry = TypeVar("Entry")
 Factory = TypeVar("Factory", bound=Callable[..., Any])
 
+USER_MODULE = "pe_rlhf_mm_user."
+"""What stands before its path in the name of a module that was imported from a file."""
 _ID = re.compile(r"[a-z0-9][a-z0-9._-]*/[a-z0-9][a-z0-9._-]*@[0-9]+")
 
 
@@ -91,12 +93,13 @@ class Registry(Generic[Entry]):
         return self._table[id][1]
 
     def resolve(self, reference: str) -> str:
-        """The full id of `namespace/name` (newest version) or `namespace/name@version`; raises UnknownId."""
+        """The full id of `namespace/name` (newest version) or `namespace/name@version`; of path.py:Class, it with the
+        whole path. Raises UnknownId."""
         known = [id for id in self._table if reference in (id, id.partition("@")[0])]
         if known:
             return max(known, key=_order)
         if ":" in reference:
-            return reference
+            return _from_anywhere(reference)
         if reference.endswith(".py"):
             raise UnknownId(f"{self.kind} {reference!r} names a file; name what is in it too: {reference}:ClassName")
         names = [*self._table, *{id.partition("@")[0] for id in self._table}]
@@ -107,7 +110,7 @@ class Registry(Generic[Entry]):
     def factory(self, reference: str) -> Callable[..., Entry]:
         """The class or function behind a reference. Errors raised while importing it come through as themselves."""
         id = self.resolve(reference)
-        target = self._table[id][0] if id in self._table else id
+        target, id = (self._table[id][0], id) if id in self._table else (reference, reference)
         if not isinstance(target, str):
             return target
         factory: Callable[..., Entry] = import_attribute(target, f"{self.kind} {id!r}")
@@ -168,6 +171,24 @@ def import_attribute(reference: str, what: str) -> Any:
     return found
 
 
+def title(id: str) -> str:
+    """An id as people read it: of what stands in a file, the file without its folders."""
+    place, _, name = id.rpartition(":")
+    return f"{Path(place).name}:{name}" if place.endswith(".py") else id
+
+
+def reference_to(thing: object) -> str:
+    """What names a class, a function or an object's class: `package.module:name`, or `/path/to/file.py:name`."""
+    place = getattr(thing, "__module__", "?").removeprefix(USER_MODULE)
+    return f"{place}:{getattr(thing, '__qualname__', type(thing).__name__)}"
+
+
+def _from_anywhere(reference: str) -> str:
+    """The same file has one name, whichever folder it is named from."""
+    place, _, name = reference.rpartition(":")
+    return f"{Path(place).resolve()}:{name}" if place.endswith(".py") else reference
+
+
 def _parameters(factory: Callable[..., Any]) -> list[inspect.Parameter]:
     """What can be given by name."""
     try:
@@ -183,7 +204,7 @@ def _order(id: str) -> tuple[str, int]:
 
 
 def _where(target: object) -> str:
-    return target if isinstance(target, str) else f"{target.__module__}:{target.__qualname__}"  # type: ignore[attr-defined]
+    return target if isinstance(target, str) else reference_to(target)
 
 
 def _same(one: object, other: object) -> bool:
@@ -208,7 +229,7 @@ def _import_file(path: Path, what: str) -> ModuleType:
     if not path.is_file():
         raise BrokenEntry(f"{what}: there is no file {str(path)!r} (looked in {Path.cwd()})")
     # One module object a file, however often it is named: classes stay identical.
-    name = "pe_rlhf_mm_user." + str(path.resolve())
+    name = USER_MODULE + str(path.resolve())
     if name in sys.modules:
         return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, path)

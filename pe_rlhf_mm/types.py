@@ -191,7 +191,11 @@ class RatedTask(Task, Protocol):
 
 @runtime_checkable
 class Evaluator(Protocol):
-    """Outcomes in, one score each out. Rules, reward models and judges all have this shape, so each can be a reward."""
+    """Outcomes in, one score each out. Rules, reward models and judges all have this shape, so each can be a reward.
+
+    An evaluator may have an attribute `bounds`, as (0, 1): what its values lie between. A value outside is refused
+    then, and an interval can be told where all values are the same.
+    """
 
     def score(self, outcomes: Sequence[Outcome], *, seed: int = 0) -> list[Score]: ...
 

@@ -124,7 +124,7 @@ def test_a_task_is_shown_with_a_sample(here: Path) -> None:
 
 def test_what_is_shown_and_checked_is_json_too(here: Path) -> None:
     shown = json.loads(run(here, "tasks", "show", "mine.py:Colors", "--json").stdout)
-    assert (shown["id"], shown["evaluators"]) == ("mine.py:Colors", ["pe/exact-match"])
+    assert (shown["id"], shown["evaluators"]) == (f"{here}/mine.py:Colors", ["pe/exact-match"])
     assert [role for role, _ in shown["messages"]] == ["user"]
     assert json.loads(run(here, "evaluators", "show", "pe/drift", "--json").stdout)["asks for"][0] == "--policy"
     for kind, name, conforms in (("evaluators", "pe/exact-match", True), ("tasks", "mine.py:Broken", False)):
@@ -179,7 +179,7 @@ def test_an_evaluation_is_a_table_and_json(here: Path) -> None:
     asked = ("eval", "run", "mine.py:Colors", "--policy", "mine.py:red")
     table = run(here, *asked)
     assert table.returncode == 0, table.stderr
-    assert re.search(r"^mine.py:Colors +pe/exact-match@1 +16 +0\.250   \[0\.", table.stdout, re.M)
+    assert re.search(r"^mine.py:Colors +pe/exact-match@1 +16 +16 +0\.250   \[0\.", table.stdout, re.M)
     done = run(here, *asked, "--limit", "5", "--json")
     assert done.stderr == ""
     (metric,) = json.loads(done.stdout)["metrics"]

@@ -441,3 +441,12 @@ def test_the_commands_print_what_the_functions_give(tmp_path: Path, capsys: pyte
     assert run(["eval", "score", str(tmp_path)]) == 2
     assert run(["eval", "score", a, "--evaluator", "pe/anl"]) == 2
     assert "Did you mean" in capsys.readouterr().err
+
+
+def test_two_logs_that_agree_are_no_certainty_that_others_would(tmp_path: Path) -> None:
+    """Of 15 cards none changed; up to 1 - .025^(1/15) of all cards might, each by as much as 1."""
+    for name in "ab":
+        pe.evaluate(SUMS, adds, out=tmp_path / name)
+    (found,) = compare(tmp_path / "a", tmp_path / "b")
+    reach = 1 - 0.025 ** (1 / 15)
+    assert (found.difference, found.interval) == (0.0, pytest.approx((-reach, reach)))

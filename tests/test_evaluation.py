@@ -53,6 +53,7 @@ class ScoredBy(Sums):
 
 class Given:
     scores: ClassVar[object] = []
+    bounds = (-1, 3)
 
     def score(self, outcomes: Sequence[Outcome], *, seed: int = 0) -> object:
         return self.scores
@@ -94,8 +95,7 @@ def test_targets_may_be_several_or_a_number(target: object) -> None:
 
 def test_a_sample_without_a_target_is_not_scored() -> None:
     score = ExactMatch().score([Outcome(Sample("seven", [], None), ["blue"])])[0]
-    assert score.value is None
-    assert "seven" in score.why
+    assert score == Score(None, "the sample has no target")
 
 
 def test_missing_scores_are_counted_and_not_averaged(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -120,7 +120,7 @@ def test_nothing_that_could_be_scored_gives_no_number(monkeypatch: pytest.Monkey
     found = pe.evaluate(SCORED, doubled)
     assert math.isnan(found.headline.value)
     assert (found.headline.n, found.headline.unscored) == (0, 10)
-    assert found.table().splitlines()[1].split()[-5:] == ["0", "(10", "unscored)", "–", "–"]
+    assert found.table().splitlines()[1].split()[-6:] == ["0", "(10", "unscored)", "0", "–", "–"]
 
 
 @pytest.mark.parametrize(
@@ -132,6 +132,7 @@ def test_nothing_that_could_be_scored_gives_no_number(monkeypatch: pytest.Monkey
         ([Score(1.0)] * 3 + [0.5] * 7, "gave 0.5 for sample sum-3"),
         ([Score(1.0)] * 3 + [Score(math.nan)] * 7, "for sample sum-3; expected a Score of a finite number"),
         ([Score("good")] * 10, "for sample sum-0; expected a Score of a finite number"),
+        ([Score(3.0)] * 9 + [Score(3.5)], r"gave 3.5 for sample sum-9, and says that its values lie between -1 and 3"),
     ],
 )
 def test_an_evaluator_that_breaks_its_contract_is_named(
@@ -155,7 +156,8 @@ def test_the_order_of_samples_does_not_matter() -> None:
 
 def test_a_function_is_a_policy() -> None:
     found = pe.evaluate(SUMS, doubled)
-    assert (found.headline.value, found.headline.n, found.headline.interval) == (1.0, 10, (1.0, 1.0))
+    assert (found.headline.value, found.headline.n, found.headline.clusters) == (1.0, 10, 5)
+    assert found.headline.interval == pytest.approx((0.025 ** (1 / 5), 1.0))  # no doubt of 5 cards, but of the others
     assert [o.replies for o in found.outcomes] == [[str(2 * i)] for i in range(10)]
 
 
@@ -245,3 +247,12 @@ def test_a_missing_evaluator_is_found_before_the_policy_is_asked(task: str, said
     with pytest.raises(UserError, match=said):
         pe.evaluate(f"{__name__}:{task}", lambda messages: asked.append(messages) or "")
     assert not asked
+
+
+def test_a_gain_of_nothing_is_no_certainty_either() -> None:
+    """All replies are the same before and after RL, on 5 cards: up to 1 - .025^(1/5) of all might change."""
+    from pe_rlhf_mm.training.examine import gain
+
+    found = pe.evaluate(SUMS, doubled)
+    reach = 1 - 0.025 ** (1 / 5)
+    assert gain(found, found) == {"accuracy": 0.0, "interval": pytest.approx((-reach, reach))}

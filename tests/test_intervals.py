@@ -62,8 +62,28 @@ def test_one_cluster_says_nothing_about_the_spread() -> None:
     assert np.isnan(interval).all()
 
 
-def test_equal_values_leave_no_doubt() -> None:
-    assert clustered_mean([1.0] * 5, ["a", "a", "b", "c", "c"]) == (1.0, (1.0, 1.0))
+def test_equal_values_are_no_certainty() -> None:
+    """Three clusters are all right: so they are with 2.5 % where 0.292 = .025^(1/3) of all are, the others wrong."""
+    agreeing, clusters = [1.0] * 5, ["a", "a", "b", "c", "c"]
+    mean, interval = clustered_mean(agreeing, clusters, bounds=(0, 1))
+    assert (mean, interval) == (1.0, pytest.approx((0.29240, 1.0), abs=1e-5))
+    assert clustered_mean([0.0] * 5, clusters, bounds=(0, 1))[1] == pytest.approx((0.0, 0.70760), abs=1e-5)
+    assert clustered_mean([0.0] * 5, clusters, bounds=(-1, 1))[1] == pytest.approx((-0.70760, 0.70760), abs=1e-5)
+    assert np.isnan(clustered_mean(agreeing, clusters)[1]).all(), "nobody knows how far others may lie"
+
+
+def test_clusters_that_agree_within_half_right_are_no_certainty_either() -> None:
+    """Of each of two clusters one of two is right; others might be all right: up to 1/2 + 1/2 (1 - .025^(1/2))."""
+    _, interval = clustered_mean([0, 1, 1, 0], ["a", "a", "b", "b"], bounds=(0, 1))
+    assert interval == pytest.approx((0.07906, 0.92094), abs=1e-5)
+
+
+def test_the_interval_of_agreement_holds_what_it_promises() -> None:
+    """Of 30 clusters, each right with probability .025^(1/30), all are right in one of 40 times: the end of the
+    interval is the truth that can just not be ruled out."""
+    low = clustered_mean([1.0] * 30, [str(i) for i in range(30)], bounds=(0, 1))[1].low
+    agreed = (np.random.default_rng(0).random((200_000, 30)) < low).all(axis=1).mean()
+    assert agreed == pytest.approx(0.025, abs=4 * math.sqrt(0.025 * 0.975 / 200_000))
 
 
 def test_no_values_have_no_mean() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from judge_server import Answer, prompt_of, said, serving
+from judge_server import Answer, prompt_of, refused, said, serving
 from PIL import Image as Pillow
 
 import pe_rlhf_mm as pe
@@ -451,20 +451,51 @@ def test_agreement_with_people(tmp_path: Path, capsys: pytest.CaptureFixture[str
     pe.write_labels(path, pairs)
     with serving(by_length) as server:
         assert run(["eval", "agreement", str(path), "--judge", server.reference]) == 0
-    assert capsys.readouterr().out.startswith("pe/judge-win-rate agrees on 0.667 [0.000, 1.000] of 3 labels (0 uns")
+    assert capsys.readouterr().out.startswith(
+        "pe/judge-win-rate agrees on 0.667 [0.000, 1.000] of 3 labels (0 unscored, 1 of 1/2 left"
+    )
     ratings = [pe.Rated(asked, "bad", 0.0), pe.Rated(asked, "good", 1.0), pe.Rated(asked, "hm", 1.0)]
     judge = Saying(lambda prompt: None if "hm" in prompt else {"NO": 1.0})
     found = agreement(ratings, "pe/judge-harmless", judge)
-    assert (found.accuracy, found.n, found.unscored) == (0.5, 2, 1)
+    assert (found.accuracy, found.n, found.unscored, found.ties) == (0.5, 2, 1, 0)
+    assert found.text().splitlines()[1] == "1 unscored because no verdict: no idea"
+
+
+def test_a_judge_that_says_nothing_is_an_exit_code_of_its_own(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "labels.jsonl"
+    pe.write_labels(path, [pe.Preference([Message("user", "?")], "a", "b")] * 2)
+    with serving(lambda request, number: refused(400, "no")) as server:
+        asked = ["eval", "agreement", str(path), "--judge", server.reference]
+        assert run(asked) == 3
+        told = capsys.readouterr()
+        assert "of 0 labels (2 unscored)" in told.out
+        assert "2 unscored because no verdict" in told.out
+        assert "labels.jsonl: 100.0 % of pe/judge-win-rate could not be scored" in told.err
+        assert run([*asked, "--max-unscored", "1"]) == 0
+        assert run([*asked, "--max-unscored", "5"]) == 2
+    assert "must be a share from 0 to 1, not 5" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("labels", "evaluator", "why"),
     [
-        ([pe.Preference([Message("user", "?")], "a", "b")], "pe/judge-harmless", "expected an evaluator that compares"),
-        ([pe.Rated([Message("user", "?")], "a", 1.0)], "pe/judge-score", "expected an evaluator that says 0 to 1"),
+        (
+            [pe.Preference([Message("user", "?")], "a", "b")],
+            "pe/judge-harmless",
+            "cannot be held against pairs; .* compares",
+        ),
+        (
+            [pe.Rated([Message("user", "?")], "a", 1.0)],
+            "pe/judge-score",
+            "cannot be held against ratings; .* says 0 to 1",
+        ),
         ([pe.Rated([Message("user", "?")], [Text("a")], 1.0)], "pe/judge-harmless", "is made of parts"),
         ([], "pe/judge-harmless", "expected one kind"),
+        ([pe.Preference([Message("user", "?")], "a", "b", 0.5)], "pe/judge-win-rate", "all 1 labels are 1/2"),
+        ([pe.Rated([Message("user", "?")], "a", 1.0)], "pe/judge-win-rate", "cannot be held against ratings"),
+        ([pe.Rated([Message("user", "?")], "a", 1.0)], "pe/exact-match", "expected an evaluator that asks a judge"),
     ],
 )
 def test_labels_that_cannot_be_put_to_a_judge(labels: list[Any], evaluator: str, why: str) -> None:

@@ -76,7 +76,7 @@ def test_a_step_says_why() -> None:
     assert UIStep().score([outcome(target)])[0].parts["unparsable"] == 1  # nothing was said
     for other in (None, "click(1, 1)", ClickTarget((0, 0, 1, 1), "pixels", SIZE)):
         found = UIStep().score([outcome(other, "click(0, 0)")])[0]
-        assert found == Score(None, "the target of sample s is no StepTarget")
+        assert found == Score(None, "the sample's target is no StepTarget")
 
 
 # --- episodes ---------------------------------------------------------------------------------------------------
@@ -116,7 +116,7 @@ def test_a_lost_episode_is_not_scored() -> None:
     lost = Step([], truncated=True, info={"lost": "the browser was killed"})
     assert played(BEGIN, Step([], 1.0), lost) == Score(None, "the episode was lost: the browser was killed")
     assert played(lost).value is None
-    assert UISuccess().score([outcome(None, "x")])[0] == Score(None, "sample s was not played: it has no steps")
+    assert UISuccess().score([outcome(None, "x")])[0] == Score(None, "it was not played: there are no steps")
     assert "cut off after 1 steps, 1 of them invalid" in played(BEGIN, Step([], 0, False, True, MISTAKE.info)).why
 
 

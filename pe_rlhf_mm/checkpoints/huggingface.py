@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import math
 import os
+import textwrap
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -234,5 +235,5 @@ def fetched(name: str) -> Path:
     except Exception as error:  # network, permission and naming errors have no common class
         raise UserError(
             f"no model {name!r}: it is no folder here, and the hub did not give it: "
-            f"{type(error).__name__}: {error!s:.200}"
+            + textwrap.shorten(f"{type(error).__name__}: {error}", 300, placeholder=" ...")
         ) from error

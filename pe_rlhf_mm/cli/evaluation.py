@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
+from pe_rlhf_mm import registry
 from pe_rlhf_mm.cli.arguments import parse
-from pe_rlhf_mm.errors import UserError
+from pe_rlhf_mm.errors import OutOfRange, UserError
 from pe_rlhf_mm.json_files import to_json
 
 if TYPE_CHECKING:
@@ -71,7 +72,9 @@ class EvalRun(Aids):
     Exit code 3: more than `--max-unscored` of the scores of a task are missing.
     """
 
-    tasks: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="TASK")]
+    tasks: Annotated[
+        tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="TASK ..", help_behavior_hint="(required)")
+    ]
     """Ids of tasks, or path.py:Class, or package.module:Class."""
     policy: str
     """A run folder, the name or folder of a model, or a function from messages to text: path.py:name or module:name."""
@@ -100,7 +103,7 @@ class EvalRun(Aids):
 def run(arguments: Sequence[str]) -> int:
     """Evaluates, with a progress bar."""
     options = parse(EvalRun, arguments, prog="pe-rlhf eval run")
-    from pe_rlhf_mm import registry
+    _refuse_no_share(options.max_unscored)
     from pe_rlhf_mm.rollout.load import policy_from
     from pe_rlhf_mm.training.progress import ProgressBar
 
@@ -145,16 +148,24 @@ def _folder_of(id: str) -> str:
 
 
 def _told_unscored(found: Sequence[Evaluation], most: float) -> int:
-    """The exit code, and which scores are missing."""
-    code = 0
-    for evaluation in found:
-        for metric in evaluation.metrics:
-            share = metric.unscored / max(metric.n + metric.unscored, 1)
-            if share > most:
-                told = f"{evaluation.task}: {100 * share:.1f} % of {metric.evaluator} could not be scored"
-                print(f"error: {told}, and --max-unscored allows {100 * most:g} %", file=sys.stderr)
-                code = UNSCORED
-    return code
+    """The exit code of all."""
+    metrics = [(evaluation.task, metric) for evaluation in found for metric in evaluation.metrics]
+    return max(_exit_code(registry.title(task), m.evaluator, m.unscored, m.n, most) for task, m in metrics)
+
+
+def _exit_code(of: str, evaluator: str, unscored: int, scored: int, most: float) -> int:
+    """0, or another one after saying how many scores are missing."""
+    share = unscored / max(scored + unscored, 1)
+    if share <= most:
+        return 0
+    told = f"{100 * share:.1f} % of {registry.title(evaluator)} could not be scored"
+    print(f"error: {of}: {told}, and --max-unscored allows {100 * most:g} %", file=sys.stderr)
+    return UNSCORED
+
+
+def _refuse_no_share(most: float) -> None:
+    if not 0 <= most <= 1:
+        raise OutOfRange(f"--max-unscored must be a share from 0 to 1, not {most:g}")
 
 
 def _show(found: Sequence[Evaluation], *, as_json: bool) -> None:
@@ -169,7 +180,8 @@ def _json(found: Evaluation) -> dict[str, Any]:
     rows = [m.__dict__ | {"interval": list(m.interval)} for m in found.metrics]
     played = {} if found.episodes is None else {"episodes": found.episodes._asdict()}
     rates = {"win_rates": found.win_rates} if found.win_rates else {}
-    return {"task": found.task, "metrics": rows, **found.given, **rates, **played}
+    left = {"left": found.left} if found.left else {}
+    return {"task": found.task, "metrics": rows, **found.given, **rates, **played, **left}
 
 
 @dataclass(frozen=True)
@@ -195,7 +207,10 @@ def score(arguments: Sequence[str]) -> None:
 
 @dataclass(frozen=True)
 class EvalAgreement:
-    """How often a judge says what people said of pairs or ratings: its accuracy, with a 95 % interval."""
+    """How often a judge says what people said of pairs or ratings: its accuracy, with a 95 % interval.
+
+    Exit code 3: more than `--max-unscored` of the labels are without a verdict.
+    """
 
     labels: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="LABELS")]
     """File of labels in JSON Lines, as --reward.labels takes it."""
@@ -205,20 +220,24 @@ class EvalAgreement:
     """What puts the labels to the judge: pairs need one that compares."""
     judge_calls: int = 10_000
     """Questions that a server is asked at most."""
+    max_unscored: float = 0.05
+    """Share of labels that may be without a verdict."""
     json: bool = False
     """Print JSON."""
 
 
-def agreement(arguments: Sequence[str]) -> None:
+def agreement(arguments: Sequence[str]) -> int:
     """Prints how often they agree."""
     options = parse(EvalAgreement, arguments, prog="pe-rlhf eval agreement")
+    _refuse_no_share(options.max_unscored)
     from pe_rlhf_mm.data.labels import read_labels
     from pe_rlhf_mm.judging import agreement as agreeing
     from pe_rlhf_mm.judging.load import load_judge
 
     labels = read_labels(options.labels)
     found = agreeing.agreement(labels, options.evaluator, load_judge(options.judge, calls=options.judge_calls))
-    print(to_json(found) if options.json else f"{options.evaluator} {found.text()}")
+    print(to_json(found) if options.json else f"{registry.title(options.evaluator)} {found.text()}")
+    return _exit_code(options.labels, options.evaluator, found.unscored, found.n, options.max_unscored)
 
 
 @dataclass(frozen=True)
@@ -240,7 +259,6 @@ class EvalReward:
 def reward(arguments: Sequence[str]) -> None:
     """Prints a table."""
     options = parse(EvalReward, arguments, prog="pe-rlhf eval reward")
-    from pe_rlhf_mm import registry
     from pe_rlhf_mm.training import reward_accuracy
     from pe_rlhf_mm.training.reward_model import load_run_reward
 

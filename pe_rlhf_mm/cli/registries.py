@@ -83,7 +83,7 @@ def _tell(id: str, documentation: str, told: Mapping[str, Any], *, as_json: bool
     if as_json:
         print(to_json({"id": id, "documentation": documentation, **told}))
         return
-    print(f"{id}\n{documentation}".replace("\n", "\n  "))
+    print(f"{registry.title(id)}\n{documentation}".replace("\n", "\n  "))
     rows = [row for name, value in told.items() for row in (value if name == "messages" else [(name, value)])]
     for what, value in rows:
         written = value if isinstance(value, str) else ", ".join(value)
@@ -105,28 +105,45 @@ def show_evaluator(arguments: Sequence[str]) -> None:
     _tell(registry.evaluators.resolve(options.name), documentation, told, as_json=options.json)
 
 
-def _check(kind: str, arguments: Sequence[str], check: Callable[[str], list[str]]) -> None:
-    options = parse(
-        Named, arguments, prog=f"pe-rlhf {kind} check", description=f"Runs the conformance checks on one of the {kind}."
-    )
-    problems = check(options.name)
-    if options.json:
-        print(to_json({"id": options.name, "conforms": not problems, "problems": problems}))
+def _tell_problems(name: str, problems: Sequence[str], *, as_json: bool) -> None:
+    if as_json:
+        print(to_json({"id": name, "conforms": not problems, "problems": problems}))
     if problems:
-        raise UserError(f"{options.name} does not conform:\n  - " + "\n  - ".join(problems))
-    if not options.json:
-        print(f"{options.name} conforms")
+        raise UserError(f"{name} does not conform:\n  - " + "\n  - ".join(problems))
+    if not as_json:
+        print(f"{name} conforms")
 
 
 def check_task(arguments: Sequence[str]) -> None:
     """Runs the conformance checks on a task."""
+    options = parse(Named, arguments, prog="pe-rlhf tasks check", description="Runs the conformance checks on a task.")
     from pe_rlhf_mm.testing import check_task
 
-    _check("tasks", arguments, check_task)
+    _tell_problems(options.name, check_task(options.name), as_json=options.json)
+
+
+@dataclass(frozen=True)
+class CheckEvaluator(Named):
+    """Runs the conformance checks on an evaluator, which scores the outcomes of a toy task."""
+
+    judge: str | None = None
+    """For one that asks a judge: as of `pe-rlhf eval run`."""
+    reward: str | None = None
+    """For one that asks a reward model: a run folder."""
 
 
 def check_evaluator(arguments: Sequence[str]) -> None:
     """Runs the conformance checks on an evaluator."""
+    options = parse(CheckEvaluator, arguments, prog="pe-rlhf evaluators check")
+    from pe_rlhf_mm.judging.load import load_judge
     from pe_rlhf_mm.testing import check_evaluator
 
-    _check("evaluators", arguments, check_evaluator)
+    offered: dict[str, Any] = {"judge": None, "reward": None}
+    if options.judge is not None:
+        offered["judge"] = load_judge(options.judge)
+    if options.reward is not None:
+        from pe_rlhf_mm.training.reward_model import load_run_reward
+
+        offered["reward"] = load_run_reward(options.reward)
+    evaluator = registry.evaluators.make(options.name, offered)
+    _tell_problems(options.name, check_evaluator(evaluator), as_json=options.json)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
+from pe_rlhf_mm import registry
 from pe_rlhf_mm.envs.pool import pool_of
 from pe_rlhf_mm.errors import UserError
 from pe_rlhf_mm.evaluation.attempts import Attempt
@@ -56,7 +57,7 @@ def facts_of(policy: Any) -> dict[str, Any]:
     """
     if hasattr(policy, "fingerprint"):
         return {"policy": policy.name, "fingerprint": policy.fingerprint()}
-    name = f"{getattr(policy, '__module__', '?')}:{getattr(policy, '__qualname__', type(policy).__name__)}"
+    name = registry.reference_to(policy)
     return {"policy": name, "fingerprint": name}
 
 

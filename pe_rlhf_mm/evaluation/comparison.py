@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pe_rlhf_mm import registry
 from pe_rlhf_mm.errors import UserError
-from pe_rlhf_mm.evaluation.intervals import Interval, clustered_mean, or_dash
+from pe_rlhf_mm.evaluation.intervals import Bounds, Interval, clustered_mean, of_differences, or_dash
 from pe_rlhf_mm.evaluation.log import read_log, read_scores
+from pe_rlhf_mm.json_files import read_json
 
 
 @dataclass(frozen=True)
@@ -48,16 +50,26 @@ def compare(a: Path, b: Path, *, seed: int = 0) -> list[Difference]:
     named: list[str] = [name for name in lines[0][both[0]][0]["scores"] if name in lines[1][both[0]][0]["scores"]]
     if not named:
         raise UserError(f"{a} and {b} have no evaluator in common. `pe-rlhf eval score` scores a log once more.")
-    return [_difference(name, *lines, seed=seed) for name in named]
+    return [_difference(name, *lines, _bounds(a, name), seed=seed) for name in named]
 
 
-def _difference(name: str, a: Mapping[str, Sequence[Any]], b: Mapping[str, Sequence[Any]], *, seed: int) -> Difference:
+def _bounds(log: Path, name: str) -> Bounds:
+    """What an evaluator's values lie between, as the results of a log have it."""
+    metrics = read_json(log / "results.json").get("metrics", []) if (log / "results.json").is_file() else []
+    found = next((metric.get("bounds") for metric in metrics if metric.get("evaluator") == name), None)
+    return None if found is None else (found[0], found[1])
+
+
+def _difference(
+    name: str, a: Mapping[str, Sequence[Any]], b: Mapping[str, Sequence[Any]], bounds: Bounds, *, seed: int
+) -> Difference:
     one, other = (
         {id: _mean(known) for id, tries in lines.items() if (known := _values(tries, name))} for lines in (a, b)
     )
     ids = [id for id in one if id in other]
     changes = [other[id] - one[id] for id in ids]
-    mean, interval = clustered_mean(changes, [a[id][0]["cluster"] or id for id in ids], seed=seed)
+    clusters = [a[id][0]["cluster"] or id for id in ids]
+    mean, interval = clustered_mean(changes, clusters, bounds=of_differences(bounds), seed=seed)
     worse, better = sum(change < 0 for change in changes), sum(change > 0 for change in changes)
     return Difference(
         name,
@@ -86,10 +98,10 @@ def _mean(values: Sequence[float]) -> float:
 def table(differences: Sequence[Difference]) -> str:
     """As text."""
     head = f"{'evaluator':<24} {'n':>7} {'A':>7} {'B':>7} {'B - A':>7}   95 % interval        better / same / worse"
-    lines = [head]
+    lines, title = [head], registry.title
     for d in differences:
         numbers = " ".join(f"{or_dash(x, form):>7}" for x, form in ((d.a, ".3f"), (d.b, ".3f"), (d.difference, "+.3f")))
         counts = f"{d.better} / {d.same} / {d.worse}"
         left = f"   ({d.unpaired} samples have a score in one of them only)" if d.unpaired else ""
-        lines.append(f"{d.evaluator:<24} {d.n:>7} {numbers}   {d.interval.text('+.3f'):<20} {counts}{left}")
+        lines.append(f"{title(d.evaluator):<24} {d.n:>7} {numbers}   {d.interval.text('+.3f'):<20} {counts}{left}")
     return "\n".join(lines)

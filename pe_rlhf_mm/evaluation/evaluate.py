@@ -22,7 +22,7 @@ from pe_rlhf_mm.evaluation.attempts import Attempt, attempts_at
 from pe_rlhf_mm.evaluation.best_of import expected_best, told_of
 from pe_rlhf_mm.evaluation.episodes import EpisodeCounts, count_episodes, refuse_all_lost
 from pe_rlhf_mm.evaluation.given import Given
-from pe_rlhf_mm.evaluation.intervals import Interval, clustered_mean, or_dash
+from pe_rlhf_mm.evaluation.intervals import Bounds, Interval, clustered_mean, or_dash
 from pe_rlhf_mm.evaluation.log import EvalLog, read_log
 from pe_rlhf_mm.evaluation.win_rate import WinRate, win_rate
 from pe_rlhf_mm.types import Evaluator, Outcome, Sample, Score, Task
@@ -33,6 +33,13 @@ if TYPE_CHECKING:
 SHOWN = 200
 """Characters of why scores are missing."""
 NOTHING = Given()
+ASKING = {
+    "judge": "pe/judge-win-rate",
+    "against": "pe/judge-win-rate",
+    "reward": "pe/reward-model",
+    "anchor": "pe/drift",
+}
+"""An evaluator that asks for it, of each thing that may be given."""
 Tick = Callable[[int, int], None]
 """(how many are finished, of how many)."""
 
@@ -41,8 +48,9 @@ Tick = Callable[[int, int], None]
 class Metric:
     """One evaluator's verdict on all outcomes. `unscored` outcomes are counted, never averaged.
 
-    `parts`: the means of what else an evaluator tells of an outcome. Of samples that were tried several times there is
-    a metric for the best of k tries too, over samples.
+    `parts`: the means of what else an evaluator tells of an outcome. `clusters`: how many the n scored ones lie in.
+    `bounds`: what the values lie between, if the evaluator says so. Of samples that were tried several times there is a
+    metric for the best of k tries too, over samples.
     """
 
     evaluator: str
@@ -51,20 +59,23 @@ class Metric:
     n: int
     unscored: int
     parts: Mapping[str, float] = field(default_factory=dict)
+    clusters: int = 0
+    bounds: Bounds = None
 
 
 @dataclass(frozen=True)
 class Evaluation:
     """Outcomes with their scores; `metrics` in the task's order, the headline first.
 
-    `given`: the names of what evaluators had besides the outcomes.
+    `given`: the names of what evaluators had besides the outcomes. `left`: outcomes that a log does not have yet.
     """
 
     task: str
-    outcomes: Sequence[Outcome]
-    scores: dict[str, list[Score]]
+    outcomes: Sequence[Outcome] = field(repr=False)
+    scores: dict[str, list[Score]] = field(repr=False)
     metrics: Sequence[Metric]
     given: Mapping[str, str] = field(default_factory=dict)
+    left: int = 0
 
     @property
     def headline(self) -> Metric:
@@ -83,24 +94,31 @@ class Evaluation:
         return {id: rate for id, rate in found.items() if rate is not None}
 
     def table(self) -> str:
-        """Task, evaluator, n (unscored), value and 95 % interval, as text; below it, why scores are missing, means of
-        parts, wins, and how episodes went."""
-        first, second = max(20, len(self.task)), max(20, *(len(m.evaluator) for m in self.metrics))
-        lines = [f"{'task':<{first}} {'evaluator':<{second}} {'n':>14} {'value':>8}   95 % interval"]
+        """Task, evaluator, n (unscored), clusters, value and 95 % interval, as text; below it, why scores are missing,
+        means of parts, wins, and how episodes went."""
+        title = registry.title
+        first, second = max(20, len(title(self.task))), max(20, *(len(title(m.evaluator)) for m in self.metrics))
+        head = f"{'task':<{first}} {'evaluator':<{second}} {'n':>14} {'clusters':>8} {'value':>8}   95 % interval"
+        lines = [head]
         for m in self.metrics:
             n = f"{m.n} ({m.unscored} unscored)" if m.unscored else str(m.n)
             value, interval = or_dash(m.value, ".3f"), m.interval.text(".3f")
-            lines.append(f"{self.task:<{first}} {m.evaluator:<{second}} {n:>14} {value:>8}   {interval}")
+            named = f"{title(self.task):<{first}} {title(m.evaluator):<{second}}"
+            lines.append(f"{named} {n:>14} {m.clusters:>8} {value:>8}   {interval}")
         for id, scores in self.scores.items():
             whys = Counter(score.why for score in scores if score.value is None)
-            lines += [f"{id}: {n} unscored because {why:.{SHOWN}}" for why, n in whys.most_common(1)]
+            lines += [f"{title(id)}: {n} unscored because {why:.{SHOWN}}" for why, n in whys.most_common(1)]
         rates = self.win_rates
         for m in self.metrics:
             if m.parts and m.evaluator not in rates:
-                lines.append(f"{m.evaluator}: " + ", ".join(f"{name} {mean:.3f}" for name, mean in m.parts.items()))
-        lines += [f"{id}: {rate.text()}" for id, rate in rates.items()]
+                parts = ", ".join(f"{name} {mean:.3f}" for name, mean in m.parts.items())
+                lines.append(f"{title(m.evaluator)}: {parts}")
+        lines += [f"{title(id)}: {rate.text()}" for id, rate in rates.items()]
         if self.episodes is not None:
             lines.append(self.episodes.text())
+        if self.left:
+            whole = len(self.outcomes) + self.left
+            lines.append(f"unfinished: {len(self.outcomes)} of {whole} outcomes; the command that began it goes on")
         return "\n".join(lines)
 
 
@@ -137,16 +155,18 @@ def summarize(
     for reference in evaluators:
         id = registry.evaluators.resolve(reference)
         evaluator: Evaluator = registry.evaluators.make(reference, offered)
-        scores[id] = _scores(id, evaluator, outcomes, seed)
+        scores[id], bounds = _scores(id, evaluator, outcomes, seed), bounds_of(evaluator)
         known = [
             (s.value, o.sample.cluster or o.sample.id)
             for s, o in zip(scores[id], outcomes, strict=True)
             if s.value is not None
         ]
-        value, interval = clustered_mean([v for v, _ in known], [c for _, c in known], seed=seed)
+        values, clusters = [value for value, _ in known], [cluster for _, cluster in known]
+        value, interval = clustered_mean(values, clusters, bounds=bounds, seed=seed)
         parts = _means([score.parts for score in scores[id] if score.value is not None])
-        metrics += [Metric(id, value, interval, len(known), len(outcomes) - len(known), parts)]
-        metrics += _bests(id, outcomes, scores[id], seed=seed)
+        unscored = len(outcomes) - len(known)
+        metrics += [Metric(id, value, interval, len(known), unscored, parts, len(set(clusters)), bounds)]
+        metrics += _bests(id, outcomes, scores[id], bounds, seed=seed)
     return Evaluation(task, outcomes, scores, metrics)
 
 
@@ -156,7 +176,7 @@ def _means(parts: Sequence[Mapping[str, float]]) -> dict[str, float]:
     return {name: fmean(own[name] for own in parts if name in own) for name in names}
 
 
-def _bests(id: str, outcomes: Sequence[Outcome], scores: Sequence[Score], *, seed: int) -> list[Metric]:
+def _bests(id: str, outcomes: Sequence[Outcome], scores: Sequence[Score], bounds: Bounds, *, seed: int) -> list[Metric]:
     """The best of k tries; a sample of which fewer could be scored is unscored."""
     clusters = {outcome.sample.id: outcome.sample.cluster or outcome.sample.id for outcome in outcomes}
     values: dict[str, list[float]] = {sample: [] for sample in clusters}
@@ -166,8 +186,12 @@ def _bests(id: str, outcomes: Sequence[Outcome], scores: Sequence[Score], *, see
     found = []
     for k in told_of(1 + max((outcome.repeat for outcome in outcomes), default=0)):
         best = {sample: expected_best(tries, k) for sample, tries in values.items() if len(tries) >= k}
-        value, interval = clustered_mean([*best.values()], [clusters[sample] for sample in best], seed=seed)
-        found.append(Metric(f"{id} best of {k}", value, interval, len(best), len(values) - len(best)))
+        own = [clusters[sample] for sample in best]
+        value, interval = clustered_mean([*best.values()], own, bounds=bounds, seed=seed)
+        unscored = len(values) - len(best)
+        found.append(
+            Metric(f"{id} best of {k}", value, interval, len(best), unscored, clusters=len(set(own)), bounds=bounds)
+        )
     return found
 
 
@@ -181,12 +205,12 @@ def check_evaluators(task: Task, offered: Mapping[str, Any] | None = None) -> No
 
 def _scores(id: str, evaluator: Evaluator, outcomes: Sequence[Outcome], seed: int) -> list[Score]:
     whole = [outcome for outcome in outcomes if lost_by(outcome) is None]
-    found = iter(_checked(id, evaluator.score(whole, seed=seed), whole))
+    found = iter(_checked(id, evaluator.score(whole, seed=seed), whole, bounds_of(evaluator)))
     losses = [lost_by(outcome) for outcome in outcomes]
     return [next(found) if why is None else Score(None, f"the episode was lost: {why}") for why in losses]
 
 
-def _checked(id: str, scores: Sequence[Score], outcomes: Sequence[Outcome]) -> list[Score]:
+def _checked(id: str, scores: Sequence[Score], outcomes: Sequence[Outcome], bounds: Bounds) -> list[Score]:
     if not isinstance(scores, Sequence) or len(scores) != len(outcomes):
         found = f"{len(scores)} scores" if isinstance(scores, Sequence) else f"a {type(scores).__name__}"
         raise UserError(f"evaluator {id} gave {found} for {len(outcomes)} outcomes; expected one Score for each")
@@ -196,11 +220,22 @@ def _checked(id: str, scores: Sequence[Score], outcomes: Sequence[Outcome]) -> l
                 f"evaluator {id} gave {score!r:.80} for sample {outcome.sample.id}; "
                 "expected a Score of a finite number, or of None where nothing can be said"
             )
+        if bounds is not None and score.value is not None and not bounds[0] <= score.value <= bounds[1]:
+            raise UserError(
+                f"evaluator {id} gave {score.value} for sample {outcome.sample.id}, and says that its values lie "
+                f"between {bounds[0]:g} and {bounds[1]:g}; mend its bounds, or the value"
+            )
     return list(scores)
 
 
 def _can_be_averaged(value: object) -> bool:
     return value is None or (isinstance(value, Real) and math.isfinite(value))
+
+
+def bounds_of(evaluator: Evaluator) -> Bounds:
+    """What an evaluator says that its values lie between; None for one that says nothing."""
+    found: Bounds = getattr(evaluator, "bounds", None)
+    return found
 
 
 def evaluate(
@@ -238,9 +273,15 @@ def evaluate(
     instance = registry.tasks.make(task)
     offered = given.offered(task=id, split=split)
     by = _chosen(instance, evaluators, offered, known=("policy", "max_tokens"))
-    attempts = attempts_at(collect_samples(instance, split, limit=limit, seed=seed), repeats, seed=seed)
+    samples = collect_samples(instance, split, limit=limit, seed=seed)
+    attempts = attempts_at(samples, repeats, seed=seed)
     facts = {"task": id, "split": split, "seed": seed, "max_tokens": max_tokens, "temperature": temperature}
+    facts |= {"samples": len(samples), "repeats": repeats}
     with contextlib.nullcontext() if out is None else EvalLog(Path(out), facts) as log:
+        known = {}  # before the log is said to run again: it stays what it is where the task has changed
+        if log is not None:
+            _refuse_strangers(log, instance, samples, split=split, seed=seed)
+            known = log.outcomes(attempts)
         chosen = policy_from(policy)
         refuse_equal_tries(chosen, repeats, temperature)
         _refuse_function(chosen, by)
@@ -249,7 +290,7 @@ def evaluate(
         ask = partial(
             answer, instance, chosen, environments=environments, max_tokens=max_tokens, temperature=temperature
         )
-        outcomes = _outcomes(ask, attempts, log, tick)
+        outcomes = _outcomes(ask, attempts, known, log, tick)
         offered |= {"policy": chosen, "max_tokens": max_tokens}
         found = replace(summarize(id, outcomes, by, seed=seed, offered=offered), given=given.told())
         if log is not None:
@@ -257,11 +298,22 @@ def evaluate(
         return found
 
 
+def _refuse_strangers(log: EvalLog, task: Task, samples: Sequence[Sample], *, split: str, seed: int) -> None:
+    """Raises UserError where the task has no more what the log has; this time fewer samples may be asked for."""
+    asked = log.asked
+    more = asked is None or asked > len(samples)
+    known = collect_samples(task, split, limit=asked, seed=seed) if more else samples
+    log.refuse_strangers({sample.id for sample in known})
+
+
 def _outcomes(
-    ask: Callable[..., None], attempts: Sequence[Attempt], log: EvalLog | None, tick: Tick | None
+    ask: Callable[..., None],
+    attempts: Sequence[Attempt],
+    known: dict[int, Outcome],
+    log: EvalLog | None,
+    tick: Tick | None,
 ) -> list[Outcome]:
-    """Those that the log has, and the others, which are asked for now. Raises UserError if every episode is lost."""
-    known = {} if log is None else log.outcomes(attempts)
+    """Those that are known, and the others, which are asked for now. Raises UserError if every episode is lost."""
     left = [number for number in range(len(attempts)) if number not in known]
 
     def keep(number: int, outcome: Outcome) -> None:
@@ -285,6 +337,8 @@ def _chosen(
     Raises as `check_evaluators`, and UserError where none asks for what is offered.
     """
     ready = {**offered, **dict.fromkeys(known, known)}
+    if isinstance(evaluators, str):
+        raise UserError(f"evaluators={evaluators!r} is a string; expected a list of ids, as [{evaluators!r}]")
     if not evaluators:
         check_evaluators(task, ready)
     for reference in evaluators:
@@ -295,7 +349,7 @@ def _chosen(
         if thing is not None and name not in asked:
             raise UserError(
                 f"{name} was given, and none of the evaluators asks for it: {', '.join(chosen)}. Name one that does, "
-                "such as --evaluator pe/judge-win-rate."
+                f"such as --evaluator {ASKING[name]}."
             )
     return chosen
 
@@ -324,13 +378,20 @@ def rescore(
     facts = read_log(Path(folder))
     task = registry.tasks.make(facts["task"])
     offered = given.offered(task=facts["task"], split=facts["split"])
+    for reference in () if isinstance(evaluators, str) else evaluators:
+        if "policy" in registry.evaluators.asks(reference):
+            raise UserError(
+                f"the evaluator {reference} asks the policy, and a log has none. The `pe-rlhf eval run` that wrote "
+                f"{folder} measures it, with --evaluator {reference}: what is answered is not answered again."
+            )
     by = _chosen(task, evaluators, offered)
     with EvalLog(Path(folder), facts) as log:
-        samples = collect_samples(task, facts["split"], limit=None, seed=facts["seed"])
+        samples = collect_samples(task, facts["split"], limit=log.asked, seed=facts["seed"])
+        _refuse_strangers(log, task, samples, split=facts["split"], seed=facts["seed"])
         known = log.outcomes(attempts_at(samples, log.tries(), seed=facts["seed"]))
         if not known:
             raise UserError(f"{folder} has no finished sample to score.")
         found = summarize(facts["task"], [known[i] for i in sorted(known)], by, seed=facts["seed"], offered=offered)
-        found = replace(found, given=given.told())
+        found = replace(found, given=given.told(), left=log.left())
         log.finish(found)
         return found

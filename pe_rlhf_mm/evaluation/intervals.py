@@ -12,6 +12,9 @@ from jaxtyping import Float
 LEVEL = 0.95
 DRAWS = 2000
 DASH = "–"
+Bounds = tuple[float, float] | None
+"""What values lie between; None where nobody knows."""
+SHARE = (0.0, 1.0)
 
 
 class Interval(NamedTuple):
@@ -30,11 +33,20 @@ def or_dash(value: float, form: str) -> str:
     return DASH if math.isnan(value) else f"{value:{form}}"
 
 
-def clustered_mean(values: Sequence[float], clusters: Sequence[str], *, seed: int = 0) -> tuple[float, Interval]:
+def of_differences(bounds: Bounds) -> Bounds:
+    """What the difference of two values lies between."""
+    return None if bounds is None else (bounds[0] - bounds[1], bounds[1] - bounds[0])
+
+
+def clustered_mean(
+    values: Sequence[float], clusters: Sequence[str], *, bounds: Bounds = None, seed: int = 0
+) -> tuple[float, Interval]:
     """The mean of `values` with its 95 % interval, by a seeded bootstrap over whole clusters (Cameron & Miller 2015).
 
-    Clusters are drawn with replacement; each draw's mean is the sum of the drawn values over their number. With a
-    single cluster nothing can be said about the spread, and the interval is (nan, nan).
+    Clusters are drawn with replacement; each draw's mean is the sum of the drawn values over their number. Where all
+    clusters agree, every draw is the same, which is no certainty: `bounds`, what values lie between, then tell how far
+    the clusters that were not met could move the mean. Without them, and of a single cluster, nothing can be said, and
+    the interval is (nan, nan).
     """
     if len(values) == 0:
         return float("nan"), Interval(float("nan"), float("nan"))
@@ -44,9 +56,21 @@ def clustered_mean(values: Sequence[float], clusters: Sequence[str], *, seed: in
     mean = float(sums.sum() / sizes.sum())
     if len(sums) < 2:
         return mean, Interval(float("nan"), float("nan"))
+    if np.ptp(sums / sizes) <= 1e-12 * abs(mean):
+        return mean, _of_agreement(mean, len(sums), bounds)
     means = _bootstrap_means(sums, sizes, np.random.default_rng(seed))
     low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return mean, Interval(float(low), float(high))
+
+
+def _of_agreement(mean: float, clusters: int, bounds: Bounds) -> Interval:
+    """Of C clusters with one mean m: at most a share q = 1 - 0.025^(1/C) of all others differ (Clopper & Pearson 1934),
+    by no more than there is room for: from m - q (m - low) to m + q (high - m)."""
+    if bounds is None:
+        return Interval(float("nan"), float("nan"))
+    low, high = bounds
+    share = 1 - ((1 - LEVEL) / 2) ** (1 / clusters)
+    return Interval(mean - share * (mean - low), mean + share * (high - mean))
 
 
 def _bootstrap_means(

@@ -1,6 +1,6 @@
 """The log of an evaluation: a folder to which every outcome is written as it is finished, so that it can go on.
 
-run.json        what was evaluated, by what, and how it ended: schema, task, policy, fingerprint, split, seed, ..
+run.json        what was evaluated, by what, when, and how it ended: schema, task, policy, fingerprint, split, seed, ..
 samples.jsonl   a line for every finished outcome: {"id", "repeat", "seed", "cluster", "messages", "replies", "steps"}
 images/         pictures of prompts and screens as they came, by the SHA-256 of their bytes
 scores.jsonl    a line a sample: {"id", "repeat", "cluster", "scores": {evaluator: {"value", "why", "parts"}}}
@@ -16,14 +16,17 @@ import dataclasses
 import fcntl
 import hashlib
 import io
+import itertools
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from pe_rlhf_mm import __version__
 from pe_rlhf_mm.errors import UserError
 from pe_rlhf_mm.evaluation.attempts import Attempt
 from pe_rlhf_mm.json_files import read_json, to_json, write_json
@@ -47,11 +50,11 @@ class EvalLog:
         cannot be read, or if another process is writing there.
         """
         self.folder, self._facts, self._begun = folder, {"schema": SCHEMA, **facts}, False
-        self._pictures: dict[tuple[object, ...], str] = {}
+        self._pictures: dict[tuple[object, ...], str] = {}  # by the state of a file, what it is called here
         try:
             with contextlib.ExitStack() as undo:
                 self._lock = undo.enter_context(_locked(folder))
-                self._refuse_other()
+                self._go_on_from(self._refuse_other())
                 self._known = _finished(folder)
                 self._file = (folder / "samples.jsonl").open("ab", buffering=0)
                 undo.pop_all()
@@ -81,7 +84,15 @@ class EvalLog:
     def _say(self, status: str) -> None:
         write_json(self.folder / "run.json", {**self._facts, "status": status})
 
-    def _refuse_other(self) -> None:
+    def _go_on_from(self, there: Mapping[str, Any]) -> None:
+        """What earlier processes asked for has been asked for, and when the first of them began stays as it is."""
+        for name in ("samples", "repeats"):
+            if there:
+                self._facts[name] = max(there.get(name) or 0, self._facts.get(name) or 0) or None
+        self._facts["begun"] = there.get("begun") or datetime.now(UTC).isoformat(timespec="seconds")
+        self._facts["version"] = __version__
+
+    def _refuse_other(self) -> dict[str, Any]:
         path = self.folder / "run.json"
         there = read_json(path) if path.exists() else {}
         for name in SAME:
@@ -91,19 +102,72 @@ class EvalLog:
                     f"{self.folder} is the log of another evaluation: its {name} is {its}, and that of this one is "
                     f"{ours}. Give another --out."
                 )
+        return there
+
+    @property
+    def asked(self) -> int | None:
+        """Of how many samples outcomes have been asked for; None where an older log does not tell."""
+        found: int | None = self._facts.get("samples")
+        return found
+
+    def left(self) -> int:
+        """How many outcomes were asked for and are not finished."""
+        return max(0, (self._facts.get("samples") or 0) * (self._facts.get("repeats") or 0) - len(self._known))
+
+    def refuse_strangers(self, ids: Collection[str]) -> None:
+        """Raises UserError where a sample is finished that the task has no more: old and new would be mixed."""
+        strangers = list(dict.fromkeys(id for id, _ in self._known if id not in ids))
+        if strangers:
+            raise UserError(
+                f"{self.folder} has finished samples that the task has no more, such as {strangers[0]!r} "
+                f"({len(strangers)} of {len({id for id, _ in self._known})}). The task has changed: give another --out."
+            )
 
     def outcomes(self, attempts: Sequence[Attempt]) -> dict[int, Outcome]:
         """What is known of attempts from earlier, by their number.
 
-        Raises UserError where two samples have the same id, or where one asks otherwise than it did.
+        Raises UserError where two samples have the same id, or where one asks otherwise, or of another picture, than it
+        did.
         """
         for (id, _), times in Counter((a.sample.id, a.repeat) for a in attempts).most_common(1):
             if times > 1:
                 raise UserError(f"{times} samples have the id {id!r}; a log needs an id of its own for each.")
         known = {i: line for i, a in enumerate(attempts) if (line := self._known.get((a.sample.id, a.repeat)))}
         for i, line in known.items():
-            _refuse_other_prompt(self.folder, line, attempts[i].sample)
+            self._refuse_other_prompt(line, attempts[i].sample)
         return {i: outcome_of(line, attempts[i].sample, self.folder) for i, line in known.items()}
+
+    def _refuse_other_prompt(self, line: Mapping[str, Any], sample: Sample) -> None:
+        was = _read_messages(line["messages"], self.folder)
+        asked, asks = (_texts(messages) for messages in (was, sample.messages))
+        if asked != asks:
+            raise UserError(
+                f"{self.folder}: sample {sample.id!r} asked {' '.join(asked)!r:.200}, and now it asks "
+                f"{' '.join(asks)!r:.200}. The task has changed: give another --out."
+            )
+        pairs = list(itertools.zip_longest(_pictures(was), _pictures(sample.messages)))
+        for number, (kept, image) in enumerate(pairs, start=1):
+            if kept is None or image is None or not self._shows(image, Path(kept.source)):
+                raise UserError(
+                    f"{self.folder}: picture {number} of sample {sample.id!r} is not what it was when it was answered. "
+                    "The task has changed: give another --out."
+                )
+
+    def _shows(self, image: Image, kept: Path) -> bool:
+        """Whether a picture is the one that was kept: by its bytes or, as two encoders may differ, by its pixels."""
+        from pe_rlhf_mm.data.images import open_image
+
+        seen = _state_of(image.source)
+        if seen is not None and self._pictures.get(seen) == f"images/{kept.name}":
+            return True
+        content = _bytes_of(image)
+        same = hashlib.sha256(content).hexdigest() == kept.name
+        if seen is not None and same and kept.is_file():
+            self._pictures[seen] = f"images/{kept.name}"
+        if same or not kept.is_file():
+            return same
+        one, other = open_image(image), open_image(Image(kept))
+        return one.size == other.size and one.convert("RGBA").tobytes() == other.convert("RGBA").tobytes()
 
     def tries(self) -> int:
         """How often the sample was tried that was tried most often."""
@@ -195,14 +259,8 @@ def _read_messages(messages: Sequence[Mapping[str, Any]], folder: Path) -> list[
     return [Message(message["role"], [part(told) for told in message["content"]]) for message in messages]
 
 
-def _refuse_other_prompt(folder: Path, line: Mapping[str, Any], sample: Sample) -> None:
-    """Pictures aside, which would take reading all of them."""
-    asked, asks = (_texts(messages) for messages in (_read_messages(line["messages"], folder), sample.messages))
-    if asked != asks:
-        raise UserError(
-            f"{folder}: sample {sample.id!r} asked {' '.join(asked)!r:.200}, and now it asks {' '.join(asks)!r:.200}. "
-            "The task has changed: give another --out."
-        )
+def _pictures(messages: Sequence[Message]) -> list[Image]:
+    return [part for message in messages for part in message.parts if isinstance(part, Image)]
 
 
 def _texts(messages: Sequence[Message]) -> list[str]:
@@ -212,7 +270,9 @@ def _texts(messages: Sequence[Message]) -> list[str]:
 def read_log(folder: Path) -> dict[str, Any]:
     """`run.json` of a log. Raises UserError for a folder that is none, or is one of another release."""
     if not (folder / "run.json").is_file():
-        raise UserError(f"{folder} is no log of `pe-rlhf eval run --out`: it has no run.json.")
+        inside = sorted(path.parent.name for path in folder.glob("*/run.json"))
+        hint = f" It holds the logs of several tasks: name one of them, {', '.join(inside)}." if inside else ""
+        raise UserError(f"{folder} is no log of `pe-rlhf eval run --out`: it has no run.json.{hint}")
     facts = read_json(folder / "run.json")
     if facts.get("schema") != SCHEMA:
         raise UserError(f"{folder} is a log of schema {facts.get('schema')!r}; this release reads {SCHEMA}.")

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from pe_rlhf_mm.evaluation.intervals import Interval, clustered_mean, or_dash
+from pe_rlhf_mm.evaluation.intervals import SHARE, Interval, clustered_mean, or_dash
 from pe_rlhf_mm.types import Score
 
 PARTS = ("preference", "flipped", "length", "other_length")
@@ -60,7 +60,7 @@ def win_rate(scores: Sequence[Score], clusters: Sequence[str], *, seed: int = 0)
         return None
     values = [float(s.value) for s, _ in known if s.value is not None]
     preference, flipped, length, other = np.array([[s.parts[name] for name in PARTS] for s, _ in known], float).T
-    rate, interval = clustered_mean(values, [cluster for _, cluster in known], seed=seed)
+    rate, interval = clustered_mean(values, [cluster for _, cluster in known], bounds=SHARE, seed=seed)
     wins, losses = values.count(1.0), values.count(0.0)
     return WinRate(
         rate,

@@ -22,6 +22,7 @@ from pe_rlhf_mm.data.images import Gallery
 from pe_rlhf_mm.data.processor import EncodedPrompt, Processor, refuse_misfit
 from pe_rlhf_mm.data.tokenizer import read_tokenizer, special_ids
 from pe_rlhf_mm.errors import UserError
+from pe_rlhf_mm.json_files import read_json
 from pe_rlhf_mm.models import quantize as quantization
 from pe_rlhf_mm.models import vlm
 from pe_rlhf_mm.models.config import VLMConfig
@@ -123,6 +124,11 @@ def load_model(
     """
     dtype, kind = checked_dtype(dtype), quantization.checked(quantize)
     folder = folder_of(str(name))
+    if folder.is_dir() and (run := _run_in(folder)):
+        raise UserError(
+            f"{name} is the folder of a run, not of a model. It was tuned from {run}: name that, or make a checkpoint "
+            f"of the run by `pe-rlhf export {name} --format merged --out FOLDER`."
+        )
     if backbone.is_own(folder):
         config = backbone.read_config(folder)
         tokenizer = read_tokenizer(folder)
@@ -136,6 +142,12 @@ def load_model(
     refuse_misfit(tokenizer, config)
     processor = Processor(tokenizer, config)
     return Model(str(name), config, huggingface.load_state(folder, config, dtype, kind, mesh), processor)
+
+
+def _run_in(folder: Path) -> str | None:
+    """The model that a run folder was tuned from; None for any other folder. Both have a config.json."""
+    config = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
+    return str(config.get("model")) if "task" in config else None
 
 
 def folder_of(name: str) -> Path:

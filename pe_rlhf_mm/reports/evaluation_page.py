@@ -13,6 +13,7 @@ from markupsafe import Markup
 from pe_rlhf_mm.errors import UserError
 from pe_rlhf_mm.evaluation.comparison import Difference, compare
 from pe_rlhf_mm.evaluation.episodes import EpisodeCounts
+from pe_rlhf_mm.registry import title
 from pe_rlhf_mm.reports import markdown
 from pe_rlhf_mm.reports.evaluation_log import LogRecord, read_evaluation
 from pe_rlhf_mm.reports.evaluation_samples import page_samples
@@ -103,7 +104,7 @@ def _markdown(logs: Sequence[LogRecord], differences: Sequence[Difference]) -> s
         named = ["evaluator", "n", "A", "B", "B − A", "95 % interval", "better / same / worse", "in one log only"]
         parts.append(markdown.table(named, rows))
     if results(logs):
-        head = ["log", "task", "evaluator", "n", "unscored", "value", "95 % interval"]
+        head = ["log", "task", "evaluator", "n", "clusters", "unscored", "value", "95 % interval"]
         parts.append(markdown.table(head[own:], [[*result[:-1]][own:] for result in results(logs)]))
     if win_rates(logs):
         head = ["log", "evaluator", "win rate", "95 % interval", "at equal length", "flipped", "characters", "unscored"]
@@ -116,7 +117,7 @@ def _markdown(logs: Sequence[LogRecord], differences: Sequence[Difference]) -> s
 
 
 def _task(logs: Sequence[LogRecord]) -> str:
-    return text(logs[0].facts, "task")
+    return title(text(logs[0].facts, "task"))
 
 
 def _headline(logs: Sequence[LogRecord], differences: Sequence[Difference]) -> str:
@@ -126,9 +127,9 @@ def _headline(logs: Sequence[LogRecord], differences: Sequence[Difference]) -> s
         first = differences[0]
         ends = interval({"ends": list(first.interval)}, "ends")
         spread = "" if ends is None else f" (95{SPACE}% interval {gained(ends[0])} to {gained(ends[1])})"
-        told = f"{first.evaluator} is {decimal(first.a)} for A and {decimal(first.b)} for B on {count(first.n)} samples"
-        sentence = f"{told}: {gained(first.difference)}{spread}.{'' if ends is None else doubt(*ends)}"
-        return " ".join([*unfinished, sentence])
+        told = f"is {decimal(first.a)} for A and {decimal(first.b)} for B on {count(first.n)} samples"
+        sentence = f"{title(first.evaluator)} {told}: {gained(first.difference)}{spread}."
+        return " ".join([*unfinished, sentence]) + ("" if ends is None else doubt(*ends))
     rows = results(logs)
     if not rows:
         return " ".join([*unfinished, f"Samples answered so far: {count(len(logs[0].answers))}. None is scored yet."])
@@ -143,12 +144,13 @@ def _ending(log: LogRecord) -> str:
 
 def _facts(log: LogRecord) -> dict[str, str]:
     given = {**log.results, **log.facts}
-    told = {name.replace("_", " "): text(given, name) for name in FACTS if at(given, name) is not None}
+    told = {name.replace("_", " "): title(text(given, name)) for name in FACTS if at(given, name) is not None}
     clusters = {at(answer.line, "cluster") or key[0] for key, answer in log.answers.items()}
     return {
         "log": log.folder.resolve().name,
         **told,
-        "samples": count(len(log.answers)),
+        "samples": count(len({id for id, _ in log.answers})),
+        **({"tries": count(len(log.answers))} if any(repeat for _, repeat in log.answers) else {}),
         "clusters": count(len(clusters)),
     }
 

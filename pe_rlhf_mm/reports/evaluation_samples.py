@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from pe_rlhf_mm.registry import title
 from pe_rlhf_mm.reports.evaluation_log import Answer, Key, LogRecord
 from pe_rlhf_mm.reports.pictures import FORMATS, Album
 from pe_rlhf_mm.reports.records import Record, at, number, text
@@ -45,7 +46,7 @@ def page_samples(logs: Sequence[LogRecord]) -> Samples:
     made = {key: _sample(logs, key, evaluators, album, longest) for key in _worst_first(logs, keys, evaluators)}
     data = {
         "logs": ["A", "B"][: len(logs)],
-        "evaluators": evaluators,
+        "evaluators": [title(name) for name in evaluators],
         "best": [max([1, *(value for log in logs for value in log.values(name))]) for name in evaluators],
         "samples": [made[key] for key in keys],
     }

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from pe_rlhf_mm.evaluation.comparison import Difference
+from pe_rlhf_mm.registry import title
 from pe_rlhf_mm.reports.axes import round_step
 from pe_rlhf_mm.reports.evaluation_log import LogRecord
 from pe_rlhf_mm.reports.evaluation_samples import evaluators_of
@@ -24,6 +25,7 @@ class Result(NamedTuple):
     task: str
     evaluator: str
     n: str
+    clusters: str
     unscored: str
     value: str
     interval: str
@@ -75,9 +77,10 @@ def _result(letter: str, log: LogRecord, metric: object) -> Result:
     value, ends = number(metric, "value"), interval(metric, "interval")
     return Result(
         log=letter,
-        task=text(log.facts, "task"),
-        evaluator=text(metric, "evaluator"),
+        task=title(text(log.facts, "task")),
+        evaluator=title(text(metric, "evaluator")),
         n=count(number(metric, "n")),
+        clusters=count(number(metric, "clusters")),
         unscored=count(number(metric, "unscored")),
         value=decimal(value),
         interval=DASH if ends is None else f"{decimal(ends[0])} to {decimal(ends[1])}",
@@ -93,7 +96,7 @@ def pairs(differences: Sequence[Difference]) -> list[Paired]:
 def _paired(d: Difference) -> Paired:
     ends = interval({"ends": list(d.interval)}, "ends")
     return Paired(
-        evaluator=d.evaluator,
+        evaluator=title(d.evaluator),
         n=count(d.n),
         a=decimal(number(d.__dict__, "a")),
         b=decimal(number(d.__dict__, "b")),
@@ -137,4 +140,4 @@ class Histogram(NamedTuple):
 def histograms(logs: Sequence[LogRecord]) -> list[Histogram]:
     """Of every evaluator that gave a value."""
     found = [(name, [log.values(name) for log in logs]) for name in evaluators_of(logs)]
-    return [Histogram(name, bins(series)) for name, series in found if any(series)]
+    return [Histogram(title(name), bins(series)) for name, series in found if any(series)]

@@ -8,6 +8,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from pe_rlhf_mm.registry import title
 from pe_rlhf_mm.reports import markdown
 from pe_rlhf_mm.reports.calibration import draw_calibration
 from pe_rlhf_mm.reports.curves import FRAME, draw_curves
@@ -75,7 +76,7 @@ def _markdown(run: RunRecord) -> str:
 
 def _heading(run: RunRecord) -> dict[str, str]:
     return {
-        "task": text(run.config, "task"),
+        "task": title(text(run.config, "task")),
         "model": text(run.config, "model") or DASH,
         "mode": text(run.summary, "mode") or text(run.config, "settings", "mode") or DASH,
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from pe_rlhf_mm.registry import title
 from pe_rlhf_mm.reports.evaluation_log import LogRecord
 from pe_rlhf_mm.reports.evaluation_tables import FARTHEST, letters
 from pe_rlhf_mm.reports.records import at, interval, number, text
@@ -58,7 +59,7 @@ def _row(letter: str, evaluator: str, found: object) -> WinRateRow:
     ends, lengths = interval(found, "interval"), [number(found, name) for name in ("length", "other_length")]
     return WinRateRow(
         log=letter,
-        evaluator=text({"evaluator": evaluator}, "evaluator"),
+        evaluator=title(text({"evaluator": evaluator}, "evaluator")),
         rate=decimal(number(found, "rate")),
         interval=DASH if ends is None else f"{decimal(ends[0])} to {decimal(ends[1])}",
         length_controlled=decimal(number(found, "length_controlled")),

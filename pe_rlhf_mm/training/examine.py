@@ -15,7 +15,7 @@ from pe_rlhf_mm.data.labels import Label
 from pe_rlhf_mm.data.pipeline import pick
 from pe_rlhf_mm.data.processor import Processor
 from pe_rlhf_mm.evaluation.evaluate import Evaluation, collect_samples, summarize
-from pe_rlhf_mm.evaluation.intervals import clustered_mean
+from pe_rlhf_mm.evaluation.intervals import clustered_mean, of_differences
 from pe_rlhf_mm.models.model import Model
 from pe_rlhf_mm.reports.methods import METHODS
 from pe_rlhf_mm.rollout.policy import reply
@@ -137,7 +137,8 @@ def gain(before: Evaluation, after: Evaluation) -> dict[str, Any]:
         if b.value is not None and a.value is not None
     ]
     differences = [after - before for before, after, _ in known]
-    mean, interval = clustered_mean(differences, [sample.cluster or sample.id for *_, sample in known])
+    clusters, bounds = [sample.cluster or sample.id for *_, sample in known], of_differences(before.headline.bounds)
+    mean, interval = clustered_mean(differences, clusters, bounds=bounds)
     return {"accuracy": mean, "interval": interval}
 
 

@@ -22,7 +22,7 @@ from pe_rlhf_mm.data.labels import Label
 from pe_rlhf_mm.data.processor import Processor
 from pe_rlhf_mm.errors import UserError
 from pe_rlhf_mm.evaluation.calibration import calibration, fit_scale, sigmoid
-from pe_rlhf_mm.evaluation.intervals import Interval, clustered_mean, or_dash
+from pe_rlhf_mm.evaluation.intervals import SHARE, Interval, clustered_mean, or_dash
 from pe_rlhf_mm.training.judged import judge
 from pe_rlhf_mm.training.reward import Scored, score_judged
 from pe_rlhf_mm.training.reward_model import RewardModel
@@ -39,7 +39,8 @@ def reward_accuracy(labels: Sequence[Label], right: Sequence[float]) -> dict[str
     clusters = [label.cluster or str(i) for i, label in enumerate(labels)]
 
     def over(chosen: Sequence[int]) -> dict[str, Any]:
-        mean, interval = clustered_mean([float(right[i]) for i in chosen], [clusters[i] for i in chosen])
+        values, own = [float(right[i]) for i in chosen], [clusters[i] for i in chosen]
+        mean, interval = clustered_mean(values, own, bounds=SHARE)
         return {"accuracy": mean, "n": len(chosen), "interval": interval}
 
     parts: dict[str, dict[str, Any]] = {}
