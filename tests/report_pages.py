@@ -134,7 +134,8 @@ def make_log(folder: Path, values: Mapping[str, Sequence[float | None]], **resul
         known = [value for value in own if value is not None]
         mean, counts = sum(known) / len(known) if known else None, {"n": len(known), "unscored": len(own) - len(known)}
         ends = [None, None] if mean is None else [mean - 0.25, mean + 0.25]
-        metrics.append({"evaluator": name, "value": mean, "interval": ends, **counts})
+        bounds = [min(known, default=0), max(known, default=1)]
+        metrics.append({"evaluator": name, "value": mean, "interval": ends, "bounds": bounds, **counts})
     for i in range(max(map(len, values.values()))):
         scores = {name: {"value": own[i], "why": "", "parts": {}} for name, own in values.items()}
         lines.append({"id": str(i), "repeat": 0, "cluster": str(i), "scores": scores})

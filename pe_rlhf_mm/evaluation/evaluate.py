@@ -178,13 +178,16 @@ def _means(parts: Sequence[Mapping[str, float]]) -> dict[str, float]:
 
 def _bests(id: str, outcomes: Sequence[Outcome], scores: Sequence[Score], bounds: Bounds, *, seed: int) -> list[Metric]:
     """The best of k tries; a sample of which fewer could be scored is unscored."""
+    told = told_of(1 + max((outcome.repeat for outcome in outcomes), default=0))
+    if not told:
+        return []
     clusters = {outcome.sample.id: outcome.sample.cluster or outcome.sample.id for outcome in outcomes}
     values: dict[str, list[float]] = {sample: [] for sample in clusters}
     for outcome, score in zip(outcomes, scores, strict=True):
         if score.value is not None:
             values[outcome.sample.id].append(score.value)
     found = []
-    for k in told_of(1 + max((outcome.repeat for outcome in outcomes), default=0)):
+    for k in told:
         best = {sample: expected_best(tries, k) for sample, tries in values.items() if len(tries) >= k}
         own = [clusters[sample] for sample in best]
         value, interval = clustered_mean([*best.values()], own, bounds=bounds, seed=seed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,13 +26,14 @@ class Answer(NamedTuple):
 
 
 class LogRecord(NamedTuple):
-    """What a log has so far; `unreadable` counts the lines left out, by file name."""
+    """What a log has so far. `known`: what evaluators gave, by name; `unreadable` counts the lines left out."""
 
     folder: Path
     facts: Record
     results: Record
     answers: dict[Key, Answer]
     scores: dict[Key, Record]
+    known: dict[str, dict[Key, float]]
     unreadable: dict[str, int]
 
     @property
@@ -39,13 +41,9 @@ class LogRecord(NamedTuple):
         """Whether the evaluation came to its end and has its numbers."""
         return at(self.facts, "status") == "finished" and bool(self.results)
 
-    def value(self, key: Key, evaluator: str) -> float | None:
-        """What an evaluator gave; None where nothing could be said, or nothing has been scored yet."""
-        return number(self.scores.get(key), "scores", evaluator, "value")
-
-    def values(self, evaluator: str) -> list[float]:
-        """All that an evaluator gave."""
-        return [value for key in self.scores if (value := self.value(key, evaluator)) is not None]
+    def values(self, evaluator: str) -> dict[Key, float]:
+        """All that an evaluator gave: nothing where nothing could be said, or nothing has been scored yet."""
+        return self.known.get(evaluator, {})
 
 
 def read_evaluation(folder: Path) -> LogRecord:
@@ -57,7 +55,19 @@ def read_evaluation(folder: Path) -> LogRecord:
     lines.sort(key=lambda line: number(line, "seed") or 0)
     answers = {_key(line): answer for line in lines if (answer := _answer(line)) is not None}
     unreadable = {"samples.jsonl": torn + len({*map(_key, lines)}) - len(answers), "scores.jsonl": torn_scores}
-    return LogRecord(folder, facts, results, answers, {_key(line): line for line in scored}, unreadable)
+    scores = {_key(line): line for line in scored}
+    return LogRecord(folder, facts, results, answers, scores, _values(scores), unreadable)
+
+
+def _values(scores: Mapping[Key, Record]) -> dict[str, dict[Key, float]]:
+    found: dict[str, dict[Key, float]] = {}
+    for key, line in scores.items():
+        given = at(line, "scores")
+        for name in given if isinstance(given, dict) else ():
+            value = number(given, name, "value")
+            if value is not None:
+                found.setdefault(name, {})[key] = value
+    return found
 
 
 def _key(line: Record) -> Key:

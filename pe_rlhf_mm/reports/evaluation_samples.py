@@ -47,7 +47,7 @@ def page_samples(logs: Sequence[LogRecord]) -> Samples:
     data = {
         "logs": ["A", "B"][: len(logs)],
         "evaluators": [title(name) for name in evaluators],
-        "best": [max([1, *(value for log in logs for value in log.values(name))]) for name in evaluators],
+        "best": [max([1, *(value for log in logs for value in log.values(name).values())]) for name in evaluators],
         "samples": [made[key] for key in keys],
     }
     cut, kinds = sum(length > longest for length in lengths), f"{', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
@@ -65,9 +65,9 @@ def _worst_first(logs: Sequence[LogRecord], keys: Sequence[Key], evaluators: Seq
     """What went wrong is looked at most, and so its pictures come before there is no more room."""
 
     def lowest(key: Key) -> float:
-        known = [value for log in logs if (value := log.value(key, evaluators[0])) is not None] if evaluators else []
-        return min(known, default=math.inf)
+        return min((value for values in known if (value := values.get(key)) is not None), default=math.inf)
 
+    known = [log.values(name) for log in logs for name in evaluators[:1]]
     return sorted(keys, key=lowest)
 
 

@@ -139,5 +139,5 @@ class Histogram(NamedTuple):
 
 def histograms(logs: Sequence[LogRecord]) -> list[Histogram]:
     """Of every evaluator that gave a value."""
-    found = [(name, [log.values(name) for log in logs]) for name in evaluators_of(logs)]
+    found = [(name, [[*log.values(name).values()] for log in logs]) for name in evaluators_of(logs)]
     return [Histogram(title(name), bins(series)) for name, series in found if any(series)]

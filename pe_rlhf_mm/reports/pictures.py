@@ -1,4 +1,4 @@
-"""Pictures of a run folder as data URIs: decoded and encoded anew, so nothing but pixels reaches the page."""
+"""Pictures of a run folder as data URIs: encoded anew, or put together anew, so nothing but pixels reaches the page."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
+from pe_rlhf_mm.reports.png_chunks import Png, only_pixels
+
 if TYPE_CHECKING:
     from PIL import Image
 
@@ -17,6 +19,8 @@ MAX_PIXELS = 50_000_000
 LARGEST_SIDE = 192
 LARGEST_SCREEN = 420
 """Of a screen, on which text is to be read."""
+SMALL = 1024
+"""Bytes of a PNG file that is not encoded anew: it would take longer than all the rest, and spare little."""
 COLORS_OF_SCREENS = 16_384
 """What has more is a photograph."""
 COLORS_OF_DRAWINGS = 64
@@ -25,7 +29,8 @@ COLORS_OF_DRAWINGS = 64
 
 def inline_picture(folder: Path, name: str) -> str | None:
     """The picture `name` of a folder as a PNG data URI; None if it is outside, missing or no raster image."""
-    picture = _opened(folder, name, LARGEST_SIDE)
+    path = _inside(folder, name)
+    picture = None if path is None else _opened(path, LARGEST_SIDE)
     return None if picture is None else _as_uri(picture)
 
 
@@ -65,13 +70,13 @@ class Album:
         if self._left <= 0:
             self.beyond += 1
             return None
-        found = (_opened(folder, name, LARGEST_SCREEN) for folder in self._folders)
-        picture = next((picture for picture in found if picture is not None), None)
-        if picture is None:
+        paths = (path for folder in self._folders if (path := _inside(folder, name)) is not None)
+        found = next((found for path in paths if (found := _embedded(path)) is not None), None)
+        if found is None:
             self.unreadable += 1
             return None
-        screen = Screen(f"screen-{len(self._rules)}", *picture.size)
-        self._rules.append(f".{screen.style} {{ background-image: url({_shortest(picture)}); }}")
+        screen = Screen(f"screen-{len(self._rules)}", found.width, found.height)
+        self._rules.append(f".{screen.style} {{ background-image: url({found.uri}); }}")
         self._left -= len(self._rules[-1])
         return screen
 
@@ -81,12 +86,31 @@ class Album:
         return "\n".join(self._rules)
 
 
-def _opened(folder: Path, name: str, largest: int) -> Image.Image | None:
+class _Embedded(NamedTuple):
+    uri: str
+    width: int
+    height: int
+
+
+def _embedded(path: str) -> _Embedded | None:
+    """A picture of an album; None for what is no raster image."""
+    png = _small_png(path)
+    if png is not None and min(png.width, png.height) > 0 and max(png.width, png.height) <= LARGEST_SCREEN:
+        return _Embedded(_uri(png.content, "PNG"), png.width, png.height)
+    picture = _opened(path, LARGEST_SCREEN)
+    return None if picture is None else _Embedded(_shortest(picture), *picture.size)
+
+
+def _small_png(path: str) -> Png | None:
+    try:
+        return only_pixels(Path(path).read_bytes()) if os.path.getsize(path) <= SMALL else None
+    except OSError:
+        return None
+
+
+def _opened(path: str, largest: int) -> Image.Image | None:
     from PIL import Image
 
-    path = _inside(folder, name)
-    if path is None:
-        return None
     try:
         with Image.open(path, formats=FORMATS) as picture:
             if picture.width * picture.height > MAX_PIXELS:
@@ -117,7 +141,11 @@ def _of_few_colors(picture: Image.Image) -> Image.Image:
 def _as_uri(picture: Image.Image, kind: Literal["PNG", "JPEG"] = "PNG") -> str:
     encoded = io.BytesIO()
     picture.save(encoded, kind, optimize=True)
-    return f"data:image/{kind.lower()};base64," + base64.b64encode(encoded.getvalue()).decode()
+    return _uri(encoded.getvalue(), kind)
+
+
+def _uri(content: bytes, kind: Literal["PNG", "JPEG"]) -> str:
+    return f"data:image/{kind.lower()};base64," + base64.b64encode(content).decode()
 
 
 def _inside(folder: Path, name: str) -> str | None:
