@@ -468,6 +468,9 @@ def test_samples_are_found_by_text_and_by_score(log: Path, browser: Browser) -> 
         tab.locator("#query").fill("COLOR of the")
         expected = [sample["id"] for sample, text in zip(found, asked, strict=True) if "color of the" in text]
         assert ids(tab) == expected[:20]
+        right = sum("color of the" in text and v == 1 for text, v in zip(asked, value, strict=True))
+        counts = dict(told.rsplit(" ", 1) for told in tab.locator(".filters button").all_inner_texts())
+        assert (counts["All"], counts["Right"]) == (str(len(expected)), str(right)), "of what was searched for"
         tab.locator("#query").fill("no such words")
         assert tab.locator("#shown").inner_text() == "0 samples of 30 in all"
         assert tab.get_by_role("button", name="Unscored").is_disabled()

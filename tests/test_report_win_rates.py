@@ -10,9 +10,11 @@ import pytest
 from playwright.sync_api import Browser
 from report_pages import HANDLER, SCRIPT, Page, make_log, shown
 
+from pe_rlhf_mm.evaluation.win_rate import win_rate
 from pe_rlhf_mm.reports.evaluation_log import read_evaluation
 from pe_rlhf_mm.reports.evaluation_page import write_evaluation_report
 from pe_rlhf_mm.reports.win_rates import win_rates
+from pe_rlhf_mm.types import Score
 
 JUDGE = "pe/judge-win-rate@1"
 RATE = {
@@ -92,6 +94,26 @@ def test_an_evaluator_that_scored_nothing_breaks_no_page(tmp_path: Path) -> None
     page = page_of(log)
     data = json.loads(next(text for text in page.texts if text.startswith('{"logs"')))
     assert data["best"] == [1, 1]
+
+
+@pytest.mark.parametrize(("verdicts", "flipped", "doubted"), [(20, 0.75, True), (20, 0.5, False), (9, 1.0, False)])
+def test_a_judge_that_prefers_a_place_is_doubted(tmp_path: Path, verdicts: int, flipped: float, doubted: bool) -> None:
+    ties = round(verdicts * flipped)
+    scores = [
+        Score(
+            0.5 if i < ties else 1.0,
+            "",
+            {"preference": 0.5, "flipped": float(i < ties), "length": 1, "other_length": 1},
+        )
+        for i in range(verdicts)
+    ]
+    found = win_rate(scores, [str(i) for i in range(verdicts)])
+    assert found is not None
+    said = f"{100 * flipped:.0f} % of the verdicts flipped with the order: this judge prefers a place and not a reply"
+    assert (said in found.text()) == doubted
+    log = log_of(tmp_path / "log", {JUDGE: found.__dict__ | {"interval": list(found.interval)}})
+    assert (said in page_of(log).text) == doubted
+    assert (said in (log / "page.md").read_text().replace("\\", "")) == doubted
 
 
 @pytest.mark.browser

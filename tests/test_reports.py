@@ -13,6 +13,7 @@ import pytest
 from playwright.sync_api import Browser
 from report_pages import HANDLER, SCRIPT, SUMMARY, Page, make_run, read, row, sample, shown
 
+from pe_rlhf_mm.cli.main import run as command
 from pe_rlhf_mm.errors import UserError
 from pe_rlhf_mm.reports import page
 from pe_rlhf_mm.reports.page import write_report
@@ -318,3 +319,10 @@ def test_the_same_run_gives_the_same_page(tmp_path: Path) -> None:
 def test_half_a_surrogate_pair_can_be_written(tmp_path: Path) -> None:
     folder = make_run(tmp_path / "run", samples=[sample("1", 0, 1, question="half \ud83d here")])
     assert "half ? here" in read(folder).text
+
+
+def test_a_report_that_cannot_be_written_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = make_run(tmp_path / "run")
+    (folder / "report.html").mkdir()
+    assert command(["report", str(folder)]) == 2
+    assert f"{folder} cannot be written: Is a directory. The report of before is intact." in capsys.readouterr().err

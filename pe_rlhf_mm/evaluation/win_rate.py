@@ -22,6 +22,8 @@ from pe_rlhf_mm.types import Score
 
 PARTS = ("preference", "flipped", "length", "other_length")
 """What the scores of an evaluator that compares two replies have."""
+FEW = 10
+"""So many verdicts may all flip by chance."""
 RIDGE = 0.01
 STEPS = 100
 
@@ -45,12 +47,23 @@ class WinRate:
     other_length: float
 
     def text(self) -> str:
-        """One line."""
+        """One line, and a second one of doubt where most verdicts went with the place."""
+        doubt = doubt_of_judge(self.flipped, self.wins + self.ties + self.losses)
         return (
             f"{self.wins} wins, {self.ties} ties, {self.losses} losses, {self.unscored} unscored; at equal length "
             f"{or_dash(self.length_controlled, '.3f')}; {100 * self.flipped:.1f} % flipped with the order; "
-            f"{self.length:.0f} characters against {self.other_length:.0f}"
+            f"{self.length:.0f} characters against {self.other_length:.0f}" + (f"\n{doubt}" if doubt else "")
         )
+
+
+def doubt_of_judge(flipped: float, verdicts: int) -> str:
+    """What to think of a judge who, more often than not, prefers a place and not a reply; nothing of any other."""
+    if flipped <= 0.5 or verdicts < FEW:
+        return ""
+    return (
+        f"{100 * flipped:.0f} % of the verdicts flipped with the order: this judge prefers a place and not a reply, so "
+        "the rate says little. Try a stronger judge."
+    )
 
 
 def win_rate(scores: Sequence[Score], clusters: Sequence[str], *, seed: int = 0) -> WinRate | None:

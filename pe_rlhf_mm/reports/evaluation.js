@@ -58,18 +58,20 @@ function textsOf({ id, cluster, goal, messages, sides }) {
 const texts = new Map(samples.map((sample) => [sample, textsOf(sample)]));
 
 function filter() {
-  const holds = kinds.get(chosen.kind);
-  matching = samples.filter((sample) => texts.get(sample).includes(chosen.words) && holds(sample));
+  const worded = samples.filter((sample) => texts.get(sample).includes(chosen.words));
+  matching = worded.filter(kinds.get(chosen.kind));
   first = 0;
+  count(worded);
   show();
 }
 
-function count() {
+function count(worded) {
   for (const button of filters.children) {
-    const n = samples.filter(kinds.get(button.value)).length;
+    const n = worded.filter(kinds.get(button.value)).length;
+    const pressed = button.value === chosen.kind;
     button.textContent = `${button.value} ${n.toLocaleString("en")}`;
-    button.disabled = n === 0;
-    button.setAttribute("aria-pressed", String(button.value === chosen.kind));
+    button.disabled = n === 0 && !pressed;
+    button.setAttribute("aria-pressed", String(pressed));
   }
 }
 
@@ -272,14 +274,12 @@ query.addEventListener("input", () => {
 });
 scores.addEventListener("change", () => {
   [chosen.side, chosen.evaluator] = scores.value.split(" ").map(Number);
-  count();
   filter();
 });
 filters.addEventListener("click", (event) => {
   const pressed = event.target.closest("button");
   if (!pressed) return;
   chosen.kind = pressed.value;
-  count();
   filter();
 });
 pager.addEventListener("click", (event) => {
@@ -295,5 +295,4 @@ logs.forEach((log, side) => {
 scores.hidden = scores.length < 2;
 filters.append(...[...kinds.keys()].map((kind) => make("button", { type: "button", value: kind })));
 document.querySelector("#tools").hidden = pager.hidden = false;
-count();
-show();
+filter();

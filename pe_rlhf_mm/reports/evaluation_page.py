@@ -108,7 +108,7 @@ def _markdown(logs: Sequence[LogRecord], differences: Sequence[Difference]) -> s
         parts.append(markdown.table(head[own:], [[*result[:-1]][own:] for result in results(logs)]))
     if win_rates(logs):
         head = ["log", "evaluator", "win rate", "95 % interval", "at equal length", "flipped", "characters", "unscored"]
-        rates = [[*rate[:-1], rate.counts][own:] for rate in win_rates(logs)]
+        rates = [[*rate[:-2], rate.counts][own:] for rate in win_rates(logs)]
         parts.append(markdown.table([*head, "verdicts"][own:], rates))
     facts = [_facts(log) for log in logs]
     parts.append(markdown.table(["", *letters(logs)], [[name, *(told[name] for told in facts)] for name in facts[0]]))
@@ -169,7 +169,7 @@ def _episodes(logs: Sequence[LogRecord]) -> list[str]:
 
 def _notes(logs: Sequence[LogRecord]) -> list[str]:
     """What the numbers do not tell."""
-    notes = []
+    notes = [f"{rate.log or rate.evaluator}: {rate.doubt}" for rate in win_rates(logs) if rate.doubt]
     for letter, log in zip(letters(logs), logs, strict=True):
         of = f" of {letter}" if letter else ""
         notes += [f"Unreadable lines of {name}{of}, left out: {count(n)}." for name, n in log.unreadable.items() if n]

@@ -8,6 +8,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from pe_rlhf_mm.errors import UserError
 from pe_rlhf_mm.registry import title
 from pe_rlhf_mm.reports import markdown
 from pe_rlhf_mm.reports.calibration import draw_calibration
@@ -27,16 +28,19 @@ def write_report(folder: Path, *, figures: bool = False) -> list[Path]:
     """Writes `report.html` and `report.md` into a run folder, finished or not; with `figures`, `figures/*.png` too.
 
     Returns their paths. Nothing is written until all is made, so that the files before stay until then. Raises
-    UserError if the folder is no run folder, its config.json or summary.json holds no JSON object, or figures are asked
-    for without matplotlib.
+    UserError if the folder is no run folder, its config.json or summary.json holds no JSON object, or cannot be
+    written, or figures are asked for without matplotlib.
     """
     folder = Path(folder)
     run = read_run(folder)
     contents: dict[Path, str | bytes] = {folder / "report.html": _page(run), folder / "report.md": _markdown(run)}
     if figures:
         contents |= {folder / name: png for name, png in run_figures(run).items()}
-    for path, content in contents.items():
-        write_whole(path, content)
+    try:
+        for path, content in contents.items():
+            write_whole(path, content)
+    except OSError as error:
+        raise UserError(f"{folder} cannot be written: {error.strerror}. The report of before is intact.") from error
     return [*contents]
 
 

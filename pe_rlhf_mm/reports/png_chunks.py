@@ -1,7 +1,7 @@
 """Small PNG files taken apart and put together again with nothing but their pixels: no text, no animation, no more.
 
-Such a file is held against its checksums and not decoded: a page of a thousand small pictures is made in little more than
-half the time. Format: PNG (Third Edition), W3C, sections 5 and 11.
+Such a file is held against its checksums and not decoded: a page of a thousand small pictures is made in three fifths
+of the time. Format: PNG (Third Edition), W3C, sections 5 and 11.
 """
 
 from __future__ import annotations

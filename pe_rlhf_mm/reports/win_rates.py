@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from pe_rlhf_mm.evaluation.win_rate import doubt_of_judge
 from pe_rlhf_mm.registry import title
 from pe_rlhf_mm.reports.evaluation_log import LogRecord
 from pe_rlhf_mm.reports.evaluation_tables import FARTHEST, letters
@@ -35,6 +36,7 @@ class WinRateRow(NamedTuple):
     lengths: str
     unscored: str
     parts: list[Part]
+    doubt: str = ""
 
     @property
     def counts(self) -> str:
@@ -56,6 +58,7 @@ def _rows(letter: str, log: LogRecord) -> list[WinRateRow]:
 
 
 def _row(letter: str, evaluator: str, found: object) -> WinRateRow:
+    counts = [number(found, name) for name in PARTS]
     ends, lengths = interval(found, "interval"), [number(found, name) for name in ("length", "other_length")]
     return WinRateRow(
         log=letter,
@@ -66,7 +69,8 @@ def _row(letter: str, evaluator: str, found: object) -> WinRateRow:
         flipped=percent(number(found, "flipped")),
         lengths=" against ".join(map(count, lengths)),
         unscored=count(number(found, "unscored")),
-        parts=_parts([number(found, name) for name in PARTS]),
+        parts=_parts(counts),
+        doubt=doubt_of_judge(number(found, "flipped") or 0.0, int(sum(n for n in counts if n is not None))),
     )
 
 

@@ -129,7 +129,7 @@ def _ending(run: Run) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        with suppress(OSError):  # a full disk must not hide the error that is being reported
+        with suppress(OSError, UserError):  # a full disk must not hide the error that is being reported
             run.close("interrupted" if isinstance(error, KeyboardInterrupt) else "failed")
             write_report(run.folder)
         raise
