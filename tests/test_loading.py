@@ -1,16 +1,22 @@
-"""Loading takes little more host memory than the checkpoint or the model: measured in a process of its own."""
+"""Loading takes little more host memory than the checkpoint or the model, and once for all that hold it."""
 
 from __future__ import annotations
 
+import gc
 import json
 import shutil
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
+
+import pe_rlhf_mm as pe
+from pe_rlhf_mm.models.model import SHIPPED
 
 FIXTURE = Path(__file__).parent / "fixtures/llama"
 LAYERS, WIDTH, MLP = 16, 640, 2560
@@ -60,3 +66,32 @@ def test_loading_holds_little_more_than_the_checkpoint_or_the_model(tmp_path: Pa
             [sys.executable, "-c", MEASURE, tmp_path / "model", dtype], capture_output=True, text=True, check=True
         )
         assert least < float(done.stdout) <= LIMIT, dtype
+
+
+# --- one backbone for all that hold it ------------------------------------------------------------------------------
+
+
+def test_weights_in_use_are_not_read_again(tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(SHIPPED["tiny-vlm"], tmp_path / "model"))
+    first = pe.load_model(folder)
+    assert pe.load_model(str(folder)).state is first.state
+    assert pe.load_policy(folder).weights.state is first.state
+    assert pe.load_model(folder, dtype="bfloat16").state is not first.state
+    assert pe.load_model(folder, quantize="int8").state is not first.state
+
+
+def test_weights_that_nobody_holds_are_let_go(tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(SHIPPED["tiny-vlm"], tmp_path / "model"))
+    held = weakref.ref(pe.load_model(folder).state)
+    gc.collect()
+    assert held() is None
+
+
+def test_files_that_have_changed_are_other_weights(tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(SHIPPED["tiny-vlm"], tmp_path / "model"))
+    first = pe.load_model(folder)
+    weights = load_file(folder / "model.safetensors")
+    save_file({name: -weight for name, weight in weights.items()}, tmp_path / "other.safetensors")
+    (tmp_path / "other.safetensors").replace(folder / "model.safetensors")
+    again = pe.load_model(folder)
+    assert all(bool((a == -b).all()) for a, b in zip(*map(jax.tree.leaves, (first.state, again.state)), strict=True))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Sequence
+import weakref
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -32,6 +33,8 @@ SHIPPED = {"tiny-vlm": Path(__file__).parent.parent / "assets" / "tiny-vlm"}
 """Checkpoints that come with the package."""
 DTYPES = ("float32", "bfloat16", "float16")
 """Of the weights of a backbone."""
+_HELD: weakref.WeakValueDictionary[tuple[Hashable, ...], nnx.State] = weakref.WeakValueDictionary()
+"""Weights that somebody holds, by the files they were read from and how."""
 
 
 @functools.partial(jax.jit, static_argnames="config")
@@ -119,6 +122,7 @@ def load_model(
     `dtype` is that of the backbone, float32, bfloat16 or float16: by default float32 on CPU, bfloat16 on accelerators.
     `quantize` holds the matrices of its layers in 8 or 4 bits (`models/quantize.py`): for a backbone that stays frozen.
     With a `mesh` (`pe.make_mesh`) every weight goes straight to the devices that hold its parts (`models/sharding.py`).
+    Weights that are in use already, read from the same files in the same way, are shared.
     Raises UserError for a name that is none of them, and for a folder that does not hold a whole checkpoint; nothing is
     half loaded.
     """
@@ -134,14 +138,31 @@ def load_model(
         tokenizer = read_tokenizer(folder)
         refuse_misfit(tokenizer, config)
         processor = Processor(tokenizer, config)
-        state = backbone.load_state(folder, config, dtype, mesh)
-        state = state if kind is None else quantization.quantized_state(state, kind)
+
+        def read() -> nnx.State:
+            state = backbone.load_state(folder, config, dtype, mesh)
+            return state if kind is None else quantization.quantized_state(state, kind)
+
+        state = _in_use(read, folder, dtype, kind, mesh)
         return Model(str(name), config, state, processor)
     description, tokenizer = huggingface.read_description(folder), read_tokenizer(folder)
     config = huggingface.config_from(folder, description, special_ids(folder, tokenizer))
     refuse_misfit(tokenizer, config)
     processor = Processor(tokenizer, config)
-    return Model(str(name), config, huggingface.load_state(folder, config, dtype, kind, mesh), processor)
+    load = functools.partial(huggingface.load_state, folder, config, dtype, kind, mesh)
+    return Model(str(name), config, _in_use(load, folder, dtype, kind, mesh), processor)
+
+
+def _in_use(read: Callable[[], nnx.State], folder: Path, *how: Hashable) -> nnx.State:
+    """The weights of a folder, read unless somebody holds them already: a policy, its anchor and a reward model share
+    one backbone in memory. Files that have changed are other weights."""
+    found = [(path.name, path.stat()) for path in sorted(folder.glob("*.safetensors"))]
+    files = [(name, stat.st_ino, stat.st_size, stat.st_mtime_ns) for name, stat in found]
+    key = (folder.resolve(), *files, *how)
+    state = _HELD.get(key)
+    if state is None:
+        state = _HELD[key] = read()
+    return state
 
 
 def _run_in(folder: Path) -> str | None:
