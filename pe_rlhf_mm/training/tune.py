@@ -108,7 +108,7 @@ def tune(
         alarms.replay(keeper.kept)
         stack.enter_context(_ending(run, keeper))
         if bar is not None and keeper.place:
-            bar.say(f"{out} goes on {keeper.place}")
+            bar.say(f"{out} goes on: {keeper.place}")
         observer = Observers([run, alarms] if bar is None else [run, bar, alarms])
         job = Job(id, instance, loaded, config, start, run, observer, keeper, watch)
         results = _stages(job) if pool is None else agent_stages(job, stack.enter_context(pool))
