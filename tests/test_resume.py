@@ -37,14 +37,14 @@ def watch(event, details):
 sys.addaudithook(watch)
 from pe_rlhf_mm.cli.main import main
 from pe_rlhf_mm.training import agents
-agents.DIVERGENCE_EPISODES = 8
+agents.DIVERGENCE_EPISODES = 4
 try:
     main()
 finally:
     print("moments", moments, file=sys.stderr)
 """
 COMMON = """
-    --sft.steps 3 --sft.batch-size 8 --sft.learning-rate 1e-3 --sft.demonstrations 16 --test-samples 6
+    --sft.steps 3 --sft.batch-size 8 --sft.learning-rate 1e-3 --sft.demonstrations 16 --test-samples 4
     --rl.evaluation-samples 4 --rl.max-tokens 4
 """
 RL = """
@@ -56,7 +56,7 @@ JOBS = {
         --reward.steps 3 --reward.batch-size 8 --reward.learning-rate 1e-3 --reward.validate-every 2
         --reward.validation-pairs 8
     """,
-    "canvas": "fickle_tasks:Canvas" + COMMON + RL + "--rl.environments 4 --rl.max-turns 2 --rl.reward task",
+    "canvas": "fickle_tasks:Canvas" + COMMON + RL + "--rl.environments 4 --rl.max-turns 1 --rl.reward task",
     "pairs": "fickle_tasks:Pictures" + COMMON + """
         --method dpo --mode full --preferences.steps 3 --preferences.batch-size 8 --preferences.evaluate-every 2
         --preferences.learning-rate 1e-3

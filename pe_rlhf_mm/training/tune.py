@@ -37,7 +37,7 @@ from pe_rlhf_mm.training.config import SAVE_EVERY, TuneConfig
 from pe_rlhf_mm.training.examine import answer, examine
 from pe_rlhf_mm.training.job import Job, attach
 from pe_rlhf_mm.training.judged import label_source, pair_source
-from pe_rlhf_mm.training.observer import Observers
+from pe_rlhf_mm.training.observer import Observer, Observers
 from pe_rlhf_mm.training.preferences import optimize_preferences
 from pe_rlhf_mm.training.prepare import Data, prepare
 from pe_rlhf_mm.training.presets import settings_of
@@ -101,20 +101,24 @@ def tune(
     run = Run.create(Path(out), values, overwrite=overwrite, resume=resume)
     with ExitStack() as stack:
         stack.callback(run.release)
-        bar = None if quiet else stack.enter_context(ProgressBar())
-        tell = [run.warn] if bar is None else [run.warn, bar.warn]
-        watch, alarms = Stopwatch(), Alarms(*tell)
-        keeper = RunKeeper(run, watch, *tell, every=save_every)
-        alarms.replay(keeper.kept)
+        watch, bar = Stopwatch(), None if quiet else stack.enter_context(ProgressBar())
+        observer, keeper = _listeners(run, watch, bar, save_every=save_every)
         stack.enter_context(_ending(run, keeper))
-        if bar is not None and keeper.place:
-            bar.say(f"{out} goes on: {keeper.place}")
-        observer = Observers([run, alarms] if bar is None else [run, bar, alarms])
         job = Job(id, instance, loaded, config, start, run, observer, keeper, watch)
         results = _stages(job) if pool is None else agent_stages(job, stack.enter_context(pool))
         summary = _summary(job, *results)
         run.write_summary(summary)
         return summary
+
+
+def _listeners(run: Run, watch: Stopwatch, bar: ProgressBar | None, *, save_every: float) -> tuple[Observer, RunKeeper]:
+    """Who is told of a run, and who keeps it: of one that goes on, all of them know what was."""
+    tell = [run.warn] if bar is None else [run.warn, bar.warn]
+    alarms, keeper = Alarms(*tell), RunKeeper(run, watch, *tell, every=save_every)
+    alarms.replay(keeper.kept)
+    if bar is not None and keeper.place:
+        bar.say(f"{run.folder} goes on: {keeper.place}")
+    return Observers([run, alarms] if bar is None else [run, bar, alarms]), keeper
 
 
 def _refuse_other_turns(task: Task, config: TuneConfig, *, played: bool) -> None:
