@@ -131,3 +131,14 @@ def assert_said_to_be_finished(job: str, folder: Path) -> None:
     assert "was begun with sft.steps 3, and is to go on with 4" in refused.getvalue()
     assert said.getvalue() == f"{folder} is finished: {folder / 'report.html'}\n"
     assert contents(folder) == before
+
+
+@pytest.mark.parametrize(
+    ("options", "said"), [("--resume --overwrite", "either --resume or --overwrite"), ("--save-every -1", "negative")]
+)
+def test_what_cannot_be_meant_is_refused(
+    options: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command(["tune", "pe/easy-vqa", "--out", str(tmp_path / "run"), *options.split()]) == 2
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()

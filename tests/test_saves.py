@@ -55,7 +55,7 @@ class Left(Exception): ...
 
 
 class LeftAt(Silent):
-    """Leaves a training as a step is told, or as something beside it is."""
+    """Leaves a training as a step is told, or as something beside it is; or asks the process to end, within a step."""
 
     def __init__(self, place: tuple[str, int] | None):
         self.place = place
@@ -63,6 +63,8 @@ class LeftAt(Silent):
     def step(self, stage: str, step: int, metrics: Any) -> None:
         if self.place == ("step", step):
             raise Left
+        if self.place == ("asked", step):
+            os.kill(os.getpid(), signal.SIGTERM)
 
     def note(self, stage: str, step: int, metrics: Any) -> None:
         if self.place == ("note", step):
@@ -204,6 +206,16 @@ def test_a_request_to_end_saves_the_last_step_and_interrupts_what_comes_after_it
     assert [line["step"] for line in curve(tmp_path / "run")] == [0, 0, 1, 2, 3], "step 3 was told, and not validated"
     found = trained(tmp_path / "run")
     assert found.place == "sft, after step 3"
+    np.testing.assert_array_equal(found.x, whole[0])
+    assert curve(tmp_path / "run") == whole[1]
+
+
+def test_a_request_to_end_within_a_step_is_answered_after_it(whole: Any, tmp_path: Path) -> None:
+    with answering(), pytest.raises(Terminated):
+        trained(tmp_path / "run", every=3600, leave=("asked", 4))
+    assert curve(tmp_path / "run")[-1]["step"] == 4
+    found = trained(tmp_path / "run")
+    assert found.place == "sft, after step 4"
     np.testing.assert_array_equal(found.x, whole[0])
     assert curve(tmp_path / "run") == whole[1]
 
