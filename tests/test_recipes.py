@@ -200,7 +200,7 @@ def steps_of(numbers: list[float], **options: object) -> Trainable:
     optimizer = sft.adam(1.0, len(numbers))
     key, silent = jax.random.key(0), Heard()
     return train(
-        "reward_model", roles, roles.pick("reward"), Fed(stream(), 0.0), walk, optimizer,
+        "reward_model", roles, roles.pick("reward"), Fed(lambda start: stream(), 0.0), walk, optimizer,
         steps=len(numbers), key=key, observer=silent, **options,
     )  # fmt: skip
 

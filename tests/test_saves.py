@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -275,6 +276,7 @@ def test_a_save_that_is_damaged_is_left_out_for_the_one_before(
     older, newest = seals(tmp_path / "run")
     before = json.loads(older.read_text())["facts"]["step"]
     path = damage(newest)
+    shutil.copytree(tmp_path / "run", tmp_path / "again")
     found = trained(tmp_path / "run")
     assert found.place == f"sft, after step {before}"
     (said,) = found.warnings
@@ -282,7 +284,10 @@ def test_a_save_that_is_damaged_is_left_out_for_the_one_before(
     assert f"save {int(older.stem)}" in said
     np.testing.assert_array_equal(found.x, whole[0])
     assert curve(tmp_path / "run") == whole[1]
-    assert newest not in seals(tmp_path / "run"), "what is damaged is not kept in the place of what is whole"
+
+    with pytest.raises(Left):  # after one save more
+        trained(tmp_path / "again", leave=("step", before + 2))
+    assert seals(tmp_path / "again")[0].name == older.name, "what is damaged is not kept in the place of what is whole"
 
 
 def test_where_no_save_is_whole_the_run_begins(whole: Any, tmp_path: Path) -> None:
