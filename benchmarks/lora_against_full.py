@@ -46,7 +46,7 @@ def compiled_peak(*arguments: Any, **static: Any) -> float:
 def reward_step(model: Model, config: TuneConfig, data: Any) -> tuple[Timed, float]:
     """One step of reward modelling, and its peak memory."""
     roles, processor = attach(model, config), model.processor
-    stream = reward.feed(processor, data.gallery, data.judged, batch_size=config.reward.batch_size, seed=0).batches
+    stream = reward.feed(processor, data.gallery, data.judged, batch_size=config.reward.batch_size, seed=0).batches(0)
     loss = functools.partial(reward.pairwise, model.config, config.reward.dropout, config.remat)
     optimizer = adam(config.reward.learning_rate, config.reward.steps)
     state = new_state(roles.pick("reward"), roles, optimizer, jax.random.key(0))
@@ -68,7 +68,7 @@ def rl_step(model: Model, config: TuneConfig, data: Any) -> tuple[Timed, float]:
     roles = attach(model, config).start("policy", "sft").start("anchor", "sft").start("value", "sft")
     roles = roles.with_head("value", jax.numpy.zeros(model.config.decoder.width))
     sampling = settings.sampling
-    stream = reinforce.feed(processor, data.gallery, data.prompts, settings, seed=0).batches
+    stream = reinforce.feed(processor, data.gallery, data.prompts, settings, seed=0).batches(0)
     trainable = roles.pick("policy", "value")
     optimizer = reinforce.optimizer_for(settings, trainable)
     loss = functools.partial(reinforce.loss, model.config, settings, sampling, config.remat)

@@ -19,3 +19,7 @@ class OutOfRange(UserError, ValueError):
 
 class TrainingDiverged(UserError):
     """A loss or a gradient that is no longer finite."""
+
+
+class Terminated(KeyboardInterrupt):
+    """Somebody asked the process to end (SIGTERM): it ends as by Ctrl-C, but a training keeps what it has reached."""

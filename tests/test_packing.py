@@ -185,7 +185,7 @@ def test_ratings_in_packed_rows_have_the_loss_of_rows_of_their_own() -> None:
     # A row is as long as the longest, so six rows hold all six, whatever the order.
     packed = replace(settings, packed_length=longest)
     (one, metrics), (other, same) = (
-        loss(found.config, 0.0, False, judge.pick("reward"), judge, next(fed.batches), jax.random.key(0))
+        loss(found.config, 0.0, False, judge.pick("reward"), judge, next(fed.batches(0)), jax.random.key(0))
         for loss, fed in (
             (reward.pointwise, reward.feed(found.processor, gallery, told, batch_size=6, seed=0)),
             (reward.packed_pointwise, reward.packed_feed(found.processor, gallery, told, packed, seed=0)),

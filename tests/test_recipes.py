@@ -156,7 +156,7 @@ def test_a_margin_in_the_settings_drives_the_scores_of_a_pair_further_apart(word
 def test_the_margins_of_a_batch_are_those_of_its_pairs_times_the_setting(words: Processor) -> None:
     pairs = [pair._replace(margin=i / 4) for i, pair in enumerate(PAIRS)]
     fed = reward.feed(words, Gallery(CONFIG), pairs, batch_size=32, margin=0.5, seed=0)
-    batch = next(fed.batches)
+    batch = next(fed.batches(0))
     np.testing.assert_allclose(np.sort(batch.margin), np.arange(32) / 8)
     np.testing.assert_array_equal(batch.labels, [[1, 0]] * 32)
     np.testing.assert_array_equal(batch.completions.tokens[:, :, 0], [[GOOD, BAD]] * 32)
@@ -200,7 +200,7 @@ def steps_of(numbers: list[float], **options: object) -> Trainable:
     optimizer = sft.adam(1.0, len(numbers))
     key, silent = jax.random.key(0), Heard()
     return train(
-        "reward_model", roles, roles.pick("reward"), Fed(stream(), 0.0), walk, optimizer,
+        "reward_model", roles, roles.pick("reward"), Fed(lambda start: stream(), 0.0), walk, optimizer,
         steps=len(numbers), key=key, observer=silent, **options,
     )  # fmt: skip
 

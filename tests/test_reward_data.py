@@ -119,7 +119,7 @@ def test_every_reply_of_a_set_with_pictures_has_a_row_that_only_the_stop_token_c
     gallery, stop = Gallery(of.config), [of.config.stop_id]
     examples = judge([*TEXTS, DRAWN], of.processor, gallery, room=4)
     assert [[row.completions for row in e.rows] for e in examples] == [[[stop], [stop]]] * 3
-    batch = next(reward.feed(of.processor, gallery, examples, batch_size=3, seed=0).batches)
+    batch = next(reward.feed(of.processor, gallery, examples, batch_size=3, seed=0).batches(0))
     assert batch.prompts.tokens.shape[0] == 6
     assert batch.completions.tokens.shape == (6, 1, 8)
     assert batch.completions.mask.sum() == 6

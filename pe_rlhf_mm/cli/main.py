@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from pe_rlhf_mm.errors import UserError
+from pe_rlhf_mm.errors import Terminated, UserError
 
 VERBS = {
     "tune": ("tune", "tune", "SFT, reward model, RL and evaluation of a model on a task"),
@@ -38,10 +38,6 @@ VERBS = {
     "models fetch": ("models", "fetch", "a published model, as a folder, from an installed package"),
 }
 INTERRUPTED, NOBODY_READS, TERMINATED, USER_ERROR, THEIR_ERROR = 130, 141, 143, 2, 1
-
-
-class Terminated(KeyboardInterrupt):
-    """Somebody asked the process to end (SIGTERM): a run ends as it does by Ctrl-C, and says so in its folder."""
 
 
 def usage(verbs: Sequence[str] = tuple(VERBS)) -> str:

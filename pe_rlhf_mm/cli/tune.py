@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,10 +11,13 @@ from typing import Annotated, Any
 import tyro
 
 from pe_rlhf_mm.cli.arguments import parse
+from pe_rlhf_mm.errors import Terminated
 from pe_rlhf_mm.json_files import to_json
-from pe_rlhf_mm.training.config import TuneConfig
+from pe_rlhf_mm.training.config import SAVE_EVERY, TuneConfig
 
 PROG = "pe-rlhf tune"
+GIVE_AGAIN = 75
+"""The exit code (EX_TEMPFAIL of sysexits.h) of a run that was asked to end, and goes on by the same command."""
 
 
 @dataclass(frozen=True)
@@ -35,12 +39,28 @@ class Tune:
     """Run folder; runs/<task>-<mode>-<seed> if not given."""
     overwrite: bool = False
     """Start an existing run folder anew."""
+    resume: bool = False
+    """Go on with a run that was killed, from what it saved last; begin it if there is none."""
+    save_every: float = SAVE_EVERY
+    """Seconds from one save to the next: what a crash costs at most."""
     json: bool = False
     """Print the summary as JSON, and no progress."""
 
 
-def tune(arguments: Sequence[str]) -> None:
-    """Runs a whole tuning. Options not given come from the task's own settings, or from the paper."""
+def tune(arguments: Sequence[str]) -> int:
+    """Runs a whole tuning and returns its exit code.
+
+    Options not given come from the task's own settings, or from the paper.
+    """
+    try:
+        _tune(arguments)
+    except Terminated:
+        print("asked to end; give the same command with --resume to go on", file=sys.stderr)
+        return GIVE_AGAIN
+    return 0
+
+
+def _tune(arguments: Sequence[str]) -> None:
     from pe_rlhf_mm import registry
     from pe_rlhf_mm.training.presets import settings_of
 
@@ -49,11 +69,13 @@ def tune(arguments: Sequence[str]) -> None:
         named = parse(Tune, arguments, prog=PROG, default=Tune(task=tyro.MISSING, settings=TuneConfig())).task
     settings = settings_of(registry.tasks.make(named))
     options = parse(Tune, arguments, prog=PROG, default=Tune(task=named, settings=settings))
+    from pe_rlhf_mm.training.run import is_finished
     from pe_rlhf_mm.training.tune import tune as run_tuning
 
     settings = options.settings
     name = registry.tasks.resolve(options.task).partition("@")[0].rpartition(":")[2].replace("/", "-")
     out = options.out or Path("runs") / f"{name}-{settings.mode}-{settings.seed}"
+    finished = options.resume and is_finished(out)
     summary = run_tuning(
         options.task,
         model=options.model,
@@ -61,9 +83,14 @@ def tune(arguments: Sequence[str]) -> None:
         config=settings,
         start_from=options.start_from,
         overwrite=options.overwrite,
+        resume=options.resume,
+        save_every=options.save_every,
         quiet=options.json,
     )
-    print(to_json(summary) if options.json else _table(summary, out))
+    if options.json:
+        print(to_json(summary))
+    else:
+        print(f"{out} is finished: {out / 'report.html'}" if finished else _table(summary, out))
 
 
 def _table(summary: Mapping[str, Any], out: Path) -> str:

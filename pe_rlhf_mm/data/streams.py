@@ -9,19 +9,23 @@ import jax
 import numpy as np
 from jaxtyping import Int
 
-from pe_rlhf_mm.data.order import Batch, BucketedOrder, PackedOrder, choose_buckets, padding_share
+from pe_rlhf_mm.data.order import Batch, BucketedOrder, Order, PackedOrder, choose_buckets, padding_share
 from pe_rlhf_mm.data.padding import rounded
 from pe_rlhf_mm.data.pipeline import Stream, ordered_batches
 
 Example = TypeVar("Example")
+Item = TypeVar("Item")
 Made = TypeVar("Made")
 
 
 class Fed(NamedTuple, Generic[Made]):
-    """Batches without end, and the share of their tokens that is padding."""
+    """Batches without end, from the k-th on for any k, and the share of their tokens that is padding, if it is known.
 
-    batches: Stream[Made]
-    padding_share: float
+    `batches`: makes the stream that begins with batch k. A training that goes on asks for those it has not met.
+    """
+
+    batches: Callable[[int], Stream[Made]]
+    padding_share: float | None = None
 
 
 def bucketed(
@@ -34,7 +38,6 @@ def bucketed(
     what: str,
     weights: Sequence[float] | None = None,
     saving: float = 0.05,
-    start: int = 0,
 ) -> Fed[Made]:
     """One example a row; `collate` is told to what shape, one of a few. `sizes`, `weights`, `saving`: see
     `choose_buckets`. Every process makes the rows of its own. Raises UserError if there are no examples."""
@@ -45,7 +48,7 @@ def bucketed(
     def gather(batch: Batch) -> Made:
         return collate([examples[i] for i in batch.indices], shapes[batch.bucket])
 
-    return Fed(ordered_batches(order, gather, start=start), padding_share(sizes, *buckets, weights=weights))
+    return Fed(_stream_of(order, gather), padding_share(sizes, *buckets, weights=weights))
 
 
 def packed(
@@ -57,7 +60,6 @@ def packed(
     batch_size: int,
     seed: int,
     what: str,
-    start: int = 0,
 ) -> Fed[Made]:
     """Rows of `capacity` tokens, `batch_size` a batch; `collate` gets a list of examples for each. Every process makes
     the rows of its own. Raises UserError for an example that is longer than a row, and if there are none."""
@@ -66,7 +68,11 @@ def packed(
     def gather(bins: list[list[int]]) -> Made:
         return collate([[examples[i] for i in chosen] for chosen in bins])
 
-    return Fed(ordered_batches(order, gather, start=start), order.padding_share)
+    return Fed(_stream_of(order, gather), order.padding_share)
+
+
+def _stream_of(order: Order[Item], collate: Callable[[Item], Made]) -> Callable[[int], Stream[Made]]:
+    return lambda start: ordered_batches(order, collate, start=start)
 
 
 class Block(NamedTuple):

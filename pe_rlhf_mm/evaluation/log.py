@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import fcntl
 import hashlib
 import io
 import itertools
@@ -30,6 +29,7 @@ from pe_rlhf_mm import __version__
 from pe_rlhf_mm.errors import UserError
 from pe_rlhf_mm.evaluation.attempts import Attempt
 from pe_rlhf_mm.json_files import read_json, to_json, write_json
+from pe_rlhf_mm.locks import locked
 from pe_rlhf_mm.types import Image, Message, Outcome, Sample, Step, Text
 
 if TYPE_CHECKING:
@@ -333,14 +333,8 @@ def _locked(folder: Path) -> io.TextIOWrapper:
     if folder.is_dir() and any(folder.iterdir()) and not (folder / ".lock").exists():
         raise UserError(f"{folder} is not empty and is no log of an evaluation. Give another --out.")
     folder.mkdir(parents=True, exist_ok=True)
-    lock = (folder / ".lock").open("w")
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        lock.close()
-        said = f"another process is writing to {folder}. Wait until it has ended, or give another --out."
-        raise UserError(said) from error
-    return lock
+    said = f"another process is writing to {folder}. Wait until it has ended, or give another --out."
+    return locked(folder / ".lock", said)
 
 
 def _whose(name: str, facts: Mapping[str, Any]) -> str:

@@ -36,7 +36,6 @@ from pe_rlhf_mm.training.reward import Judged, train_reward_model
 from pe_rlhf_mm.training.reward_accuracy import examine_reward
 from pe_rlhf_mm.training.sft import sft_episodes
 from pe_rlhf_mm.training.start import load_start
-from pe_rlhf_mm.training.stopwatch import Stopwatch
 from pe_rlhf_mm.types import Sample
 
 RATINGS = 4096
@@ -57,50 +56,45 @@ class AgentData(NamedTuple):
     validation: Sequence[Sample]
 
 
-def agent_stages(job: Job, pool: EnvPool, watch: Stopwatch) -> tuple[Roles, dict[str, Any]]:
+def agent_stages(job: Job, pool: EnvPool) -> tuple[Roles, dict[str, Any]]:
     """SFT, reward model unless the task's own reward is used, RL and examination: the roles and the numbers."""
-    model, config, start, run = job.model, job.config, job.start, job.run
-    processor, given = model.processor, () if start is None else start.roles
-    learning = ALGORITHMS[config.rl.algorithm].roles
-    with watch.of("demonstrations"):
+    model, config, start, processor = job.model, job.config, job.start, job.model.processor
+    with job.watch.of("demonstrations"):
         data = _prepare(job, pool)
-    roles, gallery = attach(model, config), data.gallery
-    roles = roles if start is None else load_start(roles, start, model.config)
-
-    if "sft" not in given:
-        with watch.of("sft"):
-            shown, dropout = data.demonstrations, config.lora.dropout
-            roles = sft_episodes(roles, processor, gallery, shown, config.sft, dropout=dropout, **job.how)
-    run.save(roles, model.config, "sft")
-
+    begun, gallery = attach(model, config), data.gallery
+    begun = begun if start is None else load_start(begun, start, model.config)
+    imitate = functools.partial(
+        sft_episodes, begun, processor, gallery, data.demonstrations, config.sft, dropout=config.lora.dropout
+    )
+    roles = job.stage("sft", ["sft"], begun, lambda: imitate(**job.how))
     if config.rl.reward == "learned":
-        if "reward" not in given:
-            with watch.of("reward_model"):
-                labels = (data.judged, data.validation_judged)
-                roles = train_reward_model(roles, processor, gallery, *labels, config.reward, **job.how)
-        run.save(roles, model.config, "reward")
+        labels = (data.judged, data.validation_judged)
+        judge = functools.partial(train_reward_model, roles, processor, gallery, *labels, config.reward)
+        roles = job.stage("reward_model", ["reward"], roles, lambda: judge(**job.how))
+    roles = _improved(job, pool, roles.start("anchor", "sft"), data)
+    with job.watch.of("evaluation"):
+        return roles, _examine(job, pool, roles, data)
+
+
+def _improved(job: Job, pool: EnvPool, roles: Roles, data: AgentData) -> Roles:
+    """RL, with what is being trained saved whenever it is validated."""
+    model, config, learning = job.model, job.config, ALGORITHMS[job.config.rl.algorithm].roles
 
     def monitor(now: Roles) -> float:
-        run.save(now, model.config, *learning)
+        job.run.save(now, model.config, *learning)
         return _played(job, pool, now, "policy", data.validation).headline.value
 
-    with watch.of("rl"):
-        screens = functools.partial(new_gallery, model, config)
-        roles = reinforce_episodes(roles, processor, screens, pool, data.samples, config.rl, monitor=monitor, **job.how)
-        run.save(roles, model.config, *learning)
-
-    with watch.of("evaluation"):
-        return roles, _examine(job, pool, roles, data)
+    screens = functools.partial(new_gallery, model, config)
+    improve = functools.partial(
+        reinforce_episodes, roles, model.processor, screens, pool, data.samples, config.rl, monitor=monitor
+    )
+    return job.stage("rl", learning, roles, lambda: improve(**job.how))
 
 
 def _prepare(job: Job, pool: EnvPool) -> AgentData:
     """Plays demonstrations and encodes what training may see. Raises UserError, PromptTooLong, ImageError."""
     task, model, config, seed = job.task, job.model, job.config, job.config.seed
-    given, processor, gallery = (
-        () if job.start is None else job.start.roles,
-        model.processor,
-        new_gallery(model, config),
-    )
+    given, processor, gallery = job.given, model.processor, new_gallery(model, config)
     check_evaluators(task)
     for split in SPLITS:
         collect_samples(task, split, limit=1, seed=seed)

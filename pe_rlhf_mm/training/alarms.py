@@ -5,8 +5,9 @@ An alarm is no proof. It says what was seen, once, so that somebody looks before
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from statistics import fmean
+from typing import Any
 
 WINDOW = 10
 """Steps that are averaged, so that one odd batch alarms nobody."""
@@ -88,6 +89,11 @@ class Alarms:
         self._rewards.clear()
         self._controls.append(metrics["validation_accuracy"])
         self._hear(step, reward_hacking, self._rewards_then, self._controls)
+
+    def replay(self, lines: Iterable[Mapping[str, Any]]) -> None:
+        """Hears what a run that goes on has measured so far, as it stands in `metrics.jsonl`."""
+        for line in lines:
+            (self.step if "loss" in line else self.note)(line["stage"], line["step"], line)
 
     def _hear(self, step: int, alarm: Callable[..., str | None], *measured: Sequence[float]) -> None:
         said = None if alarm in self._told else alarm(*measured)

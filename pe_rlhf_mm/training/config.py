@@ -17,6 +17,8 @@ from pe_rlhf_mm.models.config import Quantization
 from pe_rlhf_mm.rollout.settings import Sampling
 
 TARGETS = ("q", "k", "v", "o", "gate", "up", "down")
+SAVE_EVERY = 60.0
+"""Seconds from one save of a run to the next: what a crash costs at most. A save costs far less of them."""
 
 
 def _refuse_other_types(settings: object) -> None:

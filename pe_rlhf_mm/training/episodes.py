@@ -9,6 +9,7 @@ nothing more where there is none. A lost episode is masked out and counted.
 from __future__ import annotations
 
 import functools
+import itertools
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -24,7 +25,9 @@ from pe_rlhf_mm.data.beginnings import fill_rows
 from pe_rlhf_mm.data.images import Gallery
 from pe_rlhf_mm.data.packing import every_token, pack
 from pe_rlhf_mm.data.padding import rounded
+from pe_rlhf_mm.data.pipeline import Stream
 from pe_rlhf_mm.data.processor import EncodedPrompt, Processor
+from pe_rlhf_mm.data.streams import Fed
 from pe_rlhf_mm.data.transcript import Turn
 from pe_rlhf_mm.envs.episode import ending, lost_by
 from pe_rlhf_mm.envs.pool import EnvPool
@@ -32,6 +35,7 @@ from pe_rlhf_mm.models.config import VLMConfig
 from pe_rlhf_mm.rollout.episodes import Played, play_episodes
 from pe_rlhf_mm.training import forward
 from pe_rlhf_mm.training.config import RLConfig
+from pe_rlhf_mm.training.keeper import Forgetful, Keeper
 from pe_rlhf_mm.training.observer import Observer, Silent
 from pe_rlhf_mm.training.reinforce import ALGORITHMS, improve, objective
 from pe_rlhf_mm.types import Outcome, Packed, Sample
@@ -234,39 +238,43 @@ def reinforce_episodes(
     remat: bool = False,
     seed: int = 0,
     observer: Observer = Silent(),
+    keeper: Keeper = Forgetful(),
 ) -> Roles:
     """Trains the role `policy`, and `value` by REINFORCE, from the role `sft` on episodes of samples that are drawn.
 
     The reward is the task's own or, with `settings.reward` "learned", what the role `reward` says of each reply. Every
     rollout has a gallery of its own: its screens are never seen again, and all of them together fill any memory.
     """
-    rng = np.random.default_rng(seed)
 
-    def choose() -> list[Sample]:
+    def choose(k: int) -> list[Sample]:
+        """Those of the k-th rollout, whatever was played before: a run that was killed asks for them again."""
+        rng = np.random.default_rng((seed, k))
         chosen = rng.choice(len(samples), settings.prompts, replace=settings.prompts > len(samples))
         # In the order of their clusters: so many meet an environment that shows their page already, which poses the
         # next problem in a moment.
         return sorted((samples[i] for i in chosen.tolist()), key=lambda sample: sample.cluster or "")
 
-    following = choose()
+    def feed(start: int) -> Stream[tuple[list[Sample], list[Sample]]]:
+        return Stream((choose(k), choose(k + 1)) for k in itertools.count(start))
 
-    def draw(roles: Roles, trainable: Trainable, key: jax.Array) -> tuple[EpisodeRollout, dict[str, Any]]:
-        nonlocal following
-        asked, following = following, choose()
-        drawn = collect_episodes(processor, new_gallery(), pool, roles, trainable, asked, settings, key)
+    def draw(
+        roles: Roles, trainable: Trainable, asked: tuple[list[Sample], list[Sample]], key: jax.Array
+    ) -> tuple[EpisodeRollout, dict[str, Any]]:
+        now, following = asked
+        drawn = collect_episodes(processor, new_gallery(), pool, roles, trainable, now, settings, key)
         for slot, sample in enumerate(following[: pool.size]):
             pool.prepare(slot, sample, seed=0)
         return drawn
 
-    of_a_rollout = functools.partial(loss, processor.config, settings, remat)
     return improve(
         roles,
         processor.config,
+        Fed(feed),
         draw,
-        of_a_rollout,
+        functools.partial(loss, processor.config, settings, remat),
         settings,
-        facts={},
         monitor=monitor,
         seed=seed,
         observer=observer,
+        keeper=keeper,
     )

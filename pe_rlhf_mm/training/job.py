@@ -1,7 +1,8 @@
-"""What a run is about, and the roles that it begins with."""
+"""What a run is about, the roles that it begins with, and the stages that it goes through."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, TypedDict
 
 import jax
@@ -10,9 +11,12 @@ from pe_rlhf_mm.adapters import roles as role_table
 from pe_rlhf_mm.adapters.roles import BACKBONE, Roles
 from pe_rlhf_mm.models.model import Model
 from pe_rlhf_mm.training.config import TuneConfig
+from pe_rlhf_mm.training.keeper import Keeper
 from pe_rlhf_mm.training.observer import Observer
 from pe_rlhf_mm.training.run import Run
+from pe_rlhf_mm.training.run_keeper import RunKeeper
 from pe_rlhf_mm.training.start import Start
+from pe_rlhf_mm.training.stopwatch import Stopwatch
 from pe_rlhf_mm.types import Task
 
 
@@ -22,10 +26,11 @@ class How(TypedDict):
     remat: bool
     seed: int
     observer: Observer
+    keeper: Keeper
 
 
 class Job(NamedTuple):
-    """One tuning: the task and its id, the model, the settings, where it starts from, and who is told."""
+    """One tuning: the task and its id, the model, the settings, where it starts from, who is told, and who keeps it."""
 
     id: str
     task: Task
@@ -34,11 +39,32 @@ class Job(NamedTuple):
     start: Start | None
     run: Run
     observer: Observer
+    keeper: RunKeeper
+    watch: Stopwatch
 
     @property
     def how(self) -> How:
         """What every stage is told alike."""
-        return How(remat=self.config.remat, seed=self.config.seed, observer=self.observer)
+        return How(remat=self.config.remat, seed=self.config.seed, observer=self.observer, keeper=self.keeper)
+
+    @property
+    def given(self) -> tuple[str, ...]:
+        """The roles that come from the run that this one starts from."""
+        return () if self.start is None else self.start.roles
+
+    def stage(self, name: str, learned: Sequence[str], roles: Roles, learn: Callable[[], Roles]) -> Roles:
+        """The roles after a stage, which makes the `learned` ones: as `learn` trains them, unless they were given.
+
+        Of a stage that an earlier attempt has finished, they are read. Raises UserError if they are others now.
+        """
+        if self.keeper.finished(name):
+            return self.keeper.read(name, learned, roles, self.model.config)
+        if not set(learned) <= set(self.given):
+            with self.watch.of(name):
+                roles = learn()
+        self.run.save(roles, self.model.config, *learned)
+        self.keeper.finish(name, learned)
+        return roles
 
 
 def attach(model: Model, config: TuneConfig) -> Roles:

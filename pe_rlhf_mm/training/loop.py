@@ -1,16 +1,28 @@
-"""The loop of SFT, reward models and preferences: draw a batch, take a step, tell the observer, keep the best."""
+"""The loop of every stage: draw a batch, take a step, tell the observer and the keeper, keep the best."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import closing
+from typing import Any
 
 import jax
 import optax
 
 from pe_rlhf_mm.adapters.roles import Roles
 from pe_rlhf_mm.data.streams import Fed
+from pe_rlhf_mm.training.keeper import Forgetful, Keeper, Reached
 from pe_rlhf_mm.training.observer import Observer, refuse_non_finite
 from pe_rlhf_mm.training.step import Learned, Loss, new_state, train_step
+from pe_rlhf_mm.training.termination import held
+
+Draw = Callable[[Learned, Any, int], tuple[Any, Mapping[str, Any]]]
+"""(what is trained, what was fed, the number of the step) -> (the batch of the step, what was measured in drawing)."""
+
+
+def as_fed(trainable: Learned, fed: Any, step: int) -> tuple[Any, Mapping[str, Any]]:
+    """The batch is what was fed; nothing is drawn with what is trained."""
+    return fed, {}
 
 
 def train(
@@ -24,36 +36,45 @@ def train(
     steps: int,
     key: jax.Array,
     observer: Observer,
+    keeper: Keeper = Forgetful(),
+    draw: Draw[Learned] = as_fed,
     validate: Callable[[Learned], float] | None = None,
     validate_every: int = 0,
     validate_from: int = 1,
 ) -> Learned:
     """Trains for `steps` steps. With `validate`, returns what scored best on it; otherwise what came out last.
 
-    It is asked every so many steps and after the last; with `validate_from` 0, of what training begins with too.
+    It is asked every so many steps and after the last; with `validate_from` 0, of what training begins with too. What
+    the keeper has of this stage is gone on with: a step is kept before it is validated, so that comes first then.
     Raises TrainingDiverged at the first step whose loss or gradient is not finite.
     """
+    reached = keeper.begin(stage, Reached(new_state(trainable, roles, optimizer, key)))
+    start = int(reached.state.step)
     observer.begin(stage, steps)
-    observer.note(stage, 0, {"padding_share": fed.padding_share})
-    state = new_state(trainable, roles, optimizer, key)
-    best, best_score = None, float("-inf")
+    if not start and fed.padding_share is not None:
+        observer.note(stage, 0, {"padding_share": fed.padding_share})
 
-    def validated(step: int) -> None:
-        nonlocal best, best_score
+    def validated(reached: Reached[Learned], step: int) -> Reached[Learned]:
         if validate is None or step < validate_from or (step % validate_every and step != steps):
-            return
-        score = validate(state.trainable)
+            return reached
+        score = validate(reached.state.trainable)
         observer.note(stage, step, {"validation_accuracy": score})
-        if score > best_score:  # a step gives the weights it was given away
-            best, best_score = jax.tree.map(jax.numpy.copy, state.trainable), score
+        if score <= reached.best_score:
+            return reached
+        # A copy: a step gives the weights it was given away.
+        return Reached(reached.state, jax.tree.map(jax.numpy.copy, reached.state.trainable), score)
 
-    validated(0)
-    for step in range(1, steps + 1):
-        state, metrics = train_step(state, roles, next(fed.batches), loss=loss, optimizer=optimizer)
-        # Fetching the numbers also waits for the step: several CPU devices dead-lock if steps pile up.
-        numbers = {name: float(value) for name, value in jax.device_get(metrics).items()}
-        refuse_non_finite(stage, step, numbers)
-        observer.step(stage, step, numbers)
-        validated(step)
-    fed.batches.close()
-    return state.trainable if best is None else best
+    reached = validated(reached, start)
+    with closing(fed.batches(start)) as batches:
+        for step in range(start + 1, steps + 1):
+            batch, drawn = draw(reached.state.trainable, next(batches), step)
+            with held():
+                state, metrics = train_step(reached.state, roles, batch, loss=loss, optimizer=optimizer)
+                reached = reached._replace(state=state)
+                # Fetching the numbers also waits for the step: several CPU devices dead-lock if steps pile up.
+                numbers = {name: float(value) for name, value in jax.device_get({**drawn, **metrics}).items()}
+                refuse_non_finite(stage, step, numbers)
+                observer.step(stage, step, numbers)
+                keeper.step(stage, reached)
+            reached = validated(reached, step)
+    return reached.state.trainable if reached.best is None else reached.best

@@ -20,6 +20,7 @@ from pe_rlhf_mm.data.processor import Processor
 from pe_rlhf_mm.models.config import VLMConfig
 from pe_rlhf_mm.training import forward
 from pe_rlhf_mm.training.config import PreferenceConfig
+from pe_rlhf_mm.training.keeper import Forgetful, Keeper
 from pe_rlhf_mm.training.loop import train
 from pe_rlhf_mm.training.observer import Observer, Silent
 from pe_rlhf_mm.training.reward import Judged, JudgedBatch, feed, ranked_right
@@ -81,6 +82,7 @@ def optimize_preferences(
     remat: bool = False,
     seed: int = 0,
     observer: Observer = Silent(),
+    keeper: Keeper = Forgetful(),
 ) -> Roles:
     """Trains the role `policy` by one of METHODS, from the role `sft`, on pairs whose replies share a row.
 
@@ -98,6 +100,7 @@ def optimize_preferences(
         steps=settings.steps,
         key=jax.random.key(seed),
         observer=observer,
+        keeper=keeper,
         validate=None if monitor is None else lambda policy: monitor(started.put(policy)),
         validate_every=settings.evaluate_every,
         validate_from=0,

@@ -73,6 +73,10 @@ class ProgressBar:
     def note(self, stage: str, step: int, metrics: Mapping[str, float]) -> None:
         self._remember(stage, metrics)
 
+    def say(self, text: str) -> None:
+        """A line beside the bars."""
+        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+
     def warn(self, text: str) -> None:
         self.console.print(f"warning: {text}", style="yellow", highlight=False, markup=False, soft_wrap=True)
 

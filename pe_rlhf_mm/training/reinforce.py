@@ -11,7 +11,7 @@ In place of the value model the others of a group can be the baseline, which is 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -31,8 +31,10 @@ from pe_rlhf_mm.rollout.sampler import Sampled, sample
 from pe_rlhf_mm.rollout.settings import Sampling
 from pe_rlhf_mm.training import forward
 from pe_rlhf_mm.training.config import RLConfig
-from pe_rlhf_mm.training.observer import Observer, Silent, refuse_non_finite
-from pe_rlhf_mm.training.step import Loss, adam, new_state, train_step
+from pe_rlhf_mm.training.keeper import Forgetful, Keeper
+from pe_rlhf_mm.training.loop import train
+from pe_rlhf_mm.training.observer import Observer, Silent
+from pe_rlhf_mm.training.step import Loss, adam
 from pe_rlhf_mm.types import Completions, Prompts
 
 Scorer = Callable[[Roles, Prompts, Completions], Float[Array, "B G"]]
@@ -245,6 +247,7 @@ def reinforce(
     remat: bool = False,
     seed: int = 0,
     observer: Observer = Silent(),
+    keeper: Keeper = Forgetful(),
 ) -> Roles:
     """Trains the role `policy`, and `value` by REINFORCE, from the role `sft`, against `scorer` (the learned reward).
 
@@ -253,33 +256,40 @@ def reinforce(
     """
     config, sampling = processor.config, settings.sampling
     scorer = learned_reward(config) if scorer is None else scorer
-    fed = feed(processor, gallery, prompts, settings, seed=seed)
 
-    def draw(roles: Roles, trainable: Trainable, key: jax.Array) -> tuple[Rollout, dict[str, jax.Array]]:
-        return collect(config, roles, trainable, next(fed.batches), settings, sampling, scorer, key)
+    def draw(
+        roles: Roles, trainable: Trainable, prompts: Prompts, key: jax.Array
+    ) -> tuple[Rollout, dict[str, jax.Array]]:
+        return collect(config, roles, trainable, prompts, settings, sampling, scorer, key)
 
-    of_a_rollout = functools.partial(loss, config, settings, sampling, remat)
-    facts = {"padding_share": fed.padding_share}
-    improved = improve(
-        roles, config, draw, of_a_rollout, settings, facts=facts, monitor=monitor, seed=seed, observer=observer
+    return improve(
+        roles,
+        config,
+        feed(processor, gallery, prompts, settings, seed=seed),
+        draw,
+        functools.partial(loss, config, settings, sampling, remat),
+        settings,
+        monitor=monitor,
+        seed=seed,
+        observer=observer,
+        keeper=keeper,
     )
-    fed.batches.close()
-    return improved
 
 
 def improve(
     roles: Roles,
     config: VLMConfig,
-    draw: Callable[[Roles, Trainable, jax.Array], tuple[Any, dict[str, Any]]],
+    fed: Fed,
+    draw: Callable[[Roles, Trainable, Any, jax.Array], tuple[Any, dict[str, Any]]],
     loss: Loss[Trainable],
     settings: RLConfig,
     *,
-    facts: Mapping[str, float],
     monitor: Callable[[Roles], float] | None,
     seed: int,
     observer: Observer,
+    keeper: Keeper,
 ) -> Roles:
-    """The loop: `draw` a rollout with the current policy, take a step on it, tell the observer, `facts` first.
+    """The loop, where a batch is a rollout that `draw` makes of what is fed, with the current policy.
 
     With a `monitor`, returns what scored best on it, the policy that RL began with included; otherwise the last.
     """
@@ -291,31 +301,23 @@ def improve(
         roles = roles.with_head("value", jnp.zeros(config.decoder.width))
     training_key, drawing_key = jax.random.split(jax.random.key(seed))
     trainable = roles.pick(*learning)
-    optimizer = optimizer_for(settings, trainable)
-    state = new_state(trainable, roles, optimizer, training_key)
-
-    best, best_score = None, float("-inf")
-
-    def evaluated(step: int) -> None:
-        nonlocal best, best_score
-        if monitor is not None:
-            score = monitor(roles.put(state.trainable))
-            observer.note("rl", step, {"validation_accuracy": score})
-            if score > best_score:  # a step gives the weights it was given away
-                best, best_score = jax.tree.map(jnp.copy, state.trainable), score
-
-    observer.begin("rl", settings.steps)
-    observer.note("rl", 0, facts)
-    evaluated(0)
-    for step in range(1, settings.steps + 1):
-        rollout, drawn = draw(roles, state.trainable, jax.random.fold_in(drawing_key, step))
-        state, metrics = train_step(state, roles, rollout, loss=loss, optimizer=optimizer)
-        numbers = {name: float(np.asarray(value)) for name, value in {**drawn, **metrics}.items()}
-        refuse_non_finite("rl", step, numbers)
-        observer.step("rl", step, numbers)
-        if step % settings.evaluate_every == 0 or step == settings.steps:
-            evaluated(step)
-    return roles.put(state.trainable if best is None else best)
+    trained = train(
+        "rl",
+        roles,
+        trainable,
+        fed,
+        loss,
+        optimizer_for(settings, trainable),
+        steps=settings.steps,
+        key=training_key,
+        observer=observer,
+        keeper=keeper,
+        draw=lambda now, asked, step: draw(roles, now, asked, jax.random.fold_in(drawing_key, step)),
+        validate=None if monitor is None else lambda now: monitor(roles.put(now)),
+        validate_every=settings.evaluate_every,
+        validate_from=0,
+    )
+    return roles.put(trained)
 
 
 class Divergence(NamedTuple):

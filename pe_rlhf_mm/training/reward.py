@@ -28,6 +28,7 @@ from pe_rlhf_mm.errors import UserError
 from pe_rlhf_mm.models.config import VLMConfig
 from pe_rlhf_mm.training import forward
 from pe_rlhf_mm.training.config import RewardConfig
+from pe_rlhf_mm.training.keeper import Forgetful, Keeper
 from pe_rlhf_mm.training.loop import train
 from pe_rlhf_mm.training.observer import Observer, Silent
 from pe_rlhf_mm.training.step import Loss, adam
@@ -276,6 +277,7 @@ def train_reward_model(
     remat: bool = False,
     seed: int = 0,
     observer: Observer = Silent(),
+    keeper: Keeper = Forgetful(),
 ) -> Roles:
     """Trains the role `reward` (which must exist, with a head) and returns the roles with its best checkpoint in place.
 
@@ -309,6 +311,7 @@ def train_reward_model(
         steps=settings.steps,
         key=jax.random.key(seed),
         observer=observer,
+        keeper=keeper,
         validate=validate,
         validate_every=settings.validate_every,
     )

@@ -20,6 +20,7 @@ from pe_rlhf_mm.data.transcript import Transcript, Turn, length
 from pe_rlhf_mm.models.config import VLMConfig
 from pe_rlhf_mm.training import forward
 from pe_rlhf_mm.training.config import SFTConfig
+from pe_rlhf_mm.training.keeper import Forgetful, Keeper
 from pe_rlhf_mm.training.loop import train
 from pe_rlhf_mm.training.observer import Observer, Silent
 from pe_rlhf_mm.training.step import Loss, adam
@@ -96,6 +97,7 @@ def sft(
     remat: bool = False,
     seed: int = 0,
     observer: Observer = Silent(),
+    keeper: Keeper = Forgetful(),
 ) -> Roles:
     """Trains the role `sft` (which must exist) and returns the roles with it in place."""
     batch_size, capacity = settings.batch_size, settings.packed_length
@@ -105,7 +107,7 @@ def sft(
     else:
         fed = one_a_row(processor, gallery, demonstrations, batch_size=batch_size, seed=seed)
     objective = functools.partial(packed_loss if capacity else loss, processor.config, dropout, remat)
-    return _imitate(roles, fed, objective, settings, seed=seed, observer=observer)
+    return _imitate(roles, fed, objective, settings, seed=seed, observer=observer, keeper=keeper)
 
 
 def sft_episodes(
@@ -119,6 +121,7 @@ def sft_episodes(
     remat: bool = False,
     seed: int = 0,
     observer: Observer = Silent(),
+    keeper: Keeper = Forgetful(),
 ) -> Roles:
     """The same from whole episodes, of which every reply is imitated; rows are as long as the longest, or as packed."""
     longest = max((length(turns) for turns in transcripts), default=0)
@@ -126,13 +129,30 @@ def sft_episodes(
     size = {"capacity": capacity, "batch_size": settings.batch_size, "seed": seed}
     fed = several_a_row(processor, gallery, transcripts, **size)
     objective = functools.partial(packed_loss, processor.config, dropout, remat)
-    return _imitate(roles, fed, objective, settings, seed=seed, observer=observer)
+    return _imitate(roles, fed, objective, settings, seed=seed, observer=observer, keeper=keeper)
 
 
 def _imitate(
-    roles: Roles, fed: Fed, objective: Loss[Trainable], settings: SFTConfig, *, seed: int, observer: Observer
+    roles: Roles,
+    fed: Fed,
+    objective: Loss[Trainable],
+    settings: SFTConfig,
+    *,
+    seed: int,
+    observer: Observer,
+    keeper: Keeper,
 ) -> Roles:
     optimizer = adam(settings.learning_rate, settings.steps, warmup=min(20, settings.steps // 10), decay=True)
-    key, shown = jax.random.key(seed), roles.pick("sft")
-    trained = train("sft", roles, shown, fed, objective, optimizer, steps=settings.steps, key=key, observer=observer)
+    trained = train(
+        "sft",
+        roles,
+        roles.pick("sft"),
+        fed,
+        objective,
+        optimizer,
+        steps=settings.steps,
+        key=jax.random.key(seed),
+        observer=observer,
+        keeper=keeper,
+    )
     return roles.put(trained)

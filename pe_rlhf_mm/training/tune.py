@@ -14,6 +14,7 @@ training is over.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import resource
 import sys
 from collections.abc import Callable, Collection, Iterator
@@ -26,12 +27,13 @@ from pe_rlhf_mm.adapters import roles as role_table
 from pe_rlhf_mm.adapters.roles import Roles
 from pe_rlhf_mm.data.cache import RememberingProcessor
 from pe_rlhf_mm.envs.pool import pool_of
-from pe_rlhf_mm.errors import UserError
+from pe_rlhf_mm.errors import OutOfRange, Terminated, UserError
+from pe_rlhf_mm.json_files import read_json
 from pe_rlhf_mm.models.model import SHIPPED, load_model
 from pe_rlhf_mm.reports.page import write_report
 from pe_rlhf_mm.training.agents import agent_stages
 from pe_rlhf_mm.training.alarms import Alarms
-from pe_rlhf_mm.training.config import TuneConfig
+from pe_rlhf_mm.training.config import SAVE_EVERY, TuneConfig
 from pe_rlhf_mm.training.examine import answer, examine
 from pe_rlhf_mm.training.job import Job, attach
 from pe_rlhf_mm.training.judged import label_source, pair_source
@@ -42,7 +44,8 @@ from pe_rlhf_mm.training.presets import settings_of
 from pe_rlhf_mm.training.progress import ProgressBar
 from pe_rlhf_mm.training.reinforce import ALGORITHMS, reinforce
 from pe_rlhf_mm.training.reward import train_reward_model
-from pe_rlhf_mm.training.run import Run
+from pe_rlhf_mm.training.run import Run, is_finished, refuse_other
+from pe_rlhf_mm.training.run_keeper import RunKeeper
 from pe_rlhf_mm.training.sft import sft
 from pe_rlhf_mm.training.start import inherited, load_start, read_start
 from pe_rlhf_mm.training.stopwatch import Stopwatch
@@ -57,15 +60,26 @@ def tune(
     config: TuneConfig | None = None,
     start_from: str | Path | None = None,
     overwrite: bool = False,
+    resume: bool = False,
+    save_every: float = SAVE_EVERY,
     quiet: bool = False,
 ) -> dict[str, Any]:
     """Tunes a model on a task and returns the run's summary; everything is kept in the folder `out`.
 
     Without `config` the task's own settings are used, or the paper's. With `start_from`, the folder of a run of the
     same model, the SFT policy and the reward model come from there, with the settings they were trained with; what that
-    run does not have is trained here. Raises UserError (UnknownId, PromptTooLong, TrainingDiverged, ..) for what the
-    user can mend; what was on disk before is intact then.
+    run does not have is trained here.
+
+    With `resume`, a run in `out` that was begun alike and is not finished goes on from what it saved last, which it
+    does every `save_every` seconds; where there is none, it begins; and of one that is finished the summary is read.
+
+    Raises UserError (UnknownId, PromptTooLong, TrainingDiverged, ..) for what the user can mend; what was on disk
+    before is intact then.
     """
+    if overwrite and resume:
+        raise UserError("a run cannot both go on and start anew: give either --resume or --overwrite.")
+    if not save_every >= 0:
+        raise OutOfRange(f"save_every must not be negative, and is {save_every}")
     id = registry.tasks.resolve(task)
     instance = registry.tasks.make(task)
     config = settings_of(instance) if config is None else config
@@ -74,26 +88,37 @@ def tune(
         if Path(out).resolve() == start.run:
             raise UserError(f"{out} is the run to start from, and would be overwritten. Give another --out.")
         config = inherited(config, start)
+    values: dict[str, Any] = {"task": id, "model": lasting_name(model), "settings": dataclasses.asdict(config)}
+    values["start_from"] = start and start.remembered()
+    if resume and is_finished(Path(out)):
+        refuse_other(Path(out), values)
+        return read_json(Path(out) / "summary.json")
     pool = pool_of(instance, config.rl.environments)
     _refuse_other_turns(instance, config, played=pool is not None)
     _refuse_without_labels(instance, config, given=() if start is None else start.roles)
     loaded = load_model(model, quantize=config.quantize)
     loaded = dataclasses.replace(loaded, processor=RememberingProcessor(loaded.processor))
-    values: dict[str, Any] = {"task": id, "model": lasting_name(model), "settings": dataclasses.asdict(config)}
-    values["start_from"] = start and start.remembered()
-    run = Run.create(Path(out), values, overwrite=overwrite)
+    run = Run.create(Path(out), values, overwrite=overwrite, resume=resume)
     with ExitStack() as stack:
-        stack.enter_context(_ending(run))
-        observer = _observers(run, None if quiet else stack.enter_context(ProgressBar()))
-        job, watch = Job(id, instance, loaded, config, start, run, observer), Stopwatch()
-        results = _stages(job, watch) if pool is None else agent_stages(job, stack.enter_context(pool), watch)
-        summary = _summary(job, watch, *results)
+        stack.callback(run.release)
+        watch, bar = Stopwatch(), None if quiet else stack.enter_context(ProgressBar())
+        observer, keeper = _listeners(run, watch, bar, save_every=save_every)
+        stack.enter_context(_ending(run, keeper))
+        job = Job(id, instance, loaded, config, start, run, observer, keeper, watch)
+        results = _stages(job) if pool is None else agent_stages(job, stack.enter_context(pool))
+        summary = _summary(job, *results)
         run.write_summary(summary)
         return summary
 
 
-def _observers(run: Run, bar: ProgressBar | None) -> Observer:
-    return Observers([run, Alarms(run.warn)] if bar is None else [run, bar, Alarms(run.warn, bar.warn)])
+def _listeners(run: Run, watch: Stopwatch, bar: ProgressBar | None, *, save_every: float) -> tuple[Observer, RunKeeper]:
+    """Who is told of a run, and who keeps it: of one that goes on, all of them know what was."""
+    tell = [run.warn] if bar is None else [run.warn, bar.warn]
+    alarms, keeper = Alarms(*tell), RunKeeper(run, watch, *tell, every=save_every)
+    alarms.replay(keeper.kept)
+    if bar is not None and keeper.place:
+        bar.say(f"{run.folder} goes on: {keeper.place}")
+    return Observers([run, alarms] if bar is None else [run, bar, alarms]), keeper
 
 
 def _refuse_other_turns(task: Task, config: TuneConfig, *, played: bool) -> None:
@@ -124,63 +149,59 @@ def lasting_name(model: str | Path) -> str:
 
 
 @contextmanager
-def _ending(run: Run) -> Iterator[None]:
-    """Whatever happens, the run folder says how it ended and has a page to look at."""
+def _ending(run: Run, keeper: RunKeeper) -> Iterator[None]:
+    """Whatever happens, the run folder says how it ended and has a page to look at.
+
+    A run that is asked to end saves first: it may have seconds left. By Ctrl-C it ends at once.
+    """
     try:
         yield
     except BaseException as error:
         with suppress(OSError, UserError):  # a full disk must not hide the error that is being reported
+            if isinstance(error, Terminated):
+                keeper.save()
+            keeper.close(finished=False)
             run.close("interrupted" if isinstance(error, KeyboardInterrupt) else "failed")
             write_report(run.folder)
         raise
+    keeper.wait()
     run.close("finished")
+    keeper.close(finished=True)
     write_report(run.folder)
 
 
-def _stages(job: Job, watch: Stopwatch) -> tuple[Roles, dict[str, Any]]:
+def _stages(job: Job) -> tuple[Roles, dict[str, Any]]:
     """SFT, what the method makes of it, and examination, of a task of one turn: the last roles, and the numbers."""
-    id, task, model, config, start, run, observer = job
-    given = () if start is None else start.roles
-    roles, data = attach(model, config), prepare(task, model, config, given=given)
-    roles = roles if start is None else load_start(roles, start, model.config)
-
-    if "sft" not in given:
-        with watch.of("sft"):
-            shown, dropout = data.demonstrations, config.lora.dropout
-            roles = sft(roles, model.processor, data.gallery, shown, config.sft, dropout=dropout, **job.how)
-    run.save(roles, model.config, "sft")
-
-    roles = (_by_reward if config.method == "rlhf" else _by_preferences)(job, roles, data, watch)
-
-    with watch.of("evaluation"):
-        return roles, examine(id, task, model, roles, config, run, observer)
+    task, model, config, start = job.task, job.model, job.config, job.start
+    begun, data = attach(model, config), prepare(task, model, config, given=job.given)
+    begun = begun if start is None else load_start(begun, start, model.config)
+    imitate = functools.partial(
+        sft, begun, model.processor, data.gallery, data.demonstrations, config.sft, dropout=config.lora.dropout
+    )
+    roles = job.stage("sft", ["sft"], begun, lambda: imitate(**job.how))
+    roles = (_by_reward if config.method == "rlhf" else _by_preferences)(job, roles, data)
+    with job.watch.of("evaluation"):
+        return roles, examine(job.id, task, model, roles, config, job.run, job.observer)
 
 
-def _by_reward(job: Job, roles: Roles, data: Data, watch: Stopwatch) -> Roles:
+def _by_reward(job: Job, roles: Roles, data: Data) -> Roles:
     """A reward model, unless it was trained elsewhere, and RL against it."""
-    model, config, run, processor = job.model, job.config, job.run, job.model.processor
-    if job.start is None or "reward" not in job.start.roles:
-        with watch.of("reward_model"):
-            labels = (data.judged, data.validation_judged)
-            roles = train_reward_model(roles, processor, data.gallery, *labels, config.reward, **job.how)
-    run.save(roles, model.config, "reward")
-
-    with watch.of("rl"):
-        learning = ALGORITHMS[config.rl.algorithm].roles
-        monitor = _monitor(job, data, *learning)
-        roles = reinforce(roles, processor, data.gallery, data.prompts, config.rl, monitor=monitor, **job.how)
-        run.save(roles, model.config, *learning)
-    return roles
+    config, processor, gallery = job.config, job.model.processor, data.gallery
+    labels, learning = (data.judged, data.validation_judged), ALGORITHMS[config.rl.algorithm].roles
+    judge = functools.partial(train_reward_model, roles, processor, gallery, *labels, config.reward)
+    roles = job.stage("reward_model", ["reward"], roles, lambda: judge(**job.how)).start("anchor", "sft")
+    monitor = _monitor(job, data, *learning)
+    improve = functools.partial(reinforce, roles, processor, gallery, data.prompts, config.rl, monitor=monitor)
+    return job.stage("rl", learning, roles, lambda: improve(**job.how))
 
 
-def _by_preferences(job: Job, roles: Roles, data: Data, watch: Stopwatch) -> Roles:
+def _by_preferences(job: Job, roles: Roles, data: Data) -> Roles:
     """Preference optimisation on the pairs themselves."""
     config, processor, monitor = job.config, job.model.processor, _monitor(job, data, "policy")
-    with watch.of("preferences"):
-        how = (config.method, config.preferences)
-        roles = optimize_preferences(roles, processor, data.gallery, data.judged, *how, monitor=monitor, **job.how)
-        job.run.save(roles, job.model.config, "policy")
-    return roles
+    roles = roles.start("anchor", "sft")
+    how = (config.method, config.preferences)
+    prefer = functools.partial(optimize_preferences, roles, processor, data.gallery, data.judged, *how, monitor=monitor)
+    return job.stage("preferences", ["policy"], roles, lambda: prefer(**job.how))
 
 
 def _monitor(job: Job, data: Data, *learning: str) -> Callable[[Roles], float]:
@@ -195,7 +216,7 @@ def _monitor(job: Job, data: Data, *learning: str) -> Callable[[Roles], float]:
     return monitor
 
 
-def _summary(job: Job, watch: Stopwatch, roles: Roles, results: dict[str, Any]) -> dict[str, Any]:
+def _summary(job: Job, roles: Roles, results: dict[str, Any]) -> dict[str, Any]:
     return {
         "task": job.id,
         "model": job.model.name,
@@ -207,7 +228,7 @@ def _summary(job: Job, watch: Stopwatch, roles: Roles, results: dict[str, Any]) 
         "trainable_fraction": role_table.count(roles.pick("policy")) / role_table.count(job.model.state),
         "seconds": round(job.run.seconds, 1),
         "peak_rss_gib": round(peak_rss_gib(), 3),
-        "stages": watch.seconds,
+        "stages": job.watch.seconds,
     }
 
 

@@ -6,7 +6,6 @@ another version of them, have another fingerprint. The whole data set appears in
 
 from __future__ import annotations
 
-import fcntl
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -27,6 +26,7 @@ from pe_rlhf_mm.data.published.finding import Say
 from pe_rlhf_mm.data.published.origin import origin_of
 from pe_rlhf_mm.errors import UserError
 from pe_rlhf_mm.json_files import read_json, write_json
+from pe_rlhf_mm.locks import locked
 
 
 def prepare(
@@ -161,13 +161,8 @@ def _alone(home: Path, name: str) -> Iterator[Path]:
     """The folder of what is not finished, for one process at a time."""
     place = home / ".unfinished"
     place.mkdir(parents=True, exist_ok=True)
-    with (place / f"{name}.lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UserError(
-                f"{name} is being prepared in {home} by another process. Wait until it has ended."
-            ) from error
+    said = f"{name} is being prepared in {home} by another process. Wait until it has ended."
+    with locked(place / f"{name}.lock", said):
         for leftover in (home / tfds_name(name)).glob("incomplete.*"):  # TFDS's, of a process that was killed
             shutil.rmtree(leftover)
         (place / name).mkdir(exist_ok=True)

@@ -1,0 +1,33 @@
+"""How far a stage has come, and who keeps it so that a run that was killed goes on from there."""
+
+from __future__ import annotations
+
+from typing import Generic, NamedTuple, Protocol
+
+from pe_rlhf_mm.training.step import Learned, TrainState
+
+
+class Reached(NamedTuple, Generic[Learned]):
+    """The state after a step, and the best that was validated before it, if there is one."""
+
+    state: TrainState[Learned]
+    best: Learned | None = None
+    best_score: float = float("-inf")
+
+
+class Keeper(Protocol):
+    def begin(self, stage: str, fresh: Reached[Learned]) -> Reached[Learned]:
+        """Where a stage goes on: as it was kept, or `fresh` if nothing is kept of it."""
+
+    def step(self, stage: str, reached: Reached[Learned]) -> None:
+        """A step is done. Whether it is kept the keeper decides; the next step gives these weights away."""
+
+
+class Forgetful:
+    """Keeps nothing."""
+
+    def begin(self, stage: str, fresh: Reached[Learned]) -> Reached[Learned]:
+        """Every stage begins where it begins."""
+        return fresh
+
+    def step(self, stage: str, reached: Reached[Learned]) -> None: ...
