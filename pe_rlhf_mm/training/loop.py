@@ -9,6 +9,7 @@ import optax
 
 from pe_rlhf_mm.adapters.roles import Roles
 from pe_rlhf_mm.data.streams import Fed
+from pe_rlhf_mm.models.sharding import by_rows
 from pe_rlhf_mm.training.observer import Observer, refuse_non_finite
 from pe_rlhf_mm.training.step import Learned, Loss, new_state, train_step
 
@@ -49,7 +50,7 @@ def train(
 
     validated(0)
     for step in range(1, steps + 1):
-        state, metrics = train_step(state, roles, next(fed.batches), loss=loss, optimizer=optimizer)
+        state, metrics = train_step(state, roles, by_rows(next(fed.batches)), loss=loss, optimizer=optimizer)
         # Fetching the numbers also waits for the step: several CPU devices dead-lock if steps pile up.
         numbers = {name: float(value) for name, value in jax.device_get(metrics).items()}
         refuse_non_finite(stage, step, numbers)

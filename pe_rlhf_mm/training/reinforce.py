@@ -27,6 +27,7 @@ from pe_rlhf_mm.data.pipeline import pick
 from pe_rlhf_mm.data.processor import EncodedPrompt, Processor
 from pe_rlhf_mm.data.streams import Fed, blocks, bucketed
 from pe_rlhf_mm.models.config import VLMConfig
+from pe_rlhf_mm.models.sharding import by_rows
 from pe_rlhf_mm.rollout.sampler import Sampled, sample
 from pe_rlhf_mm.rollout.settings import Sampling
 from pe_rlhf_mm.training import forward
@@ -256,7 +257,7 @@ def reinforce(
     fed = feed(processor, gallery, prompts, settings, seed=seed)
 
     def draw(roles: Roles, trainable: Trainable, key: jax.Array) -> tuple[Rollout, dict[str, jax.Array]]:
-        return collect(config, roles, trainable, next(fed.batches), settings, sampling, scorer, key)
+        return collect(config, roles, trainable, by_rows(next(fed.batches)), settings, sampling, scorer, key)
 
     of_a_rollout = functools.partial(loss, config, settings, sampling, remat)
     facts = {"padding_share": fed.padding_share}

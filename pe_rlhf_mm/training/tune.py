@@ -28,6 +28,7 @@ from pe_rlhf_mm.data.cache import RememberingProcessor
 from pe_rlhf_mm.envs.pool import pool_of
 from pe_rlhf_mm.errors import UserError
 from pe_rlhf_mm.models.model import SHIPPED, load_model
+from pe_rlhf_mm.models.sharding import make_mesh, using
 from pe_rlhf_mm.reports.page import write_report
 from pe_rlhf_mm.training.agents import agent_stages
 from pe_rlhf_mm.training.alarms import Alarms
@@ -77,13 +78,16 @@ def tune(
     pool = pool_of(instance, config.rl.environments)
     _refuse_other_turns(instance, config, played=pool is not None)
     _refuse_without_labels(instance, config, given=() if start is None else start.roles)
-    loaded = load_model(model, quantize=config.quantize)
+    _refuse_uneven(config, played=pool is not None)
+    mesh = make_mesh(**dataclasses.asdict(config.mesh)) if config.mesh.devices > 1 else None
+    loaded = load_model(model, quantize=config.quantize, mesh=mesh)
     loaded = dataclasses.replace(loaded, processor=RememberingProcessor(loaded.processor))
     values: dict[str, Any] = {"task": id, "model": lasting_name(model), "settings": dataclasses.asdict(config)}
     values["start_from"] = start and start.remembered()
     run = Run.create(Path(out), values, overwrite=overwrite)
     with ExitStack() as stack:
         stack.enter_context(_ending(run))
+        stack.enter_context(using(mesh))
         observer = _observers(run, None if quiet else stack.enter_context(ProgressBar()))
         job, watch = Job(id, instance, loaded, config, start, run, observer), Stopwatch()
         results = _stages(job, watch) if pool is None else agent_stages(job, stack.enter_context(pool), watch)
@@ -116,6 +120,25 @@ def _refuse_without_labels(task: Task, config: TuneConfig, *, given: Collection[
             pair_source(task, config.method)
     elif config.rl.reward == "learned" and "reward" not in given:
         label_source(task, config.reward.loss)
+
+
+def _refuse_uneven(config: TuneConfig, *, played: bool) -> None:
+    """Batches whose rows the mesh does not divide: a row more or less is for the user to choose. Rows of episodes are
+    filled up by themselves."""
+    sizes = {"sft.batch_size": config.sft.batch_size}
+    if config.method != "rlhf":
+        sizes["preferences.batch_size"] = config.preferences.batch_size
+    elif config.rl.reward == "learned":
+        sizes["reward.batch_size"] = config.reward.batch_size
+    if config.method == "rlhf" and not played:
+        sizes["rl.prompts"] = config.rl.prompts
+    rows = config.mesh.rows
+    for name, size in sizes.items():
+        if size % rows:
+            raise UserError(
+                f"{name} is {size}, and a mesh of data {config.mesh.data} and fsdp {config.mesh.fsdp} deals rows to "
+                f"{rows} devices, as many to each. Take a multiple of {rows}: {rows * max(1, round(size / rows))}."
+            )
 
 
 def lasting_name(model: str | Path) -> str:
