@@ -13,6 +13,8 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
+import pe_rlhf_mm as pe
+
 HERE = Path(__file__).parent
 ON = {
     "1,4,1": ("lora sft", "full sft packed", "full reinforce", "lora dpo"),
@@ -26,8 +28,8 @@ ROUNDING = {"rtol": 2e-4, "atol": 2e-5}
 """Sums of float32 in another order differ in their last bits, a few 1e-7, and three steps of Adam, each with its own
 rounding of the weights, pass that on to the losses."""
 ADAM = 2e-3
-"""Of the way that a weight went. Adam divides a gradient by its own size: where it is nearly zero, its last bits are all
-there is of it, and steer a step of full length."""
+"""Of the way that a weight went. Adam divides a gradient by its own size: where it is nearly zero, its last bits are
+all there is of it, and steer a step of full length."""
 
 
 class Ran(NamedTuple):
@@ -110,3 +112,58 @@ def test_no_table_is_gathered_and_the_state_is_written_in_place(shape: str) -> N
     for mode in ("lora", "full"):
         assert 0 < found[mode]["gathered"] <= 64 * 512 * 4, mode  # the largest matrix of a layer
         assert found[mode]["in_place"] >= found[mode]["state"] > 0, mode
+
+
+# --- the whole job ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("task", "config", "said"),
+    [
+        (
+            "pe/easy-vqa",
+            pe.TuneConfig(mesh=pe.MeshConfig(data=2, fsdp=4), sft=pe.SFTConfig(batch_size=30)),
+            r"sft.batch_size is 30, .* deals rows to 8 devices, as many to each. Take a multiple of 8: 32",
+        ),
+        (
+            "pe/easy-vqa",
+            pe.TuneConfig(mesh=pe.MeshConfig(fsdp=3), sft=pe.SFTConfig(batch_size=3), rl=pe.RLConfig(prompts=3)),
+            "reward.batch_size is 128",
+        ),
+        (
+            "pe/easy-vqa",
+            pe.TuneConfig(mesh=pe.MeshConfig(data=8, fsdp=8), rl=pe.RLConfig(prompts=2)),
+            "rl.prompts is 2, .* Take a multiple of 64: 64",
+        ),
+        (
+            "pe/easy-vqa",
+            pe.TuneConfig(
+                mesh=pe.MeshConfig(fsdp=2), method="dpo", preferences=pe.PreferenceConfig(batch_size=7)
+            ),
+            "preferences.batch_size is 7",
+        ),
+        (
+            "canvas/press",  # which fills up the rows of its episodes
+            pe.TuneConfig(mesh=pe.MeshConfig(fsdp=2), rl=pe.RLConfig(prompts=7, reward="task")),
+            "needs 2 devices, .* this process sees 1",
+        ),
+        ("pe/easy-vqa", pe.TuneConfig(mesh=pe.MeshConfig(model=2)), "needs 2 devices, .* this process sees 1"),
+    ],
+)  # fmt: skip
+def test_what_a_mesh_cannot_do_is_refused_before_anything_is_written(
+    tmp_path: Path, task: str, config: pe.TuneConfig, said: str
+) -> None:
+    with pytest.raises(pe.UserError, match=said):
+        pe.tune(task, out=tmp_path / "run", config=config, quiet=True)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_on_a_mesh_is_read_back_on_one_device_and_on_a_mesh(tmp_path: Path) -> None:
+    """The same replies by the same command, with and without a mesh, and by the policy of that run on either."""
+    command("sharded_run.py", str(tmp_path))
+    alone, apart = (json.loads((tmp_path / name / "summary.json").read_text()) for name in ("alone", "apart"))
+    assert apart["rl"]["accuracy"] == alone["rl"]["accuracy"]
+    assert apart["rl"]["kl"] == pytest.approx(alone["rl"]["kl"], rel=1e-3)
+    replies = [json.loads((tmp_path / name).read_text()) for name in ("here.json", "there.json")]
+    said = [json.loads(line)["rl"]["reply"] for line in (tmp_path / "alone/samples.jsonl").read_text().splitlines()]
+    assert replies == [said, said]

@@ -118,8 +118,8 @@ def load_model(
     `dtype` is that of the backbone, float32, bfloat16 or float16: by default float32 on CPU, bfloat16 on accelerators.
     `quantize` holds the matrices of its layers in 8 or 4 bits (`models/quantize.py`): for a backbone that stays frozen.
     With a `mesh` (`pe.make_mesh`), or the one that `jax.set_mesh` has set, every weight goes straight to the devices
-    that hold its parts (`models/sharding.py`). Raises UserError for a name that is none of them, and for a folder that does not hold a whole checkpoint; nothing is
-    half loaded.
+    that hold its parts (`models/sharding.py`). Raises UserError for a name that is none of them, and for a folder that
+    does not hold a whole checkpoint; nothing is half loaded.
     """
     dtype, kind = checked_dtype(dtype), quantization.checked(quantize)
     folder = folder_of(str(name))

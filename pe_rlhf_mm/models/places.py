@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
@@ -60,14 +62,14 @@ def placed_slot(config: VLMConfig, slot: Slot) -> Slot:
     mesh = jax.sharding.get_mesh()
     if mesh.empty:
         return slot
-    kernels = vlm.abstract_state(config)["decoder"]["layers"]["blocks"]
+    kernels: Any = vlm.abstract_state(config)["decoder"]["layers"]["blocks"]
 
     def place(x: jax.Array, *axes: str | None) -> jax.Array:
         return jax.device_put(x, NamedSharding(mesh, partition((None, *axes), x.shape, mesh)))
 
     def placed(target: str, low: LowRank) -> LowRank:
-        axes = kernels[target]["kernel"].get_metadata("axes")
-        size_in, size_out = ("adapted" if axis == "embed" else axis for axis in axes)
+        kernel = kernels[target]["kernel"]
+        size_in, size_out = ("adapted" if axis == "embed" else axis for axis in kernel.get_metadata("axes"))
         return LowRank(place(low.a, size_in, "rank"), place(low.b, "rank", size_out))
 
     return {target: placed(target, low) for target, low in slot.items()}

@@ -111,8 +111,8 @@ def _decode(
     """
     config, (rows, group) = model.config, idle.shape
     steps, block = sampling.max_tokens, config.decoder
-    shape, cuts = (block.layers, rows, block.kv_heads, group, block.head_width, steps), (None, "rows", "kv_heads")
-    cache = cut(jnp.zeros(shape, last.dtype), *cuts)
+    memory, cuts = (block.layers, rows, block.kv_heads, group, block.head_width, steps), (None, "rows", "kv_heads")
+    cache = cut(jnp.zeros(memory, last.dtype), *cuts)
     stops = jnp.array(config.stop_ids)
 
     def one_more(now: _Decoding) -> _Decoding:
