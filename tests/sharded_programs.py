@@ -32,7 +32,7 @@ from pe_rlhf_mm.training.step import adam, new_state, train_step
 from pe_rlhf_mm.types import Completions, Pixels, Prompts
 
 WIDE = dataclasses.replace(
-    CONFIG, vocabulary=4096, decoder=dataclasses.replace(CONFIG.decoder, width=64, mlp_width=512)
+    CONFIG, vision=None, vocabulary=4096, decoder=dataclasses.replace(CONFIG.decoder, width=64, mlp_width=512)
 )
 """Its table is eight times its largest matrix, which is four times the activations of the batch."""
 COLLECTIVE = re.compile(r" = (.*?) (all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute)(-start)?\(")

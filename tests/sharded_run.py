@@ -1,6 +1,6 @@
-"""One whole tuning without a mesh and on one, read back both ways; run by `test_sharded_training.py`.
+"""One whole tuning on a mesh by the command line, read back both ways; run by `test_sharded_training.py`.
 
-python sharded_run.py FOLDER        writes FOLDER/alone and FOLDER/apart, runs, and their replies, here and there
+python sharded_run.py FOLDER        writes FOLDER/run, and its policy's replies on one device and on a mesh
 """
 
 from __future__ import annotations
@@ -12,24 +12,23 @@ from pathlib import Path
 import pe_rlhf_mm as pe
 from pe_rlhf_mm.cli.main import run as command
 from pe_rlhf_mm.models.sharding import using
-from pe_rlhf_mm.tasks.vqa.easy_vqa import EasyVQA
+from pe_rlhf_mm.testing import ToyTask
 
 OPTIONS = """
-    --sft.steps 2 --sft.batch-size 8 --sft.demonstrations 32 --reward.steps 2 --reward.batch-size 8 --reward.pairs 32
-    --reward.validate-every 2 --reward.validation-pairs 8 --rl.steps 2 --rl.prompts 8 --rl.evaluate-every 2
-    --rl.max-tokens 6 --rl.evaluation-samples 8 --rl.learning-rate 1e-3 --test-samples 12 --lora.rank 4 --json
+    --method dpo --mesh.fsdp 2 --mesh.model 2 --sft.steps 4 --sft.batch-size 8 --sft.learning-rate 1e-2 --preferences.steps 2
+    --preferences.batch-size 8 --preferences.learning-rate 1e-2 --rl.max-tokens 6 --rl.evaluation-samples 8
+    --test-samples 8 --lora.rank 4 --json
 """
 
 
 def main(folder: Path) -> None:
-    for name, mesh in (("alone", ""), ("apart", "--mesh.data 2 --mesh.fsdp 2 --mesh.model 2")):
-        assert command(["tune", "pe/easy-vqa", "--out", str(folder / name), *OPTIONS.split(), *mesh.split()]) == 0
-    lines = [json.loads(line) for line in (folder / "apart/samples.jsonl").read_text().splitlines()]
-    by_id = {sample.id: sample.messages for sample in EasyVQA().samples("test")}
-    asked = [by_id[line["id"]] for line in lines]
-    for name, where in (("here", None), ("there", pe.make_mesh(fsdp=4, model=2))):
-        with using(where):
-            replies = pe.load_policy(folder / "apart").generate(asked, max_tokens=6)
+    run = folder / "run"
+    assert command(["tune", "pe_rlhf_mm.testing:ToyTask", "--out", str(run), *OPTIONS.split()]) == 0
+    lines = [json.loads(line) for line in (run / "samples.jsonl").read_text().splitlines()]
+    by_id = {sample.id: sample.messages for sample in ToyTask().samples("test")}
+    for name, mesh in (("here", None), ("there", pe.make_mesh(fsdp=4))):
+        with using(mesh):
+            replies = pe.load_policy(run).generate([by_id[line["id"]] for line in lines], max_tokens=6)
         (folder / f"{name}.json").write_text(json.dumps([group[0] for group in replies]))
 
 

@@ -17,13 +17,14 @@ import pe_rlhf_mm as pe
 
 HERE = Path(__file__).parent
 ON = {
-    "1,4,1": ("lora sft", "full sft packed", "full reinforce", "lora dpo"),
-    "2,2,1": ("lora pairs", "full ratings", "full sft packed", "lora rloo"),
-    "1,2,2": ("lora sft", "full reinforce", "lora dpo"),
-    "2,2,2": ("lora pairs", "full ratings", "lora rloo", "lora episodes"),
+    "1,4,1": ("lora sft", "full sft packed", "lora dpo"),
+    "2,2,1": ("lora pairs", "full reinforce"),
+    "1,2,2": ("full ratings", "lora rloo"),
+    "2,2,2": ("lora episodes", "full sft packed"),
 }
-"""What is tried on which mesh (data, fsdp, model): every recipe, and both modes on each."""
+"""What is tried on which mesh (data, fsdp, model): every recipe, in one mode or the other."""
 EVERY = [(shape, recipe) for shape, recipes in ON.items() for recipe in recipes]
+MESH = {"data": 1, "fsdp": 2, "model": 2}
 ROUNDING = {"rtol": 2e-4, "atol": 2e-5}
 """Sums of float32 in another order differ in their last bits, a few 1e-7, and three steps of Adam, each with its own
 rounding of the weights, pass that on to the losses."""
@@ -159,11 +160,12 @@ def test_what_a_mesh_cannot_do_is_refused_before_anything_is_written(
 
 
 def test_a_run_on_a_mesh_is_read_back_on_one_device_and_on_a_mesh(tmp_path: Path) -> None:
-    """The same replies by the same command, with and without a mesh, and by the policy of that run on either."""
+    """The policy gives the replies that it gave in its run."""
     command("sharded_run.py", str(tmp_path))
-    alone, apart = (json.loads((tmp_path / name / "summary.json").read_text()) for name in ("alone", "apart"))
-    assert apart["rl"]["accuracy"] == alone["rl"]["accuracy"]
-    assert apart["rl"]["kl"] == pytest.approx(alone["rl"]["kl"], rel=1e-3)
-    replies = [json.loads((tmp_path / name).read_text()) for name in ("here.json", "there.json")]
-    said = [json.loads(line)["rl"]["reply"] for line in (tmp_path / "alone/samples.jsonl").read_text().splitlines()]
-    assert replies == [said, said]
+    lines = [json.loads(line) for line in (tmp_path / "run/samples.jsonl").read_text().splitlines()]
+    said = [line["preferences"]["reply"] for line in lines]
+    assert len(set(said)) > 1
+    for where in ("here", "there"):
+        assert json.loads((tmp_path / f"{where}.json").read_text()) == said
+    assert json.loads((tmp_path / "run/config.json").read_text())["settings"]["mesh"] == MESH
+    assert json.loads((tmp_path / "run/summary.json").read_text())["preferences"]["n"] == len(said) > 4
