@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from pe_rlhf_mm.rollout.load import load_policy as load_policy
     from pe_rlhf_mm.rollout.policy import Policy as Policy
     from pe_rlhf_mm.training.config import LoraConfig as LoraConfig
+    from pe_rlhf_mm.training.config import MeshConfig as MeshConfig
     from pe_rlhf_mm.training.config import PreferenceConfig as PreferenceConfig
     from pe_rlhf_mm.training.config import RewardConfig as RewardConfig
     from pe_rlhf_mm.training.config import RLConfig as RLConfig
@@ -59,7 +60,15 @@ _HOMES = {
     "rollout.export": ("load_adapter", "save_adapter"),
     "rollout.load": ("load_policy",),
     "rollout.policy": ("Policy",),
-    "training.config": ("LoraConfig", "PreferenceConfig", "RewardConfig", "RLConfig", "SFTConfig", "TuneConfig"),
+    "training.config": (
+        "LoraConfig",
+        "MeshConfig",
+        "PreferenceConfig",
+        "RewardConfig",
+        "RLConfig",
+        "SFTConfig",
+        "TuneConfig",
+    ),
     "training.reward_model": ("RewardModel", "load_reward", "load_run_reward"),
     "training.tune": ("tune",),
     "types": (

@@ -95,7 +95,7 @@ easy_vqa.EasyVQA.tuning = pe.TuneConfig(
     assert "95 % interval" in done.stdout
 
 
-@pytest.mark.parametrize("page", ["agents", "models", "data", "evaluation"])
+@pytest.mark.parametrize("page", ["agents", "models", "data", "evaluation", "scale"])
 def test_the_python_of_a_page_prints_what_it_says(page: str, tmp_path: Path) -> None:
     (code,) = [code for _, code in blocks(f"docs/{page}.md", "python")]
     (tmp_path / f"try_{page}.py").write_text(code)

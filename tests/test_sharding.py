@@ -9,11 +9,14 @@ import sys
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 from jax.sharding import AbstractMesh
 
+from pe_rlhf_mm.data.streams import blocks
 from pe_rlhf_mm.errors import UserError
-from pe_rlhf_mm.models.sharding import make_mesh, partition
+from pe_rlhf_mm.models.sharding import by_rows, cut, gathered, make_mesh, partition
 
 FIXTURES = Path(__file__).parent / "fixtures"
 MESH = AbstractMesh((1, 2, 4), ("data", "fsdp", "model"))
@@ -75,6 +78,29 @@ def test_an_axis_that_is_not_divided_evenly_stays_whole() -> None:
     assert partition(("vocabulary", "embed"), (16, 6), MESH) == jax.P(("fsdp", "model"), None)
     assert partition(("vocabulary", "embed"), (15, 6), MESH) == jax.P(None, ("fsdp",))
     assert partition((None, "embed", "heads"), (3, 7, 8), MESH) == jax.P(None, None, ("model",))
+
+
+def test_without_a_mesh_nothing_is_done_at_all() -> None:
+    x = jnp.ones((4, 8))
+    assert cut(x, "rows") is x
+    assert gathered(x, "embed", "mlp") is x
+    assert by_rows((x, 3))[0] is x
+
+
+def test_rows_go_to_the_devices_of_data_and_fsdp_and_what_sees_a_part_of_the_vocabulary_shares_them() -> None:
+    mesh = AbstractMesh((2, 2, 4), ("data", "fsdp", "model"))
+    assert partition(("rows", None), (8, 5), mesh) == jax.P(("data", "fsdp"), None)
+    assert partition(("shared rows", None, "vocabulary"), (8, 5, 16), mesh) == jax.P(("data",), None, ("fsdp", "model"))
+    assert partition(("rows", "kv_heads"), (6, 2), mesh) == jax.P(None, None)
+
+
+def test_a_block_that_is_only_scored_has_rows_for_every_device() -> None:
+    sizes = np.full((9, 1), 96)
+    with jax.sharding.use_abstract_mesh(AbstractMesh((3, 2, 1), ("data", "fsdp", "model"))):
+        found = blocks(sizes, rows=128, tokens=480)
+    assert [(block.rows, len(block.filled)) for block in found] == [(6, 6), (6, 6)]  # five would fit, and 6 divide
+    assert [n for block in found for n in block.indices] == list(range(9))
+    assert [block.rows for block in blocks(sizes, rows=128, tokens=480)] == [5, 5]
 
 
 def test_a_mesh_of_more_devices_than_there_are_is_refused() -> None:

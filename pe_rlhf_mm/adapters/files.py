@@ -14,6 +14,7 @@ from pe_rlhf_mm.adapters.tensors import read_tensors, write_tensors
 from pe_rlhf_mm.checkpoints import backbone
 from pe_rlhf_mm.errors import UserError
 from pe_rlhf_mm.models.config import VLMConfig
+from pe_rlhf_mm.models.places import placed_slot
 
 
 def save_role(
@@ -41,6 +42,7 @@ def load_role(folder: Path, roles: Roles, role: str, config: VLMConfig) -> Roles
         roles = roles._replace(copies={**roles.copies, role: copy})
     else:
         slot, scale = read_adapter(folder, config)
+        slot = placed_slot(config, slot)
         roles = roles._replace(slots={**roles.slots, role: slot}, scales={**roles.scales, role: jnp.float32(scale)})
     if role in JUDGES or (origin is not None and origin.head) or (folder / "head.safetensors").is_file():
         roles = roles._replace(heads={**roles.heads, role: _read_head(folder / "head.safetensors", config)})

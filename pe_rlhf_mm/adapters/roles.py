@@ -18,6 +18,7 @@ from jaxtyping import Array, Float
 from pe_rlhf_mm.adapters import lora
 from pe_rlhf_mm.models import quantize
 from pe_rlhf_mm.models.config import VLMConfig
+from pe_rlhf_mm.models.places import placed_slot
 from pe_rlhf_mm.models.vlm import adapter_shapes
 
 BACKBONE = "backbone"
@@ -116,7 +117,7 @@ def new_slot_role(
     """Adds a role whose fresh adapters change nothing: it equals the backbone exactly."""
     slot = lora.new_slot(key, adapter_shapes(config, targets), layers=config.decoder.layers, rank=rank)
     scale = jnp.float32(alpha / rank)
-    return roles._replace(slots={**roles.slots, role: slot}, scales={**roles.scales, role: scale})
+    return roles._replace(slots={**roles.slots, role: placed_slot(config, slot)}, scales={**roles.scales, role: scale})
 
 
 def merged(weights: Weights) -> nnx.State:

@@ -19,7 +19,7 @@ from pe_rlhf_mm.errors import UserError
 from pe_rlhf_mm.json_files import read_json
 from pe_rlhf_mm.models import quantize, vlm
 from pe_rlhf_mm.models.config import VLMConfig
-from pe_rlhf_mm.models.sharding import places_of
+from pe_rlhf_mm.models.places import places_of
 
 MODEL_TYPE = "pe_rlhf_tiny_vlm"
 
@@ -70,7 +70,7 @@ def read_config(folder: Path) -> VLMConfig:
 
 
 def load_state(folder: Path, config: VLMConfig, dtype: jnp.dtype, mesh: Mesh | None = None) -> nnx.State:
-    """Reads the weights onto the mesh, if there is one.
+    """Reads the weights onto the mesh, or the one in use, if there is one.
 
     Raises UserError that lists every missing, unknown and mis-shaped tensor at once.
     """

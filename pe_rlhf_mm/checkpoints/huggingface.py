@@ -28,8 +28,8 @@ from pe_rlhf_mm.json_files import read_json
 from pe_rlhf_mm.models import vlm
 from pe_rlhf_mm.models.config import Quantization, VLMConfig
 from pe_rlhf_mm.models.families import SUPPORTED, Ids, config_of
+from pe_rlhf_mm.models.places import place_of_layer, place_of_stack, places_of
 from pe_rlhf_mm.models.quantize import Quantized, covers, quantized
-from pe_rlhf_mm.models.sharding import place_of_layer, place_of_stack, places_of
 
 FLOATS = ("F64", "F32", "F16", "BF16")
 

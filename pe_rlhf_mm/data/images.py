@@ -25,6 +25,8 @@ from pe_rlhf_mm.data.views import Views
 from pe_rlhf_mm.errors import ImageError, UserError
 from pe_rlhf_mm.models import vlm
 from pe_rlhf_mm.models.config import Native, Square, Tiled, VisionConfig, VLMConfig
+from pe_rlhf_mm.models.places import everywhere
+from pe_rlhf_mm.models.sharding import by_rows
 from pe_rlhf_mm.types import Features, Image, Pixels
 
 MAX_PIXELS = 50_000_000
@@ -115,7 +117,9 @@ def views_of(picture: Pillow.Image, config: VisionConfig) -> Views:
 
 
 @functools.partial(jax.jit, static_argnames="config")
-def _look(config: VLMConfig, state: nnx.State, pixels: Pixels) -> Float[jax.Array, "B M W"]:
+def _look(config: VLMConfig, tower: nnx.State, pixels: Pixels) -> Float[jax.Array, "B M W"]:
+    state = vlm.abstract_state(config)
+    state["vision"] = tower
     features = vlm.bind(config, state).look(pixels)
     assert features is not None  # pixels were given
     return features.vectors
@@ -132,7 +136,10 @@ class Gallery:
 
     def __init__(self, config: VLMConfig, *, look_with: nnx.State | None = None, memory: int | None = None):
         self.config = config
-        self._look_with = look_with
+        # Batches are made in a thread, and programs of two threads that wait for each other's devices could wait for
+        # ever. So on a mesh the tower is whole on every device: each looks at views of its own and waits for nobody.
+        self._tower = None if look_with is None or config.vision is None else everywhere(look_with["vision"])
+        self._mesh = jax.sharding.get_mesh()
         self._index: dict[str, int] = {}
         self._images: list[Image] = []
         self._shapes: list[ImageShape] = []
@@ -177,9 +184,9 @@ class Gallery:
         """The images of a batch, row by row; shorter rows are padded with zeros that no placeholder asks for."""
         if not any(rows):
             return None
-        if self._look_with is None:
+        if self._tower is None:
             return self._pixels(rows)
-        seen = self._seen({n for row in rows for n in row}, self._look_with)
+        seen = self._seen({n for row in rows for n in row}, self._tower)
         texts = [np.concatenate([seen[n] for n in row]) if row else None for row in rows]
         first = next(t for t in texts if t is not None)
         out = np.zeros((len(rows), rounded(max(len(t) for t in texts if t is not None)), first.shape[1]), first.dtype)
@@ -215,17 +222,17 @@ class Gallery:
             self._patches.put(number, found)
         return found
 
-    def _seen(self, numbers: set[int], state: nnx.State) -> dict[int, Float[np.ndarray, "M W"]]:
+    def _seen(self, numbers: set[int], tower: nnx.State) -> dict[int, Float[np.ndarray, "M W"]]:
         """Features of images; where some are missing, all images are looked at whose patches wait for it."""
         found = {n: self._features.get(n) for n in numbers}
         missing = {n for n, features in found.items() if features is None}
-        looked = self._look_at(sorted(missing | {*self._patches.numbers()}), state) if missing else {}
+        looked = self._look_at(sorted(missing | {*self._patches.numbers()}), tower) if missing else {}
         for n, features in looked.items():
             self._features.put(n, features)
             self._patches.drop(n)
         return {n: looked[n] if features is None else features for n, features in found.items()}
 
-    def _look_at(self, numbers: Sequence[int], state: nnx.State) -> dict[int, Float[np.ndarray, "M W"]]:
+    def _look_at(self, numbers: Sequence[int], tower: nnx.State) -> dict[int, Float[np.ndarray, "M W"]]:
         """Encodes the views of images, similar ones together."""
         waiting = sorted(((n, view) for n in numbers for view in self._patches_of(n)), key=lambda item: len(item[1]))
         seen: dict[int, list[Float[np.ndarray, "M W"]]] = {}
@@ -235,7 +242,7 @@ class Gallery:
             block = [item for item in waiting[:batch] if len(item[1]) <= room]
             rows = [[(view, self._shapes[n].grid)] for n, view in block]
             pixels = _padded(rows + [[]] * (batch - len(block)), most=1, patches=room)
-            looked = np.asarray(_look(self.config, state, pixels))
+            looked = np.asarray(_look(self.config, tower, by_rows(pixels, self._mesh)))
             for (n, view), vectors in zip(block, looked, strict=False):
                 seen.setdefault(n, []).append(vectors[: len(view) // self._vision.merge**2])
             del waiting[: len(block)]

@@ -12,6 +12,7 @@ from jaxtyping import Int
 from pe_rlhf_mm.data.order import Batch, BucketedOrder, Order, PackedOrder, choose_buckets, padding_share
 from pe_rlhf_mm.data.padding import rounded
 from pe_rlhf_mm.data.pipeline import Stream, ordered_batches
+from pe_rlhf_mm.models.sharding import parts_of
 
 Example = TypeVar("Example")
 Item = TypeVar("Item")
@@ -96,13 +97,13 @@ def blocks(
     """All examples once, in blocks of few shapes: what is scored or answered, and not trained on.
 
     A block has at most `rows` examples and, where each of them is shorter, at most `tokens` tokens: that bounds memory,
-    however long the longest is. Raises UserError if there are no examples.
+    however long the longest is. On a mesh each device gets as many. Raises UserError if there are no examples.
     """
     buckets, found = choose_buckets(sizes, weights=weights, saving=0.15), []
     for bucket, shape in enumerate(buckets.shapes.tolist()):
         own = np.flatnonzero(buckets.assignment == bucket).tolist()
         length = int(np.dot(shape, weights or [1] * len(shape)))
-        at_once = max(1, min(rows, rounded(len(own)), tokens // length))
+        at_once = rounded(max(1, min(rows, rounded(len(own)), tokens // length)), parts_of("rows"))
         found += [Block(own[i : i + at_once], at_once, shape) for i in range(0, len(own), at_once)]
     return found
 

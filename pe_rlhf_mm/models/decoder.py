@@ -11,6 +11,7 @@ from pe_rlhf_mm.adapters.lora import Bank
 from pe_rlhf_mm.models.config import VLMConfig
 from pe_rlhf_mm.models.history import History
 from pe_rlhf_mm.models.layers import KeyValues, Memory, Norm, capped
+from pe_rlhf_mm.models.sharding import cut, gathered, looked_up
 from pe_rlhf_mm.models.stack import Stack, kind_angles
 
 
@@ -28,15 +29,16 @@ class Decoder(nnx.Module):
 
     def embed(self, tokens: Int[Array, ...]) -> Float[Array, "... D"]:
         """Token vectors. A tied table is scaled for the logits; some families scale it back to unit variance here."""
-        x = self.embedding[...][tokens]
+        x = looked_up(self.embedding[...], tokens)
         # Gemma was trained with the factor rounded to the type of the weights.
         return x * jnp.asarray(self.config.decoder.width**0.5, x.dtype) if self.config.scaled_embedding else x
 
     def logits(self, hidden: Float[Array, "... D"]) -> Float[Array, "... V"]:
-        table = self.embedding[...] if self.config.tied else self.head[...]
-        return capped(
-            jnp.einsum("...d,vd->...v", hidden, table, preferred_element_type=jnp.float32), self.config.logit_cap
-        )
+        table = gathered(self.embedding[...] if self.config.tied else self.head[...], "vocabulary", "embed")
+        # Of hidden states and the table, the table is the larger by far: it stays where it is, and they go to it.
+        products = jnp.einsum("...d,vd->...v", cut(hidden, "shared rows"), table, preferred_element_type=jnp.float32)
+        others = [None] * (hidden.ndim - 2)
+        return capped(cut(products, "shared rows", *others, "vocabulary"), self.config.logit_cap)
 
     def __call__(
         self,

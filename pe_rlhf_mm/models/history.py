@@ -6,6 +6,7 @@ next ones: first those of what is read, then those of the reply. Padding fills c
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -14,6 +15,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from pe_rlhf_mm.models.config import VLMConfig
 from pe_rlhf_mm.models.layers import Memory
+from pe_rlhf_mm.models.sharding import cut
 
 
 class History(NamedTuple):
@@ -39,12 +41,15 @@ class History(NamedTuple):
         )
 
 
+@functools.partial(jax.jit, static_argnames=("config", "rows", "columns", "dtype"))
 def nothing_read(config: VLMConfig, rows: int, columns: int, dtype: jnp.dtype) -> History:
     """The history of `rows` conversations that have not begun, with room for so many columns."""
     block = config.decoder
-    keys: Float[Array, ...] = jnp.zeros((block.layers, rows, block.kv_heads, block.head_width, columns), dtype)
-    positions = jnp.zeros((rows, columns, block.position_axes), jnp.int32)
-    return History(Memory(keys, keys.swapaxes(-1, -2)), positions, jnp.zeros((rows, columns), bool), jnp.int32(0))
+    shape, cuts = (block.layers, rows, block.kv_heads, block.head_width, columns), (None, "rows", "kv_heads")
+    keys: Float[Array, ...] = cut(jnp.zeros(shape, dtype), *cuts)
+    values = cut(keys.swapaxes(-1, -2), *cuts)
+    positions = cut(jnp.zeros((rows, columns, block.position_axes), jnp.int32), "rows")
+    return History(Memory(keys, values), positions, cut(jnp.zeros((rows, columns), bool), "rows"), jnp.int32(0))
 
 
 def with_room(history: History, columns: int) -> History:

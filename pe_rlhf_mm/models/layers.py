@@ -1,6 +1,7 @@
 """Norm, attention and MLP: the layers that the decoder and the vision tower share, with the switches of all families.
 
-Every parameter names its *logical* axes; which of them would be cut over which chips is nothing a layer knows.
+Parameters and activations name their *logical* axes; which of them is cut over which devices is nothing a layer knows
+(`sharding.py` does).
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from pe_rlhf_mm.adapters import lora
 from pe_rlhf_mm.models.config import Activation, BlockConfig, NormKind
 from pe_rlhf_mm.models.quantize import matmul
 from pe_rlhf_mm.models.rope import rotate
+from pe_rlhf_mm.models.sharding import cut, gathered
 
 Built = TypeVar("Built", bound=nnx.Module)
 
@@ -59,14 +61,15 @@ class Linear(nnx.Module):
         self, size_in: int, size_out: int, axes: tuple[str, str], *, bias: bool = False, rngs: nnx.Rngs
     ) -> None:
         kernel = jax.random.normal(rngs.params(), (size_in, size_out)) * size_in**-0.5
+        self.axes = axes
         self.kernel = nnx.Param(kernel, axes=axes)
         if bias:
             self.bias = nnx.Param(jnp.zeros(size_out), axes=axes[1:])
 
     def __call__(self, x: Array, adapters: LayerAdapters | None = None, target: str = "") -> Array:
-        y = checkpoint_name(matmul(x, self.kernel.get_value()), "product")
+        y = checkpoint_name(matmul(x, gathered(self.kernel.get_value(), *self.axes)), "product")
         if hasattr(self, "bias"):
-            y = y + self.bias[...]
+            y = y + gathered(self.bias[...], self.axes[1])
         if adapters is None or target not in adapters.matrices:
             return y
         return y + adapters.delta(target, x).astype(y.dtype)
@@ -222,7 +225,8 @@ class Block(nnx.Module):
         """The normed input as queries, keys and values, split into heads and rotated."""
         config, normed = self.config, self.attention_norm(x)
         q, k, v = (
-            getattr(self, t)(normed, adapters, t).reshape(*x.shape[:-1], -1, config.head_width) for t in ("q", "k", "v")
+            cut(getattr(self, t)(normed, adapters, t).reshape(*x.shape[:-1], -1, config.head_width), "rows", None, axis)
+            for t, axis in (("q", "heads"), ("k", "kv_heads"), ("v", "kv_heads"))
         )
         if config.qk_norm:
             q, k = self.q_norm(q), self.k_norm(k)
@@ -239,7 +243,7 @@ class Block(nnx.Module):
         inner = self.up(normed, adapters, "up")
         inner = act(self.gate(normed, adapters, "gate")) * inner if config.gated else act(inner)
         out = self.down(inner, adapters, "down")
-        return x + (self.post_mlp_norm(out) if config.post_norms else out)
+        return cut(x + (self.post_mlp_norm(out) if config.post_norms else out), "rows")
 
     def __call__(
         self,

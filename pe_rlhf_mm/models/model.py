@@ -121,12 +121,13 @@ def load_model(
 
     `dtype` is that of the backbone, float32, bfloat16 or float16: by default float32 on CPU, bfloat16 on accelerators.
     `quantize` holds the matrices of its layers in 8 or 4 bits (`models/quantize.py`): for a backbone that stays frozen.
-    With a `mesh` (`pe.make_mesh`) every weight goes straight to the devices that hold its parts (`models/sharding.py`).
-    Weights that are in use already, read from the same files in the same way, are shared.
-    Raises UserError for a name that is none of them, and for a folder that does not hold a whole checkpoint; nothing is
-    half loaded.
+    With a `mesh` (`pe.make_mesh`), or the one that `jax.set_mesh` has set, every weight goes straight to the devices
+    that hold its parts (`models/sharding.py`). Weights that are in use already, read from the same files in the same
+    way, are shared. Raises UserError for a name that is none of them, and for a folder that does not hold a whole
+    checkpoint; nothing is half loaded.
     """
     dtype, kind = checked_dtype(dtype), quantization.checked(quantize)
+    mesh = jax.sharding.get_mesh() if mesh is None else mesh
     folder = folder_of(str(name))
     if folder.is_dir() and (run := _run_in(folder)):
         raise UserError(

@@ -1,22 +1,27 @@
-"""Which part of a weight lies on which device: one table from the axes that parameters name to those of a mesh.
+"""Which part of an array lies on which device: one table from the axes that arrays name to those of a mesh.
 
-A mesh has three axes: `data` (rows of a batch), `fsdp` (weights kept in parts, gathered where they are used) and
-`model` (matrices cut across, as in Megatron). Models name logical axes only; this table is where the two meet.
+A mesh has three axes: `data` (rows of a batch), `fsdp` (rows too; and weights kept in parts, gathered where they are
+used) and `model` (matrices cut across, as in Megatron). Models name logical axes only; this table is where the two
+meet. The mesh is the one that `jax.set_mesh` has set. Without one nothing here does anything at all, and the programs
+of a single device are what they would be if this file did not exist.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import TypeVar
 
 import jax
-from flax import nnx
-from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
+import jax.numpy as jnp
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Float, Int
 
 from pe_rlhf_mm.errors import UserError
-from pe_rlhf_mm.models import vlm
-from pe_rlhf_mm.models.config import VLMConfig
-from pe_rlhf_mm.models.quantize import Quantized
+
+Tree = TypeVar("Tree")
 
 MESH_AXES = ("data", "fsdp", "model")
 RULES: dict[str, tuple[str, ...]] = {
@@ -29,8 +34,14 @@ RULES: dict[str, tuple[str, ...]] = {
     "norm": (),
     "patches": (),
     "pixels": (),
+    "rows": ("data", "fsdp"),  # of activations, and of what attention remembers
+    "shared rows": ("data",),  # where every device of a group sees the same rows, each with its part of the vocabulary
+    "rank": (),
+    "adapted": (),  # where a kernel has "embed": adapters are a hundredth of it, too small to be worth a gather a layer
 }
 """Logical axis to the mesh axes it is cut over."""
+GATHERED = ("embed", "merged")
+"""Axes along which a weight is put together again before it is multiplied."""
 
 
 def make_mesh(*, data: int = 1, fsdp: int = 1, model: int = 1) -> Mesh:
@@ -45,6 +56,17 @@ def make_mesh(*, data: int = 1, fsdp: int = 1, model: int = 1) -> Mesh:
     return jax.make_mesh((data, fsdp, model), MESH_AXES, axis_types=kinds, devices=there[:wanted])
 
 
+def using(mesh: Mesh | None) -> AbstractContextManager[object]:
+    """Within it, everything is laid over the mesh; without one, as `jax.set_mesh` has left it."""
+    return nullcontext() if mesh is None else jax.set_mesh(mesh)
+
+
+def mesh_in_use() -> AbstractMesh | None:
+    """The mesh that `jax.set_mesh` has set, as a compiled program knows it; None on a single device."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return None if mesh.empty else mesh
+
+
 def partition(axes: Sequence[str | None], shape: Sequence[int], mesh: Mesh | AbstractMesh) -> PartitionSpec:
     """How an array with these logical axes is cut. An axis that the mesh does not divide evenly stays whole, and no
     mesh axis cuts an array twice: the first logical axis takes it."""
@@ -52,12 +74,12 @@ def partition(axes: Sequence[str | None], shape: Sequence[int], mesh: Mesh | Abs
     cuts: list[str | tuple[str, ...] | None] = []
     for axis, length in zip(axes, shape, strict=True):
         over = tuple(name for name in RULES[axis] if name not in taken) if axis is not None else ()
-        cuts.append(_if_it_divides(over, length, mesh))
+        cuts.append(if_it_divides(over, length, mesh))
         taken.update(over if cuts[-1] else ())
     return PartitionSpec(*cuts)
 
 
-def _if_it_divides(
+def if_it_divides(
     over: str | tuple[str, ...] | None, length: int, mesh: Mesh | AbstractMesh
 ) -> str | tuple[str, ...] | None:
     """The mesh axes to cut an axis of that length over, or None where they leave a remainder."""
@@ -65,38 +87,88 @@ def _if_it_divides(
     return over if names and length % math.prod(mesh.shape[name] for name in names) == 0 else None
 
 
-def places_of(config: VLMConfig, mesh: Mesh | None) -> nnx.State:
-    """For every weight of a model its place: on the mesh, or without one on the first device."""
+def parts_of(axis: str) -> int:
+    """Into how many parts the mesh in use cuts an axis of a length that it divides."""
+    mesh = mesh_in_use()
+    return 1 if mesh is None else math.prod(mesh.shape[name] for name in RULES[axis])
+
+
+# --- inside compiled programs -----------------------------------------------------------------------------------
+
+
+def cut(x: Array, *axes: str | None) -> Array:
+    """x, laid out by its logical axes: those that are named first, and whole along all others."""
+    mesh = mesh_in_use()
     if mesh is None:
-        place = SingleDeviceSharding(jax.devices()[0])
-        return jax.tree.map(lambda _: place, vlm.abstract_state(config))
-
-    def placed(_: tuple, variable: nnx.Variable) -> nnx.Variable:
-        shape = variable.get_value().shape
-        named: tuple[str, ...] = variable.get_metadata("axes")
-        layers = (None,) * (len(shape) - len(named))  # stacked weights have a leading axis of layers
-        return variable.replace(NamedSharding(mesh, partition((*layers, *named), shape, mesh)))
-
-    return nnx.map_state(placed, vlm.abstract_state(config))
+        return x
+    named = (*axes, *[None] * (x.ndim - len(axes)))
+    return jax.lax.with_sharding_constraint(x, partition(named, x.shape, mesh))
 
 
-def place_of_layer(stack: Sharding) -> Sharding:
-    """The place of one layer out of a stack of layers."""
-    return NamedSharding(stack.mesh, PartitionSpec(*stack.spec[1:])) if isinstance(stack, NamedSharding) else stack
+def gathered(weight: Tree, *axes: str) -> Tree:
+    """A weight, or the parts of a quantised one, put together as far as its multiplication needs it.
 
-
-def place_of_stack(kernel: Sharding, layer: jax.Array | Quantized) -> Sharding | Quantized:
-    """The place of stacked layers, given that of the kernel they are, or were before they were quantised.
-
-    What a quantised kernel packs or shares along its rows stays whole where the mesh does not divide it.
+    Its gradient is cut as the weight is kept, and so need not be added up whole on every device. Left to the compiler,
+    it would be: the gradient of a constraint is a constraint to the same.
     """
-    if not isinstance(layer, Quantized):
-        return kernel
-    return jax.tree.map(lambda part: _cut_where_it_divides(kernel, (1, *part.shape)), layer)
+    mesh = mesh_in_use()
+    if mesh is None:
+        return weight
+    whole = [None if axis in GATHERED else axis for axis in axes]
+
+    def put_together(part: Array) -> Array:
+        return _gathered(part, partition(whole, part.shape, mesh), partition(axes, part.shape, mesh))
+
+    return jax.tree.map(put_together, weight)
 
 
-def _cut_where_it_divides(kernel: Sharding, shape: tuple[int, ...]) -> Sharding:
-    if not isinstance(kernel, NamedSharding):
-        return kernel
-    cuts = [_if_it_divides(over, length, kernel.mesh) for over, length in zip(kernel.spec, shape, strict=True)]
-    return NamedSharding(kernel.mesh, PartitionSpec(*cuts))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def _gathered(weight: Array, used: PartitionSpec, kept: PartitionSpec) -> Array:
+    return jax.lax.with_sharding_constraint(weight, used)
+
+
+def _forward(weight: Array, used: PartitionSpec, kept: PartitionSpec) -> tuple[Array, None]:
+    return jax.lax.with_sharding_constraint(weight, used), None
+
+
+def _backward(used: PartitionSpec, kept: PartitionSpec, _: None, gradient: Array) -> tuple[Array]:
+    return (jax.lax.with_sharding_constraint(gradient, kept),)
+
+
+_gathered.defvjp(_forward, _backward)
+
+
+def looked_up(table: Float[Array, "V D"], ids: Int[Array, "B *n"]) -> Float[Array, "B *n D"]:
+    """table[ids], of a table that is cut by the word: every device looks up what it has, and the parts are added.
+
+    Only vectors travel. Left to the compiler, the gradient would be a whole table on every device.
+    """
+    mesh = mesh_in_use()
+    words = None if mesh is None else partition(("vocabulary", None), table.shape, mesh)
+    if mesh is None or words is None or words[0] is None:
+        return gathered(table, "vocabulary", "embed")[ids]
+    over, rows = words[0], partition(("shared rows", *[None] * (ids.ndim - 1)), ids.shape, mesh)
+
+    def own(part: Float[Array, "v D"], ids: Int[Array, "b *n"]) -> Float[Array, "b *n D"]:
+        place = ids - jax.lax.axis_index(over) * len(part)
+        mine = (place >= 0) & (place < len(part))
+        return jax.lax.psum(jnp.where(mine[..., None], part[jnp.where(mine, place, 0)], 0), over)
+
+    found = jax.shard_map(own, in_specs=(words, rows), out_specs=PartitionSpec(*rows, None))(table, ids)
+    return cut(found, "rows")
+
+
+# --- between programs -------------------------------------------------------------------------------------------
+
+
+def by_rows(batch: Tree, mesh: Mesh | None = None) -> Tree:
+    """A batch with its rows on the devices that compute them, of a mesh or of the one in use."""
+    mesh = jax.sharding.get_mesh() if mesh is None else mesh
+    if mesh.empty:
+        return batch
+
+    def place(x: Array) -> Array:
+        axes = ("rows", *[None] * (x.ndim - 1)) if x.ndim else ()
+        return jax.device_put(x, NamedSharding(mesh, partition(axes, x.shape, mesh)))
+
+    return jax.tree.map(place, batch)

@@ -15,6 +15,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from pe_rlhf_mm.models.config import Connector, Native, VisionConfig
 from pe_rlhf_mm.models.layers import Linear, Norm
+from pe_rlhf_mm.models.sharding import cut, gathered
 from pe_rlhf_mm.models.stack import Stack, kind_angles
 from pe_rlhf_mm.types import Pixels
 
@@ -93,11 +94,12 @@ class VisionTower(nnx.Module):
         config, (rows, views, count, _) = self.config, pixels.patches.shape
         grid = pixels.grid.reshape(-1, 2)
         at = places(grid, count, config.merge)
-        x = self._embed(pixels.patches.reshape(rows * views, count, -1))
-        if config.side and isinstance(config.views, Native):
-            x = x + stretched(self.positions[...], config.side, at, grid)
-        elif config.side:
-            x = x + self.positions[...][at.row * config.side + at.column]
+        x = cut(self._embed(pixels.patches.reshape(rows * views, count, -1)), "rows")
+        learned = gathered(self.positions[...], "patches", "embed") if config.side else None
+        if learned is not None and isinstance(config.views, Native):
+            x = x + stretched(learned, config.side, at, grid)
+        elif learned is not None:
+            x = x + learned[at.row * config.side + at.column]
         angles = kind_angles(config.block, jnp.stack([at.row, at.column], axis=-1))
         passed = self.layers(x, angles, self._sight(at), taps=config.deepstack)
         levels = [self.connector(self._blocks(self.norm(passed.x)))]

@@ -21,6 +21,7 @@ from pe_rlhf_mm.models import vlm
 from pe_rlhf_mm.models.config import VLMConfig
 from pe_rlhf_mm.models.history import History
 from pe_rlhf_mm.models.layers import Memory, remembered
+from pe_rlhf_mm.models.sharding import cut
 from pe_rlhf_mm.rollout.sampling import draw, tempered, truncated
 from pe_rlhf_mm.rollout.settings import Sampling
 from pe_rlhf_mm.types import Completions, Prompts
@@ -110,7 +111,8 @@ def _decode(
     """
     config, (rows, group) = model.config, idle.shape
     steps, block = sampling.max_tokens, config.decoder
-    cache = jnp.zeros((block.layers, rows, block.kv_heads, group, block.head_width, steps), last.dtype)
+    memory, cuts = (block.layers, rows, block.kv_heads, group, block.head_width, steps), (None, "rows", "kv_heads")
+    cache = cut(jnp.zeros(memory, last.dtype), *cuts)
     stops = jnp.array(config.stop_ids)
 
     def one_more(now: _Decoding) -> _Decoding:
@@ -142,7 +144,7 @@ def _decode(
         jnp.zeros(shape),
         idle,
         jnp.broadcast_to(last[:, None], (rows, group, block.width)),
-        Memory(cache, cache.swapaxes(-1, -2)),
+        Memory(cache, cut(cache.swapaxes(-1, -2), *cuts)),
     )
     end = jax.lax.while_loop(lambda now: (now.step < steps) & ~now.stopped.all(), one_more, start)
     return Sampled(Completions(end.tokens, end.mask), end.logprobs, end.stopped), end.own

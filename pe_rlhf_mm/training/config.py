@@ -225,6 +225,31 @@ class PreferenceConfig:
 
 
 @dataclass(frozen=True)
+class MeshConfig:
+    """Several devices of one machine; 1, 1 and 1 is a single device."""
+
+    data: int = 1
+    """Rows of a batch are dealt to so many groups of devices, each of which holds all weights."""
+    fsdp: int = 1
+    """Rows are dealt within a group too, and each of its so many devices keeps a part of every weight."""
+    model: int = 1
+    """Matrices are cut over so many devices, which work on the same rows."""
+
+    def __post_init__(self) -> None:
+        _refuse_other_types(self)
+        _positive(self, "data", "fsdp", "model")
+
+    @property
+    def devices(self) -> int:
+        return self.data * self.fsdp * self.model
+
+    @property
+    def rows(self) -> int:
+        """The number of rows of a batch must be a multiple of it."""
+        return self.data * self.fsdp
+
+
+@dataclass(frozen=True)
 class TuneConfig:
     """SFT, reward model and RL, or SFT and preference optimisation; evaluation: one run."""
 
@@ -245,6 +270,7 @@ class TuneConfig:
     """Evaluate on so many test samples; 0 means all."""
     remat: bool = False
     """Recompute layers in the backward pass: less memory, about a third more arithmetic."""
+    mesh: MeshConfig = field(default_factory=MeshConfig)
 
     def __post_init__(self) -> None:
         _refuse_other_types(self)

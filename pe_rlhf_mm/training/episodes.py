@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -32,6 +33,7 @@ from pe_rlhf_mm.data.transcript import Turn
 from pe_rlhf_mm.envs.episode import ending, lost_by
 from pe_rlhf_mm.envs.pool import EnvPool
 from pe_rlhf_mm.models.config import VLMConfig
+from pe_rlhf_mm.models.sharding import by_rows, parts_of
 from pe_rlhf_mm.rollout.episodes import Played, play_episodes
 from pe_rlhf_mm.training import forward
 from pe_rlhf_mm.training.config import RLConfig
@@ -78,7 +80,7 @@ def rows_of(config: VLMConfig, gallery: Gallery, played: Sequence[Played]) -> Ro
     """Episodes in rows, where those that begin alike share their beginning. Nothing of a lost one is learned from."""
     whole = [[*p.turns, Turn(p.left or EncodedPrompt([], ()), [])] if _cut(p) else list(p.turns) for p in played]
     capacity, bins = fill_rows(whole, width=config.decoder.width)
-    bins += [[]] * (rounded(len(bins), ROWS) - len(bins))
+    bins += [[]] * (rounded(len(bins), math.lcm(ROWS, parts_of("rows"))) - len(bins))
     packed = pack(
         config, gallery, [[whole[n] for n in inside] for inside in bins], capacity=capacity, asked=every_token
     )
@@ -222,7 +224,8 @@ def collect_episodes(
     now, rounds = roles.put(trainable), [*samples] * settings.group
     drawn = (processor, now.weights("policy"), gallery, pool, rounds, settings.sampling, key)
     played = play_episodes(*drawn, max_turns=settings.max_turns)
-    rollout, metrics = _assess(processor.config, settings, now, rows_of(processor.config, gallery, played))
+    rows = by_rows(rows_of(processor.config, gallery, played))
+    rollout, metrics = _assess(processor.config, settings, now, rows)
     return rollout, {**metrics, **told([p.outcome for p in played])}
 
 

@@ -11,6 +11,7 @@ import optax
 
 from pe_rlhf_mm.adapters.roles import Roles
 from pe_rlhf_mm.data.streams import Fed
+from pe_rlhf_mm.models.sharding import by_rows
 from pe_rlhf_mm.training.keeper import Forgetful, Keeper, Reached
 from pe_rlhf_mm.training.observer import Observer, refuse_non_finite
 from pe_rlhf_mm.training.step import Learned, Loss, new_state, train_step
@@ -22,7 +23,7 @@ Draw = Callable[[Learned, Any, int], tuple[Any, Mapping[str, Any]]]
 
 def as_fed(trainable: Learned, fed: Any, step: int) -> tuple[Any, Mapping[str, Any]]:
     """The batch is what was fed; nothing is drawn with what is trained."""
-    return fed, {}
+    return by_rows(fed), {}
 
 
 def train(

@@ -27,6 +27,7 @@ from pe_rlhf_mm.data.pipeline import pick
 from pe_rlhf_mm.data.processor import EncodedPrompt, Processor
 from pe_rlhf_mm.data.streams import Fed, blocks, bucketed
 from pe_rlhf_mm.models.config import VLMConfig
+from pe_rlhf_mm.models.sharding import by_rows
 from pe_rlhf_mm.rollout.sampler import Sampled, sample
 from pe_rlhf_mm.rollout.settings import Sampling
 from pe_rlhf_mm.training import forward
@@ -260,7 +261,7 @@ def reinforce(
     def draw(
         roles: Roles, trainable: Trainable, prompts: Prompts, key: jax.Array
     ) -> tuple[Rollout, dict[str, jax.Array]]:
-        return collect(config, roles, trainable, prompts, settings, sampling, scorer, key)
+        return collect(config, roles, trainable, by_rows(prompts), settings, sampling, scorer, key)
 
     return improve(
         roles,

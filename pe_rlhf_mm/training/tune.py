@@ -30,6 +30,7 @@ from pe_rlhf_mm.envs.pool import pool_of
 from pe_rlhf_mm.errors import OutOfRange, Terminated, UserError
 from pe_rlhf_mm.json_files import read_json
 from pe_rlhf_mm.models.model import SHIPPED, load_model
+from pe_rlhf_mm.models.sharding import make_mesh, using
 from pe_rlhf_mm.reports.page import write_report
 from pe_rlhf_mm.training.agents import agent_stages
 from pe_rlhf_mm.training.alarms import Alarms
@@ -96,7 +97,9 @@ def tune(
     pool = pool_of(instance, config.rl.environments)
     _refuse_other_turns(instance, config, played=pool is not None)
     _refuse_without_labels(instance, config, given=() if start is None else start.roles)
-    loaded = load_model(model, quantize=config.quantize)
+    _refuse_uneven(config, played=pool is not None)
+    mesh = make_mesh(**dataclasses.asdict(config.mesh)) if config.mesh.devices > 1 else None
+    loaded = load_model(model, quantize=config.quantize, mesh=mesh)
     loaded = dataclasses.replace(loaded, processor=RememberingProcessor(loaded.processor))
     run = Run.create(Path(out), values, overwrite=overwrite, resume=resume)
     with ExitStack() as stack:
@@ -104,6 +107,7 @@ def tune(
         watch, bar = Stopwatch(), None if quiet else stack.enter_context(ProgressBar())
         observer, keeper = _listeners(run, watch, bar, save_every=save_every)
         stack.enter_context(_ending(run, keeper))
+        stack.enter_context(using(mesh))
         job = Job(id, instance, loaded, config, start, run, observer, keeper, watch)
         results = _stages(job) if pool is None else agent_stages(job, stack.enter_context(pool))
         summary = _summary(job, *results)
@@ -141,6 +145,25 @@ def _refuse_without_labels(task: Task, config: TuneConfig, *, given: Collection[
             pair_source(task, config.method)
     elif config.rl.reward == "learned" and "reward" not in given:
         label_source(task, config.reward.loss)
+
+
+def _refuse_uneven(config: TuneConfig, *, played: bool) -> None:
+    """Batches whose rows the mesh does not divide: a row more or less is for the user to choose. Rows of episodes are
+    filled up by themselves."""
+    sizes = {"sft.batch_size": config.sft.batch_size}
+    if config.method != "rlhf":
+        sizes["preferences.batch_size"] = config.preferences.batch_size
+    elif config.rl.reward == "learned":
+        sizes["reward.batch_size"] = config.reward.batch_size
+    if config.method == "rlhf" and not played:
+        sizes["rl.prompts"] = config.rl.prompts
+    rows = config.mesh.rows
+    for name, size in sizes.items():
+        if size % rows:
+            raise UserError(
+                f"{name} is {size}, and a mesh of data {config.mesh.data} and fsdp {config.mesh.fsdp} deals rows to "
+                f"{rows} devices, as many to each. Take a multiple of {rows}: {rows * max(1, round(size / rows))}."
+            )
 
 
 def lasting_name(model: str | Path) -> str:

@@ -1,0 +1,85 @@
+"""Where the weights of a model and of its roles lie: `sharding.py`'s table, applied to every one of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+from flax import nnx
+from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
+
+from pe_rlhf_mm.adapters.lora import LowRank, Slot
+from pe_rlhf_mm.models import vlm
+from pe_rlhf_mm.models.config import VLMConfig
+from pe_rlhf_mm.models.quantize import Quantized
+from pe_rlhf_mm.models.sharding import if_it_divides, partition
+
+
+def places_of(config: VLMConfig, mesh: Mesh | None) -> nnx.State:
+    """For every weight of a model its place: on the mesh, or on the one in use, or else on the first device."""
+    mesh = jax.sharding.get_mesh() if mesh is None else mesh
+    if mesh.empty:
+        place = SingleDeviceSharding(jax.devices()[0])
+        return jax.tree.map(lambda _: place, vlm.abstract_state(config))
+
+    def placed(_: tuple, variable: nnx.Variable) -> nnx.Variable:
+        shape = variable.get_value().shape
+        named: tuple[str, ...] = variable.get_metadata("axes")
+        layers = (None,) * (len(shape) - len(named))  # stacked weights have a leading axis of layers
+        return variable.replace(NamedSharding(mesh, partition((*layers, *named), shape, mesh)))
+
+    return nnx.map_state(placed, vlm.abstract_state(config))
+
+
+def place_of_layer(stack: Sharding) -> Sharding:
+    """The place of one layer out of a stack of layers."""
+    return NamedSharding(stack.mesh, PartitionSpec(*stack.spec[1:])) if isinstance(stack, NamedSharding) else stack
+
+
+def place_of_stack(kernel: Sharding, layer: jax.Array | Quantized) -> Sharding | Quantized:
+    """The place of stacked layers, given that of the kernel they are, or were before they were quantised.
+
+    What a quantised kernel packs or shares along its rows stays whole where the mesh does not divide it.
+    """
+    if not isinstance(layer, Quantized):
+        return kernel
+    return jax.tree.map(lambda part: _cut_where_it_divides(kernel, (1, *part.shape)), layer)
+
+
+def _cut_where_it_divides(kernel: Sharding, shape: tuple[int, ...]) -> Sharding:
+    if not isinstance(kernel, NamedSharding):
+        return kernel
+    cuts = [if_it_divides(over, length, kernel.mesh) for over, length in zip(kernel.spec, shape, strict=True)]
+    return NamedSharding(kernel.mesh, PartitionSpec(*cuts))
+
+
+def placed_slot(config: VLMConfig, slot: Slot) -> Slot:
+    """Adapters on the mesh in use, cut over `model` where the kernels beside them are, and whole over `fsdp`.
+
+    So a x and (a x) b need nothing gathered, and come out as W x does. Over `fsdp` they are small: what their optimizer
+    state would save is less than a gather in every layer and pass costs.
+    """
+    mesh = jax.sharding.get_mesh()
+    if mesh.empty:
+        return slot
+    kernels: Any = vlm.abstract_state(config)["decoder"]["layers"]["blocks"]
+
+    def place(x: jax.Array, *axes: str | None) -> jax.Array:
+        return jax.device_put(x, NamedSharding(mesh, partition((None, *axes), x.shape, mesh)))
+
+    def placed(target: str, low: LowRank) -> LowRank:
+        kernel = kernels[target]["kernel"]
+        size_in, size_out = ("adapted" if axis == "embed" else axis for axis in kernel.get_metadata("axes"))
+        return LowRank(place(low.a, size_in, "rank"), place(low.b, "rank", size_out))
+
+    return {target: placed(target, low) for target, low in slot.items()}
+
+
+def everywhere(weights: nnx.State) -> nnx.State:
+    """Weights whole on every device of the mesh that they lie on, as a program without collectives needs them."""
+
+    def whole(x: jax.Array) -> jax.Array:
+        at = x.sharding
+        return jax.device_put(x, NamedSharding(at.mesh, PartitionSpec())) if isinstance(at, NamedSharding) else x
+
+    return jax.tree.map(whole, weights)

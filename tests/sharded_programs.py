@@ -1,0 +1,89 @@
+"""What the compiler makes of a training step on a mesh: read by `test_sharded_training.py`, and run like its recipes.
+
+    python sharded_programs.py MESH        MESH: data,fsdp,model
+
+prints, for both modes, the bytes of the largest all-gather of a step, those of its state on one device, and how many of
+them it writes back in place; and the collectives of the tower that looks at pictures.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import math
+import re
+import sys
+
+import jax
+import numpy as np
+from models import CONFIG, processor
+
+import pe_rlhf_mm as pe
+from pe_rlhf_mm.data import images
+from pe_rlhf_mm.models import vlm
+from pe_rlhf_mm.models.model import Model
+from pe_rlhf_mm.models.places import everywhere, places_of
+from pe_rlhf_mm.models.sharding import MESH_AXES, by_rows
+from pe_rlhf_mm.training import sft
+from pe_rlhf_mm.training.config import TuneConfig
+from pe_rlhf_mm.training.job import attach
+from pe_rlhf_mm.training.step import adam, new_state, train_step
+from pe_rlhf_mm.types import Completions, Pixels, Prompts
+
+WIDE = dataclasses.replace(
+    CONFIG, vision=None, vocabulary=4096, decoder=dataclasses.replace(CONFIG.decoder, width=64, mlp_width=512)
+)
+"""Its table is eight times its largest matrix, which is four times the activations of the batch."""
+COLLECTIVE = re.compile(r" = (.*?) (all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute)(-start)?\(")
+
+
+def size(shapes: str) -> int:
+    """Bytes of the results of an instruction."""
+    found = re.findall(r"(pred|[a-z]+)(\d*)\[([\d,]*)\]", shapes)
+    return sum(math.prod(map(int, dims.split(",")), start=int(bits or 8) // 8) for _, bits, dims in found if dims)
+
+
+def collectives(text: str) -> list[tuple[str, int]]:
+    """The name and the bytes of every collective of a compiled program."""
+    return [(match[2], size(match[1])) for match in map(COLLECTIVE.search, text.splitlines()) if match]
+
+
+def step_of(mode: str) -> dict[str, int]:
+    config = TuneConfig(mode=mode)
+    state = jax.tree.map(jax.device_put, vlm.initial_state(WIDE, jax.random.key(0)), places_of(WIDE, None))
+    roles = attach(Model("wide", WIDE, state, processor()), config)
+    batch = by_rows(
+        (
+            Prompts(np.full((8, 12), 9, np.int32), np.ones((8, 12), bool)),
+            Completions(np.full((8, 1, 4), 9, np.int32), np.ones((8, 1, 4), bool)),
+        )
+    )
+    optimizer = adam(1e-3, 10)
+    begun = new_state(roles.pick("sft"), roles, optimizer, jax.random.key(1))
+    loss = functools.partial(sft.loss, WIDE, 0.0, False)
+    program = train_step.lower(begun, roles, batch, loss=loss, optimizer=optimizer).compile()
+    return {
+        "gathered": max(bytes for name, bytes in collectives(program.as_text()) if name == "all-gather"),
+        "state": sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(begun)),
+        "in_place": program.memory_analysis().alias_size_in_bytes,
+    }
+
+
+def looking(mesh: jax.sharding.Mesh) -> list[tuple[str, int]]:
+    """As a thread looks, which no mesh is set in."""
+    state = jax.tree.map(jax.device_put, vlm.initial_state(CONFIG, jax.random.key(0)), places_of(CONFIG, mesh))
+    pixels = Pixels(np.zeros((8, 1, 16, CONFIG.vision.patch_numbers), np.uint8), np.full((8, 1, 2), 4, np.int32))
+    lowered = images._look.lower(CONFIG, everywhere(state["vision"]), by_rows(pixels, mesh))
+    return collectives(lowered.compile().as_text())
+
+
+def main(shape: str) -> None:
+    mesh = pe.make_mesh(**dict(zip(MESH_AXES, map(int, shape.split(",")), strict=True)))
+    found = {"looking": looking(mesh)}
+    with jax.set_mesh(mesh):
+        print(json.dumps({**found, "lora": step_of("lora"), "full": step_of("full")}))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
