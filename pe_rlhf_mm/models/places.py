@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import jax
 from flax import nnx
-from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
 
 from pe_rlhf_mm.adapters.lora import LowRank, Slot
 from pe_rlhf_mm.models import vlm
 from pe_rlhf_mm.models.config import VLMConfig
 from pe_rlhf_mm.models.quantize import Quantized
-from pe_rlhf_mm.models.sharding import if_it_divides, partition
+from pe_rlhf_mm.models.sharding import if_it_divides, mesh_in_use, partition
 
 
 def places_of(config: VLMConfig, mesh: Mesh | None) -> nnx.State:
@@ -51,26 +51,33 @@ def _cut_where_it_divides(kernel: Sharding, shape: tuple[int, ...]) -> Sharding:
     return NamedSharding(kernel.mesh, PartitionSpec(*cuts))
 
 
-def placed_slot(config: VLMConfig, slot: Slot) -> Slot:
-    """Adapters on the mesh in use, cut over `model` where the kernels beside them are, and whole over `fsdp`.
+def cuts_of_slot(config: VLMConfig, slot: Slot, mesh: Mesh | AbstractMesh) -> dict[str, tuple[PartitionSpec, ...]]:
+    """How both factors of every adapter are cut: over `model` where the kernel beside them is, and not over `fsdp`.
 
     So a x and (a x) b need nothing gathered, and come out as W x does. Over `fsdp` they are small: what their optimizer
     state would save is less than a gather in every layer and pass costs.
     """
-    mesh = jax.sharding.get_mesh()
-    if mesh.empty:
-        return slot
     kernels = vlm.abstract_state(config)["decoder"]["layers"]["blocks"]
 
-    def place(x: jax.Array, *axes: str | None) -> jax.Array:
-        return jax.device_put(x, NamedSharding(mesh, partition((None, *axes), x.shape, mesh)))
+    def cuts(target: str, low: LowRank) -> tuple[PartitionSpec, ...]:
+        kernel: nnx.Variable = kernels[target]["kernel"]
+        size_in, size_out = ("adapted" if axis == "embed" else axis for axis in kernel.get_metadata("axes"))
+        named = ((None, size_in, "rank"), (None, "rank", size_out))
+        return tuple(partition(axes, x.shape, mesh) for axes, x in zip(named, low, strict=True))
 
-    def placed(target: str, low: LowRank) -> LowRank:
-        axes = kernels[target]["kernel"].get_metadata("axes")
-        size_in, size_out = ("adapted" if axis == "embed" else axis for axis in axes)
-        return LowRank(place(low.a, size_in, "rank"), place(low.b, "rank", size_out))
+    return {target: cuts(target, low) for target, low in slot.items()}
 
-    return {target: placed(target, low) for target, low in slot.items()}
+
+def placed_slot(config: VLMConfig, slot: Slot) -> Slot:
+    """Adapters in their places on the mesh in use."""
+    mesh = mesh_in_use()
+    if mesh is None:
+        return slot
+    cuts = cuts_of_slot(config, slot, mesh)
+    return {
+        target: LowRank(*(jax.lax.with_sharding_constraint(x, at) for x, at in zip(low, cuts[target], strict=True)))
+        for target, low in slot.items()
+    }
 
 
 def everywhere(weights: nnx.State) -> nnx.State:
