@@ -513,6 +513,14 @@ def test_a_run_goes_on_as_it_was_begun(other: dict[str, Any], said: str, tmp_pat
     assert {path: path.read_bytes() for path in (tmp_path / "run").iterdir()} == before
 
 
+def test_a_run_goes_on_on_other_devices(tmp_path: Path) -> None:
+    run = Run.create(tmp_path / "run", {**VALUES, "settings": {"seed": 0, "mesh": {"fsdp": 4}}})
+    run.release()
+    refuse_other(tmp_path / "run", {**VALUES, "settings": {"seed": 0, "mesh": {"fsdp": 1}}})
+    with pytest.raises(UserError, match="was begun with seed 0"):
+        refuse_other(tmp_path / "run", {**VALUES, "settings": {"seed": 1, "mesh": {"fsdp": 1}}})
+
+
 def test_only_one_process_writes_to_a_run(tmp_path: Path) -> None:
     run = Run.create(tmp_path / "run", VALUES)
     for how in ({"resume": True}, {"overwrite": True}):

@@ -14,6 +14,7 @@ from pe_rlhf_mm.errors import Terminated, UserError
 
 VERBS = {
     "tune": ("tune", "tune", "SFT, reward model, RL and evaluation of a model on a task"),
+    "plan": ("plan", "plan", "whether a tuning fits a slice of TPUs, by their compiler"),
     "export": ("export", "export", "a role of a run as PEFT adapter, or merged into its checkpoint"),
     "eval run": ("evaluation", "run", "evaluate a policy on a task"),
     "eval score": ("evaluation", "score", "score the log of an evaluation once more"),

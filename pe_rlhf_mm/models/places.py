@@ -53,26 +53,34 @@ def _cut_where_it_divides(kernel: Sharding, shape: tuple[int, ...]) -> Sharding:
     return NamedSharding(kernel.mesh, PartitionSpec(*cuts))
 
 
-def placed_slot(config: VLMConfig, slot: Slot) -> Slot:
-    """Adapters on the mesh in use, cut over `model` where the kernels beside them are, and whole over `fsdp`.
+def cuts_of_slot(config: VLMConfig, slot: Slot, mesh: Mesh) -> dict[str, list[PartitionSpec]]:
+    """How both factors of every adapter are cut: over `model` where the kernel beside them is, and not over `fsdp`.
 
     So a x and (a x) b need nothing gathered, and come out as W x does. Over `fsdp` they are small: what their optimizer
     state would save is less than a gather in every layer and pass costs.
     """
+    kernels: Any = vlm.abstract_state(config)["decoder"]["layers"]["blocks"]
+
+    def cuts(target: str, low: LowRank) -> list[PartitionSpec]:
+        axes = kernels[target]["kernel"].get_metadata("axes")
+        size_in, size_out = ("adapted" if axis == "embed" else axis for axis in axes)
+        named = ((None, size_in, "rank"), (None, "rank", size_out))
+        return [partition(axes, x.shape, mesh) for axes, x in zip(named, low, strict=True)]
+
+    return {target: cuts(target, low) for target, low in slot.items()}
+
+
+def placed_slot(config: VLMConfig, slot: Slot) -> Slot:
+    """Adapters in their places on the mesh in use."""
     mesh = jax.sharding.get_mesh()
     if mesh.empty:
         return slot
-    kernels: Any = vlm.abstract_state(config)["decoder"]["layers"]["blocks"]
+    cuts = cuts_of_slot(config, slot, mesh)
 
-    def place(x: jax.Array, *axes: str | None) -> jax.Array:
-        return jax.device_put(x, NamedSharding(mesh, partition((None, *axes), x.shape, mesh)))
+    def place(x: jax.Array, at: PartitionSpec) -> jax.Array:
+        return jax.device_put(x, NamedSharding(mesh, at))
 
-    def placed(target: str, low: LowRank) -> LowRank:
-        kernel = kernels[target]["kernel"]
-        size_in, size_out = ("adapted" if axis == "embed" else axis for axis in kernel.get_metadata("axes"))
-        return LowRank(place(low.a, size_in, "rank"), place(low.b, "rank", size_out))
-
-    return {target: placed(target, low) for target, low in slot.items()}
+    return {target: LowRank(*map(place, low, cuts[target])) for target, low in slot.items()}
 
 
 def everywhere(weights: nnx.State) -> nnx.State:

@@ -1,0 +1,140 @@
+"""What lies in a device's memory between two programs: weights, adapters and optimizer state, as shapes with places."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from pe_rlhf_mm.adapters.lora import Bank, LowRank, Slot
+from pe_rlhf_mm.adapters.roles import Roles, Trainable, Weights
+from pe_rlhf_mm.models import vlm
+from pe_rlhf_mm.models.config import VLMConfig
+from pe_rlhf_mm.models.model import Model
+from pe_rlhf_mm.models.places import cuts_of_slot, places_of
+from pe_rlhf_mm.models.sharding import partition
+from pe_rlhf_mm.training.config import TuneConfig
+from pe_rlhf_mm.training.job import attach
+from pe_rlhf_mm.training.step import TrainState
+
+
+def rows(shape: tuple[int, ...], dtype: Any, mesh: Mesh) -> jax.ShapeDtypeStruct:
+    """An array of a batch, its rows dealt to the devices."""
+    place = NamedSharding(mesh, partition(("rows", *[None] * (len(shape) - 1)), shape, mesh))
+    return jax.ShapeDtypeStruct(shape, dtype, sharding=place)
+
+
+def whole(tree: Any, mesh: Mesh) -> Any:
+    """Arrays that every device has whole."""
+    place = NamedSharding(mesh, PartitionSpec())
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), tree)
+
+
+def placed(tree: Any, places: Any, dtype: Any = None) -> Any:
+    """Arrays, each in its place."""
+    return jax.tree.map(lambda x, at: jax.ShapeDtypeStruct(x.shape, dtype or x.dtype, sharding=at), tree, places)
+
+
+def bytes_a_device(tree: Any) -> int:
+    """Of arrays in their places, without what a layout adds."""
+    return sum(
+        math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
+        for x in jax.tree.leaves(tree)
+        if not jnp.issubdtype(x.dtype, jax.dtypes.extended)
+    )
+
+
+def roles_of(config: VLMConfig, settings: TuneConfig, learners: tuple[str, ...], mesh: Mesh) -> Roles:
+    """All roles of a tuning where `learners` are to be trained: `sft` and `reward`, and those that begin as `sft`.
+
+    The backbone is in bfloat16, as on every accelerator; what is trained is in float32.
+    """
+    places = places_of(config, mesh)
+    backbone = placed(vlm.abstract_state(config), places, jnp.bfloat16)
+
+    def begun(state: Any) -> Roles:
+        roles = attach(Model("plan", config, state, None), settings)  # type: ignore[arg-type]
+        for role in learners:
+            roles = roles if role in ("sft", "reward") else roles.start(role, "sft")
+        return roles.with_head("value", jnp.zeros(config.decoder.width)) if "value" in learners else roles
+
+    shapes = jax.eval_shape(begun, backbone)
+    return Roles(
+        backbone=backbone,
+        slots={name: _placed_slot(config, slot, mesh) for name, slot in shapes.slots.items()},
+        scales=whole(shapes.scales, mesh),
+        copies={name: placed(copy, places) for name, copy in shapes.copies.items()},
+        heads=whole(shapes.heads, mesh),
+    )
+
+
+def _placed_slot(config: VLMConfig, slot: Slot, mesh: Mesh) -> Slot:
+    cuts = cuts_of_slot(config, slot, mesh)
+    places = {target: [NamedSharding(mesh, cut) for cut in both] for target, both in cuts.items()}
+    return {target: LowRank(*map(placed, low, places[target])) for target, low in slot.items()}
+
+
+def part_of(roles: Roles, learners: tuple[str, ...]) -> Trainable:
+    """What of the roles is trained."""
+    return Trainable(
+        slots={role: slot for role, slot in roles.slots.items() if role in learners},
+        copies={role: copy for role, copy in roles.copies.items() if role in learners},
+        heads={role: head for role, head in roles.heads.items() if role in learners},
+    )
+
+
+def trained(roles: Roles, learners: tuple[str, ...], optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
+    """What a step changes. Moments lie where the weights lie that they are of."""
+    learned = part_of(roles, learners)
+    weights = {jax.tree_util.keystr(path): x for path, x in jax.tree_util.tree_leaves_with_path(learned)}
+
+    def beside(path: Any, moment: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+        name = jax.tree_util.keystr(path)  # which ends as that of the weight does, whatever the optimizer is made of
+        weight = next((x for end, x in weights.items() if name.endswith(end)), None)
+        return whole(moment, mesh) if weight is None else placed(moment, weight.sharding)
+
+    state = jax.tree_util.tree_map_with_path(beside, jax.eval_shape(optimizer.init, learned))
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    return TrainState(learned, state, whole(jax.ShapeDtypeStruct((), jnp.int32), mesh), key)
+
+
+def weights_of(roles: Roles, role: str) -> Weights:
+    """What a pass of one role reads, as `Roles.weights` gives it of arrays."""
+    if role in roles.copies:
+        return Weights(roles.copies[role], None)
+
+    def alone(x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+        spec: Any = x.sharding.spec
+        place = NamedSharding(x.sharding.mesh, PartitionSpec(spec[0], None, *spec[1:]))
+        return jax.ShapeDtypeStruct((x.shape[0], 1, *x.shape[1:]), x.dtype, sharding=place)
+
+    scale = roles.scales[role]
+    scales: Any = jax.ShapeDtypeStruct((1,), jnp.float32, sharding=scale.sharding)
+    return Weights(roles.backbone, Bank(jax.tree.map(alone, roles.slots[role]), scales))
+
+
+class Held(NamedTuple):
+    """Bytes a device of everything that stays between programs."""
+
+    backbone: int
+    adapters: int
+    copies: int
+    optimizer: int
+
+    @property
+    def total(self) -> int:
+        return sum(self)
+
+
+def held(roles: Roles, state: TrainState) -> Held:
+    """What is trained is held twice where it is a role already: as the role was before, and as it is now."""
+    return Held(
+        backbone=bytes_a_device(roles.backbone),
+        adapters=bytes_a_device((roles.slots, roles.heads, state.trainable.slots, state.trainable.heads)),
+        copies=bytes_a_device((roles.copies, state.trainable.copies)),
+        optimizer=bytes_a_device(state.optimizer),
+    )

@@ -1,0 +1,140 @@
+"""The programs that a stage of a tuning runs, the trainer's own functions, with shapes in place of arrays."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+from jax.stages import Lowered
+
+from pe_rlhf_mm.models.config import VLMConfig
+from pe_rlhf_mm.planning.held import Held, held, part_of, roles_of, rows, trained, weights_of, whole
+from pe_rlhf_mm.rollout.sampler import sample
+from pe_rlhf_mm.training import forward, reinforce, reward, sft
+from pe_rlhf_mm.training.config import TuneConfig
+from pe_rlhf_mm.training.step import adam, train_step
+from pe_rlhf_mm.types import Completions, Features, Pixels, Prompts
+
+
+@dataclass(frozen=True)
+class Load:
+    """What one step is given: prompts of so many tokens, pictures included, and replies of so many."""
+
+    prompt_tokens: int = 1024
+    reply_tokens: int = 128
+    pictures: int = 1
+    """In every prompt, of a model that sees."""
+
+
+class Program(NamedTuple):
+    """One compiled function of a stage, ready to be compiled, and what it is given besides what is held."""
+
+    name: str
+    lower: Callable[[], Lowered]
+    given: Any
+
+
+class Stage(NamedTuple):
+    """What stays in memory throughout, and the programs that run one after another."""
+
+    held: Held
+    programs: list[Program]
+
+
+def _prompts(config: VLMConfig, count: int, load: Load, *, looked_at: bool, mesh: Mesh) -> Prompts:
+    length = load.prompt_tokens
+    images = _images(config, count, load.pictures, looked_at=looked_at, mesh=mesh)
+    return Prompts(rows((count, length), jnp.int32, mesh), rows((count, length), jnp.bool_, mesh), images)
+
+
+def _images(config: VLMConfig, count: int, pictures: int, *, looked_at: bool, mesh: Mesh) -> Features | Pixels | None:
+    """What the tower has seen of pictures, as it has of all of them where it is frozen; or their patches."""
+    vision = config.vision
+    if vision is None or not pictures:
+        return None
+    side = vision.views.size // vision.patch_size  # type: ignore[union-attr]
+    if looked_at:
+        tokens = pictures * (side // vision.merge) ** 2
+        return Features(rows((count, tokens, vision.levels * config.decoder.width), jnp.bfloat16, mesh))
+    patches = rows((count, pictures, side**2, vision.patch_numbers), jnp.uint8, mesh)
+    return Pixels(patches, rows((count, pictures, 2), jnp.int32, mesh))
+
+
+def _completions(count: int, group: int, steps: int, mesh: Mesh) -> Completions:
+    shape = (count, group, steps)
+    return Completions(rows(shape, jnp.int32, mesh), rows(shape, jnp.bool_, mesh))
+
+
+def sft_stage(config: VLMConfig, settings: TuneConfig, load: Load, mesh: Mesh) -> Stage:
+    """Supervised fine-tuning, one demonstration a row."""
+    count, learners = settings.sft.batch_size, ("sft",)
+    optimizer = adam(settings.sft.learning_rate, settings.sft.steps)
+    roles = roles_of(config, settings, learners, mesh)
+    state = trained(roles, learners, optimizer, mesh)
+    prompts = _prompts(config, count, load, looked_at=settings.mode == "lora", mesh=mesh)
+    batch = (prompts, _completions(count, 1, load.reply_tokens, mesh))
+    loss = functools.partial(sft.loss, config, settings.lora.dropout, settings.remat)
+    step = functools.partial(train_step.lower, state, roles, batch, loss=loss, optimizer=optimizer)
+    return Stage(held(roles, state), [Program("step", step, batch)])
+
+
+def reward_stage(config: VLMConfig, settings: TuneConfig, load: Load, mesh: Mesh) -> Stage:
+    """A reward model from pairs, or from ratings."""
+    count, learners = settings.reward.batch_size, ("reward",)
+    group = 2 if settings.reward.loss == "pairwise" else 1
+    optimizer = adam(settings.reward.learning_rate, settings.reward.steps)
+    roles = roles_of(config, settings, learners, mesh)
+    state = trained(roles, learners, optimizer, mesh)
+    prompts = _prompts(config, count, load, looked_at=settings.mode == "lora", mesh=mesh)
+    labels, margin = rows((count, group), jnp.float32, mesh), rows((count,), jnp.float32, mesh)
+    batch = reward.JudgedBatch(prompts, _completions(count, group, load.reply_tokens, mesh), labels, margin)
+    loss = functools.partial(reward.LOSSES[settings.reward.loss], config, settings.reward.dropout, settings.remat)
+    step = functools.partial(train_step.lower, state, roles, batch, loss=loss, optimizer=optimizer)
+    return Stage(held(roles, state), [Program("step", step, batch)])
+
+
+def rl_stage(config: VLMConfig, settings: TuneConfig, load: Load, mesh: Mesh) -> Stage:
+    """One iteration of RL: replies are drawn, scored by policy, anchor and reward model, and learned from."""
+    rl, learners = settings.rl, reinforce.ALGORITHMS[settings.rl.algorithm].roles
+    roles = roles_of(config, settings, ("anchor", *learners), mesh)
+    optimizer = reinforce.optimizer_for(rl, part_of(roles, learners))
+    state = trained(roles, learners, optimizer, mesh)
+    now, sampling = roles.put(state.trainable), rl.sampling
+    prompts = _prompts(config, rl.prompts, load, looked_at=settings.mode == "lora", mesh=mesh)
+    completions = _completions(rl.prompts, rl.group, rl.max_tokens, mesh)
+    keys = whole(jax.eval_shape(lambda: jax.random.split(jax.random.key(0), rl.prompts)), mesh)
+    tokens: Any = rows(completions.tokens.shape, jnp.float32, mesh)
+    rewards: Any = rows((rl.prompts, rl.group), jnp.float32, mesh)
+    rollout = reinforce.Rollout(prompts, completions, rewards, tokens, tokens)
+    loss = functools.partial(reinforce.loss, config, rl, sampling, settings.remat)
+    draw = functools.partial(
+        sample.lower, config, *weights_of(now, "policy"), prompts, keys, group=rl.group, sampling=sampling
+    )
+    score = functools.partial(
+        forward.score_policy.lower, config, weights_of(now, "policy"), prompts, completions, sampling
+    )
+    judge = functools.partial(
+        forward.score_rewards.lower, config, weights_of(roles, "reward"), roles.heads["reward"], prompts, completions
+    )
+    update = functools.partial(train_step.lower, state, roles, rollout, loss=loss, optimizer=optimizer)
+    return Stage(
+        held(roles, state),
+        [
+            Program("sample", draw, (prompts, keys)),
+            Program("score (policy, anchor)", score, (prompts, completions)),
+            Program("score (reward)", judge, (prompts, completions)),
+            Program("update", update, rollout),
+        ],
+    )
+
+
+STAGES: dict[str, Callable[[VLMConfig, TuneConfig, Load, Mesh], Stage]] = {
+    "sft": sft_stage,
+    "reward": reward_stage,
+    "rl": rl_stage,
+}

@@ -1,0 +1,243 @@
+"""Plans: the shapes of published models, the very arrays that a tuning makes, and sums of bytes made by hand."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import math
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType, Mesh
+
+import pe_rlhf_mm as pe
+from pe_rlhf_mm.adapters.roles import count
+from pe_rlhf_mm.cli.main import run
+from pe_rlhf_mm.errors import UserError
+from pe_rlhf_mm.models import vlm
+from pe_rlhf_mm.models.sharding import MESH_AXES
+from pe_rlhf_mm.planning import slices
+from pe_rlhf_mm.planning.held import bytes_a_device, held, part_of, roles_of, trained
+from pe_rlhf_mm.planning.plan import Cost, Plan, plan, smallest
+from pe_rlhf_mm.planning.programs import Load
+from pe_rlhf_mm.planning.shapes import SHAPES
+from pe_rlhf_mm.planning.slices import GIB, slice_of
+from pe_rlhf_mm.training import reinforce
+from pe_rlhf_mm.training.job import attach
+from pe_rlhf_mm.training.step import adam, new_state
+
+TINY = pe.load_model("tiny-vlm")
+SMALL = pe.TuneConfig(
+    lora=pe.LoraConfig(rank=2, reward_rank=3),
+    sft=pe.SFTConfig(batch_size=2),
+    reward=pe.RewardConfig(batch_size=2),
+    rl=pe.RLConfig(prompts=2, max_tokens=4),
+)
+LOAD = Load(prompt_tokens=80, reply_tokens=4)
+
+
+def alone() -> Mesh:
+    return Mesh(np.array(jax.devices()[:1]).reshape(1, 1, 1), MESH_AXES, axis_types=(AxisType.Auto,) * 3)
+
+
+def shapes(tree: object) -> object:
+    return jax.tree.map(lambda x: (x.shape, x.dtype), tree)
+
+
+# --- models ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "weights"),
+    [
+        ("gemma3-270m", 268_098_176),
+        ("gemma3-1b", 999_885_952),
+        ("gemma3-4b", 4_300_079_472),
+        ("gemma3-12b", 12_187_325_040),
+        ("gemma3-27b", 27_432_406_640),
+    ],
+)
+def test_a_shape_has_as_many_weights_as_the_published_checkpoint(name: str, weights: int) -> None:
+    """As the hub counts the tensors of google/gemma-3-*."""
+    assert count(vlm.abstract_state(SHAPES[name])) == weights
+
+
+# --- what is held ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", ["lora", "full"])
+def test_shapes_are_those_of_the_arrays_that_a_tuning_makes(mode: str) -> None:
+    settings = pe.TuneConfig(mode=mode, lora=SMALL.lora)  # type: ignore[arg-type]
+    real = attach(TINY, settings)
+    planned = roles_of(TINY.config, settings, ("reward",), alone())
+    for name in ("slots", "scales", "copies", "heads"):
+        assert shapes(getattr(planned, name)) == shapes(getattr(real, name)), name
+    optimizer, learners = adam(1e-3, 10), ("reward",)
+    state = trained(planned, learners, optimizer, alone())
+    assert shapes(state) == shapes(new_state(real.pick(*learners), real, optimizer, jax.random.key(0)))
+
+
+def test_moments_lie_where_the_weights_lie_that_they_are_of() -> None:
+    rl = SMALL.rl
+    roles = roles_of(TINY.config, SMALL, ("anchor", "policy", "value"), alone())
+    optimizer = reinforce.optimizer_for(rl, part_of(roles, ("policy", "value")))
+    state = trained(roles, ("policy", "value"), optimizer, alone())
+    weights = sorted(x.shape for x in jax.tree.leaves(state.trainable))
+    moments = [x for x in jax.tree.leaves(state.optimizer) if x.ndim or x.dtype == jnp.float32]
+    assert sorted(x.shape for x in moments) == sorted([*weights, *weights])  # the first and the second of each
+
+
+def test_bytes_are_counted_by_hand() -> None:
+    """A rank costs (in + out) numbers of q, k, v and o each, in every layer; a head width + 1. What is trained is there
+    twice; Adam has two moments of it, and counts steps."""
+    block = TINY.config.decoder
+    wide = {"q": block.heads, "k": block.kv_heads, "v": block.kv_heads}
+    each = sum(block.width + n * block.head_width for n in wide.values()) + block.heads * block.head_width + block.width
+    roles = roles_of(TINY.config, SMALL, ("reward",), alone())
+    found = held(roles, trained(roles, ("reward",), adam(1e-3, 10), alone()))
+    sft, reward, head = block.layers * 2 * each, block.layers * 3 * each, block.width + 1
+    assert found.backbone == 2 * count(TINY.state)  # bfloat16
+    assert found.adapters == 4 * (sft + 2 * (reward + head))
+    assert found.copies == 0
+    assert 0 <= found.optimizer - 4 * 2 * (reward + head) <= 16
+
+
+# --- programs -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("stage", "mode"), [("sft", "lora"), ("reward", "full"), ("rl", "lora"), ("rl", "full")])
+def test_every_stage_compiles_and_is_given_what_it_holds(stage: str, mode: str) -> None:
+    settings = pe.TuneConfig(mode=mode, lora=SMALL.lora, sft=SMALL.sft, reward=SMALL.reward, rl=SMALL.rl)  # type: ignore[arg-type]
+    found = plan(TINY.config, settings, LOAD, stage=stage, topology="here")
+    assert found.fits
+    names = ["sample", "score (policy, anchor)", "score (reward)", "update"] if stage == "rl" else ["step"]
+    assert [cost.program for cost in found.costs] == names
+    for cost in found.costs:
+        assert cost.temporaries > 0
+        assert cost.peak >= found.held.total
+    assert found.costs[-1].arguments <= found.held.total + 1_000_000  # and a batch of a few kilobytes
+
+
+def test_a_larger_batch_takes_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And where there is less memory than it takes, the plan says how much is missing."""
+
+    def peak_of(rows: int) -> Plan:
+        settings = pe.TuneConfig(reward=pe.RewardConfig(batch_size=rows))
+        return plan(TINY.config, settings, LOAD, stage="reward", topology="here")
+
+    less = peak_of(2).peak
+    monkeypatch.setattr("pe_rlhf_mm.planning.plan.slice_of", lambda name: slice_of(name)._replace(usable=less))
+    more = peak_of(16)
+    assert more.peak > 2 * less
+    assert not more.fits
+    assert f"needs {(more.peak - less) / GIB:.2f} GiB more a chip" in more.text()
+
+
+def test_the_smallest_slice_is_the_first_that_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[str] = []
+
+    def planned(*_: object, topology: str, **__: object) -> Plan:
+        tried.append(topology)
+        chips = math.prod(map(int, topology.partition(":")[2].split("x")))
+        cost = Cost("step", 0, 0, 40 * GIB // chips, refused=chips == 1)
+        return Plan("m", "rl", "lora", topology, {}, held_nothing(), [cost], 16 * GIB)
+
+    monkeypatch.setattr("pe_rlhf_mm.planning.plan.plan", planned)
+    plans = smallest(TINY.config, SMALL, LOAD, stage="rl", generation="v5e")
+    assert tried == ["v5e:1x1", "v5e:1x2", "v5e:2x2"]
+    assert [found.fits for found in plans] == [False, False, True]
+
+
+def held_nothing():  # type: ignore[no-untyped-def]
+    roles = roles_of(TINY.config, SMALL, ("reward",), alone())
+    return held(roles, trained(roles, ("reward",), adam(1e-3, 10), alone()))._replace(backbone=0)
+
+
+def test_no_room_is_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the compiler's own words for a model of 9 billion weights on one v5e chip."""
+    said = (
+        "RESOURCE_EXHAUSTED: E1000: CompileTimeHbmOom: Ran out of memory on HBM, the total memory required for HLO "
+        "temporaries (140.12G) exceeds available HBM (15.75G). HLO module: jit_fn."
+    )
+
+    def refuse(*_: object, **__: object) -> None:
+        raise jax.errors.JaxRuntimeError(said)
+
+    monkeypatch.setattr(jax.stages.Lowered, "compile", refuse)
+    found = plan(TINY.config, SMALL, LOAD, stage="reward", topology="here")
+    assert (found.fits, found.peak) == (False, int(140.12 * GIB))
+    assert "no room" in found.text()
+
+
+def test_bytes_a_device_are_those_of_its_part() -> None:
+    devices = np.array(jax.devices()[:1] * 4).reshape(1, 4, 1)
+    assert devices.shape == (1, 4, 1)
+    mesh = jax.sharding.AbstractMesh((1, 4, 1), MESH_AXES)
+    cut = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("fsdp"))
+    assert bytes_a_device({"x": jax.ShapeDtypeStruct((8, 3), jnp.bfloat16, sharding=cut)}) == 2 * 3 * 2
+
+
+# --- the command ----------------------------------------------------------------------------------------------------
+
+
+def test_the_command_prints_a_table_and_json(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = ["plan", "--model", "tiny-vlm", "--stage", "reward", "--topology", "here", "--reward.batch-size", "2"]
+    assert run([*asked, "--prompt-tokens", "80", "--reply-tokens", "4"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith("tiny-vlm, stage reward, mode lora, on here (data 1, fsdp 1, model 1); GiB a chip")
+    assert "nothing has been run" in printed
+    cost = Cost("update", 1, 2, 3 * GIB)
+    tight = Plan("m", "rl", "lora", "here", {"fsdp": 1}, held_nothing(), [cost], 2 * GIB)
+    monkeypatch.setattr("pe_rlhf_mm.planning.plan.plan", lambda *_, **__: tight)
+    assert run([*asked, "--json"]) == 3
+    (told,) = json.loads(capsys.readouterr().out)
+    assert (told["fits"], told["peak"], told["costs"][0]["program"]) == (False, 3 * GIB, "update")
+    assert set(told["held"]) == {"backbone", "adapters", "copies", "optimizer"}
+
+
+@pytest.mark.parametrize("name", ["v5e", "v5e-16", "v7:2x2", "v5e:", "gpu:8", "v5e:2x2x2x2"])
+def test_a_slice_that_is_none_is_answered_with_those_that_are(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["plan", "--model", "gemma3-4b", "--topology", name]) == 2
+    assert f"no slice of TPUs is called {name!r}; there are v5e:1x1, v5e:1x2" in capsys.readouterr().err
+
+
+def test_without_the_compiler_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    from jax.experimental import topologies
+
+    def missing(**_: object) -> None:
+        raise RuntimeError("JAX TPU support not installed; cannot generate TPU topology.")
+
+    monkeypatch.setattr(topologies, "get_topology_desc", missing)
+    with pytest.raises(UserError, match=r"pip install 'pe-rlhf-mm\[tpu-aot\]'"):
+        slices.slice_of("v5e:2x2")
+
+
+def test_a_mesh_of_another_size_is_refused() -> None:
+    with pytest.raises(UserError, match=r"here has 1 chips, and a mesh of \(2, 2, 1\) has 4"):
+        plan(TINY.config, SMALL, LOAD, stage="rl", topology="here", mesh=pe.MeshConfig(data=2, fsdp=2))
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("libtpu") is None,
+    reason="the compiler for TPUs is not installed: pip install 'pe-rlhf-mm[tpu-aot]'",
+)
+def test_the_compiler_for_tpus_says_what_fits_and_what_does_not() -> None:
+    """In a process of its own, as libtpu reads its settings when it is loaded. 4 billion weights in float32, with two
+    moments of each, are 48 GB: no chip of 16 GiB holds them, and with adapters one does."""
+    asked = [sys.executable, "-m", "pe_rlhf_mm", "plan", "--model", "gemma3-4b", "--stage", "reward", "--remat"]
+    asked += ["--topology", "v5e:1x1", "--reward.batch-size", "2", "--json"]
+    plans = {}
+    for mode, code in (("lora", 0), ("full", 3)):
+        done = subprocess.run([*asked, "--mode", mode], capture_output=True, text=True, check=False)
+        assert done.returncode == code, done.stderr
+        (plans[mode],) = json.loads(done.stdout)
+    assert plans["lora"]["peak"] < plans["lora"]["usable"] == int(15.75 * GIB)
+    assert plans["lora"]["held"]["backbone"] > 7 * GIB
+    assert plans["full"]["costs"][0]["refused"] is True
+    assert plans["full"]["peak"] > 48e9
