@@ -7,7 +7,9 @@ MODELS := $(VENV)/.models
 TORCH  := $(VENV)/.torch
 RUN    ?= runs/quickstart
 
-.PHONY: quickstart browser test test-reference check lint types tiny-vlm smol-vlm benchmark benchmark-torch benchmark-data benchmark-canvas benchmark-web fixtures clean
+.PHONY: install quickstart browser test test-reference check lint types tiny-vlm smol-vlm benchmark benchmark-torch benchmark-data benchmark-canvas benchmark-web fixtures clean
+
+install: $(READY)         ## the package and all that its tests need, in .venv
 
 quickstart: $(READY)      ## tune tiny-vlm on easy-VQA and write a report
 	$(BIN)/pe-rlhf tune pe/easy-vqa --out $(RUN) --overwrite

@@ -26,6 +26,8 @@ class Drift:
     shorter than `max_tokens` with their stop token.
     """
 
+    more_is_better = False
+
     def __init__(self, policy: Policy, anchor: Policy, max_tokens: int):
         self._policy, self._anchor, self._max_tokens = policy, anchor, max_tokens
 

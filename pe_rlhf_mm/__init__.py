@@ -12,9 +12,9 @@ if TYPE_CHECKING:
     from pe_rlhf_mm.data.labels import read_labels as read_labels
     from pe_rlhf_mm.data.labels import write_labels as write_labels
     from pe_rlhf_mm.errors import UserError as UserError
-    from pe_rlhf_mm.evaluation.evaluate import Evaluation as Evaluation
     from pe_rlhf_mm.evaluation.evaluate import evaluate as evaluate
     from pe_rlhf_mm.evaluation.given import Given as Given
+    from pe_rlhf_mm.evaluation.scoring import Evaluation as Evaluation
     from pe_rlhf_mm.judging.load import load_judge as load_judge
     from pe_rlhf_mm.models.model import Model as Model
     from pe_rlhf_mm.models.model import load_model as load_model
@@ -51,7 +51,8 @@ if TYPE_CHECKING:
 _HOMES = {
     "data.labels": ("read_labels", "write_labels"),
     "errors": ("UserError",),
-    "evaluation.evaluate": ("Evaluation", "evaluate"),
+    "evaluation.evaluate": ("evaluate",),
+    "evaluation.scoring": ("Evaluation",),
     "evaluation.given": ("Given",),
     "judging.load": ("load_judge",),
     "models.model": ("Model", "load_model"),

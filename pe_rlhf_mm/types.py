@@ -194,7 +194,8 @@ class Evaluator(Protocol):
     """Outcomes in, one score each out. Rules, reward models and judges all have this shape, so each can be a reward.
 
     An evaluator may have an attribute `bounds`, as (0, 1): what its values lie between. A value outside is refused
-    then, and an interval can be told where all values are the same.
+    then, and an interval can be told where all values are the same. With `more_is_better = False` no best of several
+    tries is told.
     """
 
     def score(self, outcomes: Sequence[Outcome], *, seed: int = 0) -> list[Score]: ...

@@ -13,7 +13,8 @@ from PIL import Image as Pillow
 import pe_rlhf_mm as pe
 from pe_rlhf_mm.cli.main import run
 from pe_rlhf_mm.errors import UserError
-from pe_rlhf_mm.evaluation.evaluate import Evaluation, rescore
+from pe_rlhf_mm.evaluation.evaluate import rescore
+from pe_rlhf_mm.evaluation.scoring import Evaluation
 from pe_rlhf_mm.types import Image, Message, Sample, Text
 
 TASK_FILE = '''
@@ -159,8 +160,11 @@ def test_fewer_may_be_asked_for_than_before(
     pictures: dict[str, object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     evaluated(tmp_path / "log", pictures, monkeypatch)
-    assert evaluated(tmp_path / "log", pictures, monkeypatch, limit=1).headline.n == 1
-    assert rescore(tmp_path / "log").headline.n == 3
+    fewer = evaluated(tmp_path / "log", pictures, monkeypatch, limit=1)
+    assert (fewer.headline.n, fewer.unasked) == (1, 2)
+    assert "the log has 2 more outcomes, which were not asked for this time" in fewer.table()
+    again = rescore(tmp_path / "log")
+    assert (again.headline.n, again.unasked) == (3, 0)
 
 
 def test_a_split_without_an_end_is_scored_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -222,9 +226,14 @@ def test_a_folder_of_several_logs_names_them(
 def test_a_file_is_the_same_task_from_any_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "here").mkdir()
+    for name in ("here", "there"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "mine.py").write_text(TASK_FILE)
     file = tmp_path / "here" / "mine.py"
-    file.write_text(TASK_FILE)
+    both = [f"{tmp_path}/{name}/mine.py:Greeting" for name in ("here", "there")]
+    assert run(["eval", "run", *both, "--policy", f"{file}:echo", "--out", str(tmp_path / "logs")]) == 2
+    assert "two of these tasks would share a folder in --out" in capsys.readouterr().err
+    assert not (tmp_path / "logs").exists()
     for folder, named in ((tmp_path / "here", "mine.py"), (tmp_path, "here/mine.py"), (tmp_path, str(file))):
         monkeypatch.chdir(folder)
         asked = ["eval", "run", f"{named}:Greeting", "--policy", f"{named}:echo", "--out", str(tmp_path / "log")]

@@ -79,6 +79,17 @@ def test_scores_that_are_missing_are_an_exit_code_of_their_own(capsys: pytest.Ca
     assert run(["eval", "run", ODDS, "--policy", YES, "--max-unscored", "0.29"]) == 3
 
 
+def test_so_they_are_where_a_log_is_scored_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["eval", "run", EVENS, "--policy", YES, "--out", str(tmp_path / "log")]) == 0
+    shy = ["eval", "score", str(tmp_path / "log"), "--evaluator", f"{__name__}:Shy"]
+    assert run(shy) == 3
+    assert (
+        "30.0 % of test_eval_command:Shy could not be scored, and --max-unscored allows 5 %" in capsys.readouterr().err
+    )
+    assert run([*shy, "--max-unscored", "0.3"]) == 0
+    assert run([*shy, "--max-unscored", "2"]) == 2
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

@@ -20,8 +20,9 @@ import pe_rlhf_mm as pe
 from pe_rlhf_mm.cli.main import run
 from pe_rlhf_mm.errors import UserError
 from pe_rlhf_mm.evaluation.comparison import Difference, compare, table
-from pe_rlhf_mm.evaluation.evaluate import Evaluation, rescore
+from pe_rlhf_mm.evaluation.evaluate import rescore
 from pe_rlhf_mm.evaluation.intervals import clustered_mean
+from pe_rlhf_mm.evaluation.scoring import Evaluation
 from pe_rlhf_mm.types import Image, Message, Sample, Step, Text
 
 HERE = Path(__file__)

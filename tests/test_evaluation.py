@@ -13,8 +13,8 @@ import pytest
 
 import pe_rlhf_mm as pe
 from pe_rlhf_mm.errors import UserError
-from pe_rlhf_mm.evaluation.evaluate import summarize
 from pe_rlhf_mm.evaluation.intervals import clustered_mean
+from pe_rlhf_mm.evaluation.scoring import summarize
 from pe_rlhf_mm.evaluators.exact_match import ExactMatch
 from pe_rlhf_mm.registry import BrokenEntry, UnknownId
 from pe_rlhf_mm.rollout.load import policy_from
@@ -142,6 +142,32 @@ def test_an_evaluator_that_breaks_its_contract_is_named(
     with pytest.raises(UserError, match=said) as caught:
         pe.evaluate(SCORED, doubled)
     assert ScoredBy.evaluators[0] in str(caught.value)
+
+
+@pytest.mark.parametrize("bounds", [(1, 0), (0, 0), (0, math.inf), (math.nan, 1), 1, (0, 1, 2), "01", (None, 1)])
+def test_bounds_that_are_none_are_refused(bounds: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Given, "scores", [Score(1.0)] * 10)
+    monkeypatch.setattr(Given, "bounds", bounds)
+    with pytest.raises(UserError, match=r"Given.bounds is .*; expected (two finite numbers|the lower one first), as"):
+        pe.evaluate(SCORED, doubled)
+
+
+def test_an_evaluator_that_raises_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(self: object, outcomes: object, *, seed: int = 0) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(Given, "score", fail)
+    with pytest.raises(ZeroDivisionError) as caught:
+        pe.evaluate(SCORED, doubled)
+    assert "Given was scoring 10 outcomes; what is answered is kept" in caught.value.__notes__[0]
+
+
+def test_reasons_are_told_of_all_that_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    whys = ["dead", "dead", "mute", "late", "late", "late", *["dead"] * 3, "once"]
+    monkeypatch.setattr(Given, "scores", [Score(None, why) for why in whys])
+    table = pe.evaluate(SCORED, doubled).table()
+    places = [table.index(f"{n} unscored because {why}") for n, why in ((5, "dead"), (3, "late"), (1, "mute"))]
+    assert places == sorted(places)
 
 
 def test_the_order_of_samples_does_not_matter() -> None:

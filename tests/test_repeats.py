@@ -17,7 +17,8 @@ from pe_rlhf_mm.errors import OutOfRange, UserError
 from pe_rlhf_mm.evaluation.attempts import attempts_at, reply_seed
 from pe_rlhf_mm.evaluation.best_of import expected_best, told_of
 from pe_rlhf_mm.evaluation.comparison import compare
-from pe_rlhf_mm.evaluation.evaluate import Evaluation, rescore
+from pe_rlhf_mm.evaluation.evaluate import rescore
+from pe_rlhf_mm.evaluation.scoring import Evaluation
 from pe_rlhf_mm.rollout.load import load_policy
 from pe_rlhf_mm.rollout.policy import Policy
 from pe_rlhf_mm.types import Environment, Message, Sample, Step

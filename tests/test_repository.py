@@ -23,6 +23,7 @@ ORDER: list[set[str]] = [
     {"rollout", "envs"},
     {"evaluation", "reports"},
     {"training", "testing", "judging"},
+    {"planning"},
     {"tasks", "evaluators"},
     {"cli", "assets"},
 ]

@@ -131,3 +131,18 @@ def test_learned_scores_may_differ_in_their_last_bits() -> None:
     assert check_evaluator(Batched()) == []
     Batched.rounding = 1e-3
     assert len(check_evaluator(Batched())) == 1
+
+
+@pytest.mark.parametrize(
+    ("bounds", "said"),
+    [((0, 0.5), "score() gave [1.0], outside its bounds (0.0, 0.5)"), ((1, 0), "the lower one first")],
+)
+def test_bounds_are_checked(bounds: tuple[float, float], said: str) -> None:
+    class Sure:
+        def score(self, outcomes: Sequence[Outcome], *, seed: int = 0) -> list[Score]:
+            return [Score(1.0) for _ in outcomes]
+
+    assert check_evaluator(Sure()) == []
+    Sure.bounds = bounds  # type: ignore[attr-defined]
+    (problem,) = check_evaluator(Sure())
+    assert said in problem

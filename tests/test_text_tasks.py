@@ -14,7 +14,7 @@ from pe_rlhf_mm.data.preparation.building import prepare
 from pe_rlhf_mm.data.prepared import Unprepared
 from pe_rlhf_mm.data.published.catalogue import published
 from pe_rlhf_mm.errors import UserError
-from pe_rlhf_mm.evaluation.evaluate import summarize
+from pe_rlhf_mm.evaluation.scoring import summarize
 from pe_rlhf_mm.registry import tasks
 from pe_rlhf_mm.tasks.text import bolt, helpful_shp, hh, small, tldr
 from pe_rlhf_mm.testing import check_task

@@ -18,8 +18,9 @@ from pe_rlhf_mm.errors import OutOfRange, UserError
 from pe_rlhf_mm.json_files import to_json
 
 if TYPE_CHECKING:
-    from pe_rlhf_mm.evaluation.evaluate import Evaluation, Tick
+    from pe_rlhf_mm.evaluation.evaluate import Tick
     from pe_rlhf_mm.evaluation.given import Given
+    from pe_rlhf_mm.evaluation.scoring import Evaluation
     from pe_rlhf_mm.training.reward_model import RewardModel
 
 UNSCORED = 3
@@ -111,6 +112,8 @@ def run(arguments: Sequence[str]) -> int:
     ids = [registry.tasks.resolve(task) for task in options.tasks]
     if len(set(ids)) < len(ids) or not ids:
         raise UserError("name one task at least, and each of them once: pe-rlhf eval run TASK .. --policy POLICY")
+    if options.out is not None and len({*map(_folder_of, ids)}) < len(ids):
+        raise UserError("two of these tasks would share a folder in --out; evaluate each with an --out of its own.")
     given, policy, found = options.load(), policy_from(options.policy), []
     gc.freeze()  # or every full collection walks all that was imported
     with ProgressBar() as bar:
@@ -180,29 +183,36 @@ def _json(found: Evaluation) -> dict[str, Any]:
     rows = [m.__dict__ | {"interval": list(m.interval)} for m in found.metrics]
     played = {} if found.episodes is None else {"episodes": found.episodes._asdict()}
     rates = {"win_rates": found.win_rates} if found.win_rates else {}
-    left = {"left": found.left} if found.left else {}
+    left = {name: n for name, n in (("left", found.left), ("unasked", found.unasked)) if n}
     return {"task": found.task, "metrics": rows, **found.given, **rates, **played, **left}
 
 
 @dataclass(frozen=True)
 class EvalScore(Aids):
-    """Scores a log once more, by the task's evaluators or by others: nothing is generated."""
+    """Scores a log once more, by the task's evaluators or by others: nothing is generated.
+
+    Exit code 3: more than `--max-unscored` of the scores are missing.
+    """
 
     log: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="LOG")]
     """Folder of a log."""
     evaluator: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """Id of an evaluator, or path.py:Class, or package.module:Class; may be given several times."""
+    max_unscored: float = 0.05
+    """Share of scores that may be missing."""
     json: bool = False
     """Print JSON."""
 
 
-def score(arguments: Sequence[str]) -> None:
+def score(arguments: Sequence[str]) -> int:
     """Writes the scores and the results of a log anew."""
     options = parse(EvalScore, arguments, prog="pe-rlhf eval score")
+    _refuse_no_share(options.max_unscored)
     from pe_rlhf_mm.evaluation.evaluate import rescore
 
     found = rescore(options.log, options.evaluator, given=options.load())
     _show([found], as_json=options.json)
+    return _told_unscored([found], options.max_unscored)
 
 
 @dataclass(frozen=True)

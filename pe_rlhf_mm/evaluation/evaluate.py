@@ -1,37 +1,28 @@
-"""Evaluation of a policy on a task: replies, scores, and a table that says how sure it is."""
+"""Evaluation of a policy on a task: what it says to the samples, now and in a log, and how that is scored."""
 
 from __future__ import annotations
 
 import contextlib
 import itertools
-import math
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
-from numbers import Real
 from pathlib import Path
-from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from pe_rlhf_mm import registry
-from pe_rlhf_mm.envs.episode import lost_by
 from pe_rlhf_mm.errors import OutOfRange, UserError
 from pe_rlhf_mm.evaluation.answering import PolicyFunction, answer, facts_of, refuse_equal_tries
 from pe_rlhf_mm.evaluation.attempts import Attempt, attempts_at
-from pe_rlhf_mm.evaluation.best_of import expected_best, told_of
-from pe_rlhf_mm.evaluation.episodes import EpisodeCounts, count_episodes, refuse_all_lost
+from pe_rlhf_mm.evaluation.episodes import refuse_all_lost
 from pe_rlhf_mm.evaluation.given import Given
-from pe_rlhf_mm.evaluation.intervals import Bounds, Interval, clustered_mean, or_dash
 from pe_rlhf_mm.evaluation.log import EvalLog, read_log
-from pe_rlhf_mm.evaluation.win_rate import WinRate, win_rate
-from pe_rlhf_mm.types import Evaluator, Outcome, Sample, Score, Task
+from pe_rlhf_mm.evaluation.scoring import Evaluation, check_evaluators, summarize
+from pe_rlhf_mm.types import Outcome, Sample, Task
 
 if TYPE_CHECKING:
     from pe_rlhf_mm.rollout.policy import Policy
 
-SHOWN = 200
-"""Characters of why scores are missing."""
 NOTHING = Given()
 ASKING = {
     "judge": "pe/judge-win-rate",
@@ -42,84 +33,6 @@ ASKING = {
 """An evaluator that asks for it, of each thing that may be given."""
 Tick = Callable[[int, int], None]
 """(how many are finished, of how many)."""
-
-
-@dataclass(frozen=True)
-class Metric:
-    """One evaluator's verdict on all outcomes. `unscored` outcomes are counted, never averaged.
-
-    `parts`: the means of what else an evaluator tells of an outcome. `clusters`: how many the n scored ones lie in.
-    `bounds`: what the values lie between, if the evaluator says so. Of samples that were tried several times there is a
-    metric for the best of k tries too, over samples.
-    """
-
-    evaluator: str
-    value: float
-    interval: Interval
-    n: int
-    unscored: int
-    parts: Mapping[str, float] = field(default_factory=dict)
-    clusters: int = 0
-    bounds: Bounds = None
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """Outcomes with their scores; `metrics` in the task's order, the headline first.
-
-    `given`: the names of what evaluators had besides the outcomes. `left`: outcomes that a log does not have yet.
-    """
-
-    task: str
-    outcomes: Sequence[Outcome] = field(repr=False)
-    scores: dict[str, list[Score]] = field(repr=False)
-    metrics: Sequence[Metric]
-    given: Mapping[str, str] = field(default_factory=dict)
-    left: int = 0
-
-    @property
-    def headline(self) -> Metric:
-        return self.metrics[0]
-
-    @property
-    def episodes(self) -> EpisodeCounts | None:
-        """How the episodes went; None where the task has no environment."""
-        return count_episodes(self.outcomes) if any(outcome.steps for outcome in self.outcomes) else None
-
-    @property
-    def win_rates(self) -> dict[str, WinRate]:
-        """Of the evaluators that compare a reply with another one."""
-        clusters = [outcome.sample.cluster or outcome.sample.id for outcome in self.outcomes]
-        found = {id: win_rate(scores, clusters) for id, scores in self.scores.items()}
-        return {id: rate for id, rate in found.items() if rate is not None}
-
-    def table(self) -> str:
-        """Task, evaluator, n (unscored), clusters, value and 95 % interval, as text; below it, why scores are missing,
-        means of parts, wins, and how episodes went."""
-        title = registry.title
-        first, second = max(20, len(title(self.task))), max(20, *(len(title(m.evaluator)) for m in self.metrics))
-        head = f"{'task':<{first}} {'evaluator':<{second}} {'n':>14} {'clusters':>8} {'value':>8}   95 % interval"
-        lines = [head]
-        for m in self.metrics:
-            n = f"{m.n} ({m.unscored} unscored)" if m.unscored else str(m.n)
-            value, interval = or_dash(m.value, ".3f"), m.interval.text(".3f")
-            named = f"{title(self.task):<{first}} {title(m.evaluator):<{second}}"
-            lines.append(f"{named} {n:>14} {m.clusters:>8} {value:>8}   {interval}")
-        for id, scores in self.scores.items():
-            whys = Counter(score.why for score in scores if score.value is None)
-            lines += [f"{title(id)}: {n} unscored because {why:.{SHOWN}}" for why, n in whys.most_common(1)]
-        rates = self.win_rates
-        for m in self.metrics:
-            if m.parts and m.evaluator not in rates:
-                parts = ", ".join(f"{name} {mean:.3f}" for name, mean in m.parts.items())
-                lines.append(f"{title(m.evaluator)}: {parts}")
-        lines += [f"{title(id)}: {rate.text()}" for id, rate in rates.items()]
-        if self.episodes is not None:
-            lines.append(self.episodes.text())
-        if self.left:
-            whole = len(self.outcomes) + self.left
-            lines.append(f"unfinished: {len(self.outcomes)} of {whole} outcomes; the command that began it goes on")
-        return "\n".join(lines)
 
 
 def collect_samples(task: Task, split: str, *, limit: int | None, seed: int = 0) -> list[Sample]:
@@ -136,109 +49,6 @@ def collect_samples(task: Task, split: str, *, limit: int | None, seed: int = 0)
             f"the split {split!r} of {type(task).__name__} is empty; samples({split!r}) must yield one at least"
         )
     return samples
-
-
-def summarize(
-    task: str,
-    outcomes: Sequence[Outcome],
-    evaluators: Sequence[str],
-    *,
-    seed: int = 0,
-    offered: Mapping[str, Any] | None = None,
-) -> Evaluation:
-    """Scores outcomes with every named evaluator; lost episodes are unscored, whatever the evaluator.
-
-    `offered`: what evaluators may ask for by name, as a judge. Raises UserError for one that breaks the contract.
-    """
-    scores: dict[str, list[Score]] = {}
-    metrics = []
-    for reference in evaluators:
-        id = registry.evaluators.resolve(reference)
-        evaluator: Evaluator = registry.evaluators.make(reference, offered)
-        scores[id], bounds = _scores(id, evaluator, outcomes, seed), bounds_of(evaluator)
-        known = [
-            (s.value, o.sample.cluster or o.sample.id)
-            for s, o in zip(scores[id], outcomes, strict=True)
-            if s.value is not None
-        ]
-        values, clusters = [value for value, _ in known], [cluster for _, cluster in known]
-        value, interval = clustered_mean(values, clusters, bounds=bounds, seed=seed)
-        parts = _means([score.parts for score in scores[id] if score.value is not None])
-        unscored = len(outcomes) - len(known)
-        metrics += [Metric(id, value, interval, len(known), unscored, parts, len(set(clusters)), bounds)]
-        metrics += _bests(id, outcomes, scores[id], bounds, seed=seed)
-    return Evaluation(task, outcomes, scores, metrics)
-
-
-def _means(parts: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Of each part, over the scores that have it."""
-    names = dict.fromkeys(name for own in parts for name in own)
-    return {name: fmean(own[name] for own in parts if name in own) for name in names}
-
-
-def _bests(id: str, outcomes: Sequence[Outcome], scores: Sequence[Score], bounds: Bounds, *, seed: int) -> list[Metric]:
-    """The best of k tries; a sample of which fewer could be scored is unscored."""
-    told = told_of(1 + max((outcome.repeat for outcome in outcomes), default=0))
-    if not told:
-        return []
-    clusters = {outcome.sample.id: outcome.sample.cluster or outcome.sample.id for outcome in outcomes}
-    values: dict[str, list[float]] = {sample: [] for sample in clusters}
-    for outcome, score in zip(outcomes, scores, strict=True):
-        if score.value is not None:
-            values[outcome.sample.id].append(score.value)
-    found = []
-    for k in told:
-        best = {sample: expected_best(tries, k) for sample, tries in values.items() if len(tries) >= k}
-        own = [clusters[sample] for sample in best]
-        value, interval = clustered_mean([*best.values()], own, bounds=bounds, seed=seed)
-        unscored = len(values) - len(best)
-        found.append(
-            Metric(f"{id} best of {k}", value, interval, len(best), unscored, clusters=len(set(own)), bounds=bounds)
-        )
-    return found
-
-
-def check_evaluators(task: Task, offered: Mapping[str, Any] | None = None) -> None:
-    """Raises UserError (UnknownId, BrokenEntry) unless the task names evaluators that exist and have what they need."""
-    if isinstance(task.evaluators, str) or not task.evaluators:
-        raise UserError(f"{type(task).__name__}.evaluators is {task.evaluators!r}; expected a tuple of one id at least")
-    for reference in task.evaluators:
-        registry.evaluators.ready(reference, offered)
-
-
-def _scores(id: str, evaluator: Evaluator, outcomes: Sequence[Outcome], seed: int) -> list[Score]:
-    whole = [outcome for outcome in outcomes if lost_by(outcome) is None]
-    found = iter(_checked(id, evaluator.score(whole, seed=seed), whole, bounds_of(evaluator)))
-    losses = [lost_by(outcome) for outcome in outcomes]
-    return [next(found) if why is None else Score(None, f"the episode was lost: {why}") for why in losses]
-
-
-def _checked(id: str, scores: Sequence[Score], outcomes: Sequence[Outcome], bounds: Bounds) -> list[Score]:
-    if not isinstance(scores, Sequence) or len(scores) != len(outcomes):
-        found = f"{len(scores)} scores" if isinstance(scores, Sequence) else f"a {type(scores).__name__}"
-        raise UserError(f"evaluator {id} gave {found} for {len(outcomes)} outcomes; expected one Score for each")
-    for score, outcome in zip(scores, outcomes, strict=True):
-        if not isinstance(score, Score) or not _can_be_averaged(score.value):
-            raise UserError(
-                f"evaluator {id} gave {score!r:.80} for sample {outcome.sample.id}; "
-                "expected a Score of a finite number, or of None where nothing can be said"
-            )
-        if bounds is not None and score.value is not None and not bounds[0] <= score.value <= bounds[1]:
-            raise UserError(
-                f"evaluator {id} gave {score.value} for sample {outcome.sample.id}, and says that its values lie "
-                f"between {bounds[0]:g} and {bounds[1]:g}; mend its bounds, or the value"
-            )
-    return list(scores)
-
-
-def _can_be_averaged(value: object) -> bool:
-    return value is None or (isinstance(value, Real) and math.isfinite(value))
-
-
-def bounds_of(evaluator: Evaluator) -> Bounds:
-    """What an evaluator says that its values lie between; None for one that says nothing."""
-    found: Bounds = getattr(evaluator, "bounds", None)
-    return found
 
 
 def evaluate(
@@ -297,6 +107,7 @@ def evaluate(
         offered |= {"policy": chosen, "max_tokens": max_tokens}
         found = replace(summarize(id, outcomes, by, seed=seed, offered=offered), given=given.told())
         if log is not None:
+            found = replace(found, unasked=log.finished - len(outcomes))
             log.finish(found)
         return found
 

@@ -33,7 +33,7 @@ from pe_rlhf_mm.locks import locked
 from pe_rlhf_mm.types import Image, Message, Outcome, Sample, Step, Text
 
 if TYPE_CHECKING:
-    from pe_rlhf_mm.evaluation.evaluate import Evaluation
+    from pe_rlhf_mm.evaluation.scoring import Evaluation
 
 SCHEMA = 1
 SAME = ("schema", "task", "fingerprint", "split", "seed", "max_tokens", "temperature")
@@ -109,6 +109,11 @@ class EvalLog:
         """Of how many samples outcomes have been asked for; None where an older log does not tell."""
         found: int | None = self._facts.get("samples")
         return found
+
+    @property
+    def finished(self) -> int:
+        """How many outcomes it has."""
+        return len(self._known)
 
     def left(self) -> int:
         """How many outcomes were asked for and are not finished."""

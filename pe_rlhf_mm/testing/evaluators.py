@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from numbers import Real
 
 from pe_rlhf_mm import registry
+from pe_rlhf_mm.errors import UserError
+from pe_rlhf_mm.evaluation.scoring import bounds_of
 from pe_rlhf_mm.testing.problems import Problems
 from pe_rlhf_mm.testing.toys import toy_outcomes
 from pe_rlhf_mm.types import Evaluator, Outcome, Score
@@ -25,6 +27,7 @@ def check_evaluator(evaluator: str | Evaluator, outcomes: Sequence[Outcome] | No
     contents = _contents(given)
     with problems.during("score()"):
         values = _values(instance, given, problems)
+        _check_bounds(instance, values, problems)
         if not problems:
             _check_agreement(instance, given, values, problems)
     with problems.during("score([])"):
@@ -53,6 +56,16 @@ def _values(evaluator: Evaluator, outcomes: list[Outcome], problems: Problems) -
             f"sample {outcome.sample.id!r} was scored {score!r:.80}; expected a Score of a finite number or of None",
         )
     return [score.value for score in scores if isinstance(score, Score)]
+
+
+def _check_bounds(evaluator: Evaluator, values: Sequence[float | None], problems: Problems) -> None:
+    try:
+        bounds = bounds_of(evaluator)
+    except UserError as error:
+        problems.expect(False, str(error))
+        return
+    outside = [value for value in values if value is not None and bounds and not bounds[0] <= value <= bounds[1]]
+    problems.expect(not outside, f"score() gave {outside[:1]}, outside its bounds {bounds}")
 
 
 def _check_agreement(

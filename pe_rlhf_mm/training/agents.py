@@ -20,7 +20,8 @@ from pe_rlhf_mm.data.labels import Label
 from pe_rlhf_mm.data.pipeline import pick
 from pe_rlhf_mm.data.transcript import Transcript
 from pe_rlhf_mm.envs.pool import EnvPool
-from pe_rlhf_mm.evaluation.evaluate import Evaluation, check_evaluators, collect_samples, summarize
+from pe_rlhf_mm.evaluation.evaluate import collect_samples
+from pe_rlhf_mm.evaluation.scoring import Evaluation, check_evaluators, summarize
 from pe_rlhf_mm.reports.episodes import episode_record, goal_of
 from pe_rlhf_mm.rollout.episodes import play_episodes
 from pe_rlhf_mm.rollout.settings import Sampling

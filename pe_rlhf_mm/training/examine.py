@@ -14,8 +14,9 @@ from pe_rlhf_mm.data.images import encode_png, open_image
 from pe_rlhf_mm.data.labels import Label
 from pe_rlhf_mm.data.pipeline import pick
 from pe_rlhf_mm.data.processor import Processor
-from pe_rlhf_mm.evaluation.evaluate import Evaluation, collect_samples, summarize
+from pe_rlhf_mm.evaluation.evaluate import collect_samples
 from pe_rlhf_mm.evaluation.intervals import clustered_mean, of_differences
+from pe_rlhf_mm.evaluation.scoring import Evaluation, summarize
 from pe_rlhf_mm.models.model import Model
 from pe_rlhf_mm.reports.methods import METHODS
 from pe_rlhf_mm.rollout.policy import reply

@@ -10,7 +10,8 @@ from pe_rlhf_mm.data.labels import Label
 from pe_rlhf_mm.data.pipeline import pick
 from pe_rlhf_mm.data.processor import EncodedPrompt, Processor
 from pe_rlhf_mm.errors import UserError
-from pe_rlhf_mm.evaluation.evaluate import check_evaluators, collect_samples
+from pe_rlhf_mm.evaluation.evaluate import collect_samples
+from pe_rlhf_mm.evaluation.scoring import check_evaluators
 from pe_rlhf_mm.models.model import Model
 from pe_rlhf_mm.training.config import TuneConfig
 from pe_rlhf_mm.training.judged import (
