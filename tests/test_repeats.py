@@ -19,6 +19,8 @@ from pe_rlhf_mm.evaluation.best_of import expected_best, told_of
 from pe_rlhf_mm.evaluation.comparison import compare
 from pe_rlhf_mm.evaluation.evaluate import rescore
 from pe_rlhf_mm.evaluation.scoring import Evaluation
+from pe_rlhf_mm.evaluators.drift import Drift
+from pe_rlhf_mm.evaluators.exact_match import ExactMatch
 from pe_rlhf_mm.rollout.load import load_policy
 from pe_rlhf_mm.rollout.policy import Policy
 from pe_rlhf_mm.types import Environment, Message, Sample, Step
@@ -233,3 +235,10 @@ def test_a_function_takes_no_temperature() -> None:
     with pytest.raises(UserError, match="draws its own replies"):
         pe.evaluate(LETTERS, every_third, temperature=0.5)
     assert not ASKED
+
+
+def test_there_is_no_best_where_more_is_not_better(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ExactMatch, "more_is_better", False, raising=False)
+    (mean,) = pe.evaluate(LETTERS, every_third, repeats=3).metrics
+    assert mean.evaluator == "pe/exact-match@1"
+    assert Drift.more_is_better is False
