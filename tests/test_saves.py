@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -109,20 +109,15 @@ def trained(
 
         return Stream(numbers())
 
-    try:
+    with ExitStack() as stack:
+        stack.callback(run.release)
+        stack.enter_context(keeper)
         out = train(
             "sft", ROLES, {"x": jnp.zeros(WIDTH)}, Fed(batches, 0.25), distance, OPTIMIZER, steps=STEPS,
             key=jax.random.key(1), observer=Observers([run, LeftAt(leave)]), keeper=keeper,
             validate=validate or best_in_the_middle, validate_every=3, validate_from=0,
         )  # fmt: skip
-        keeper.wait()
         return Trained(np.asarray(out["x"]), warnings, keeper.place, fed)
-    except Terminated:
-        keeper.save()
-        raise
-    finally:
-        keeper.close(finished=False)
-        run.release()
 
 
 def best_in_the_middle(trainable: dict[str, jax.Array]) -> float:
@@ -424,7 +419,7 @@ def test_a_later_stage_is_not_gone_on_with_upon_another_reward_model(tmp_path: P
     run, keeper = finished(tmp_path / "run")
     run.save(roles, CONFIG, "reward")
     keeper.finish("reward_model", ["reward"])
-    keeper.close(finished=False)
+    keeper.close()
     run.release()
     run, keeper = finished(tmp_path / "run")
     assert (keeper.place, keeper.finished("reward_model"), keeper.finished("rl")) == ("after reward_model", True, False)
@@ -433,7 +428,7 @@ def test_a_later_stage_is_not_gone_on_with_upon_another_reward_model(tmp_path: P
     run.save(roles.with_head("reward", jnp.zeros(CONFIG.decoder.width)), CONFIG, "reward")
     with pytest.raises(UserError, match=r"reward/head\.safetensors is not what the stage reward_model of this run"):
         keeper.read("reward_model", ["reward"], only_backbone(roles.backbone), CONFIG)
-    keeper.close(finished=False)
+    keeper.close()
 
 
 def test_times_add_up_over_attempts(tmp_path: Path) -> None:
@@ -442,7 +437,7 @@ def test_times_add_up_over_attempts(tmp_path: Path) -> None:
     watch.seconds = {"sft": 40.0}
     run._started -= 100
     keeper.save()
-    keeper.close(finished=False)
+    keeper.close()
     run.release()
     run, watch = Run.create(tmp_path / "run", VALUES, resume=True), Stopwatch()
     keeper = RunKeeper(run, watch, every=0)
@@ -450,7 +445,8 @@ def test_times_add_up_over_attempts(tmp_path: Path) -> None:
     with watch.of("sft"):
         pass
     assert 40 <= watch.seconds["sft"] < 60
-    keeper.close(finished=True)
+    keeper.close()
+    run.close("finished")
     assert not (tmp_path / "run/state").exists()
 
 

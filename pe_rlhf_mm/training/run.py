@@ -98,9 +98,11 @@ class Run:
         return read_lines(path)[0]
 
     def close(self, status: Status) -> None:
-        """Says how it ended."""
+        """Says how it ended. One that is finished has nothing to go on from."""
         self._metrics.close()
         write_json(self.folder / "config.json", {**self._config, "status": status})
+        if status == "finished":
+            shutil.rmtree(self.folder / STATE, ignore_errors=True)
 
     def release(self) -> None:
         """Lets other processes write to the folder."""

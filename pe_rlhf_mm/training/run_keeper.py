@@ -12,17 +12,17 @@ What is not in it is made again, and comes out the same: encoded data, demonstra
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 from pe_rlhf_mm.adapters.files import load_role
 from pe_rlhf_mm.adapters.roles import Roles
 from pe_rlhf_mm.checkpoints.sums import first_wrong, sums
 from pe_rlhf_mm.checkpoints.training import Saves
-from pe_rlhf_mm.errors import UserError
+from pe_rlhf_mm.errors import Terminated, UserError
 from pe_rlhf_mm.models.config import VLMConfig
 from pe_rlhf_mm.training.config import SAVE_EVERY
 from pe_rlhf_mm.training.keeper import Reached
@@ -124,12 +124,21 @@ class RunKeeper:
         """Waits until what is being saved is saved."""
         self._settled(self._saves.wait)
 
-    def close(self, *, finished: bool) -> None:
-        """Ends the writing of saves; a run that is finished needs none."""
+    def close(self) -> None:
+        """Ends the writing of saves, when they are written."""
         self.wait()
         self._saves.close()
-        if finished:
-            shutil.rmtree(self._run.folder / STATE, ignore_errors=True)
+
+    def __enter__(self) -> RunKeeper:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """A run that is asked to end saves first: it may have seconds left. By Ctrl-C it ends at once."""
+        if isinstance(error, Terminated):
+            self.save()
+        self.close()
 
     def _warn(self, text: str) -> None:
         for tell in self._tell:

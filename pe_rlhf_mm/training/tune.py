@@ -27,7 +27,7 @@ from pe_rlhf_mm.adapters import roles as role_table
 from pe_rlhf_mm.adapters.roles import Roles
 from pe_rlhf_mm.data.cache import RememberingProcessor
 from pe_rlhf_mm.envs.pool import pool_of
-from pe_rlhf_mm.errors import OutOfRange, Terminated, UserError
+from pe_rlhf_mm.errors import OutOfRange, UserError
 from pe_rlhf_mm.json_files import read_json
 from pe_rlhf_mm.models.model import SHIPPED, load_model
 from pe_rlhf_mm.models.sharding import make_mesh, using
@@ -104,12 +104,19 @@ def tune(
     run = Run.create(Path(out), values, overwrite=overwrite, resume=resume)
     with ExitStack() as stack:
         stack.callback(run.release)
+        stack.enter_context(_ending(run))
         watch, bar = Stopwatch(), None if quiet else stack.enter_context(ProgressBar())
         observer, keeper = _listeners(run, watch, bar, save_every=save_every)
+<<<<<<< HEAD
         stack.enter_context(_ending(run, keeper))
         stack.enter_context(using(mesh))
+=======
+        if pool is not None:
+            stack.enter_context(pool)
+        stack.enter_context(keeper)  # the last: a save does not wait until environments are closed
+>>>>>>> 6a8b644bd65f1483d97f964bb757e266b9010961
         job = Job(id, instance, loaded, config, start, run, observer, keeper, watch)
-        results = _stages(job) if pool is None else agent_stages(job, stack.enter_context(pool))
+        results = _stages(job) if pool is None else agent_stages(job, pool)
         summary = _summary(job, *results)
         run.write_summary(summary)
         return summary
@@ -172,24 +179,23 @@ def lasting_name(model: str | Path) -> str:
 
 
 @contextmanager
-def _ending(run: Run, keeper: RunKeeper) -> Iterator[None]:
-    """Whatever happens, the run folder says how it ended and has a page to look at.
-
-    A run that is asked to end saves first: it may have seconds left. By Ctrl-C it ends at once.
-    """
+def _ending(run: Run) -> Iterator[None]:
+    """Whatever happens, the run folder says how it ended and has a page to look at."""
     try:
         yield
     except BaseException as error:
+<<<<<<< HEAD
         with suppress(OSError, UserError):  # a full disk must not hide the error that is being reported
             if isinstance(error, Terminated):
                 keeper.save()
             keeper.close(finished=False)
+=======
+        with suppress(OSError):  # a full disk must not hide the error that is being reported
+>>>>>>> 6a8b644bd65f1483d97f964bb757e266b9010961
             run.close("interrupted" if isinstance(error, KeyboardInterrupt) else "failed")
             write_report(run.folder)
         raise
-    keeper.wait()
     run.close("finished")
-    keeper.close(finished=True)
     write_report(run.folder)
 
 
