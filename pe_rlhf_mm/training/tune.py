@@ -107,14 +107,10 @@ def tune(
         stack.enter_context(_ending(run))
         watch, bar = Stopwatch(), None if quiet else stack.enter_context(ProgressBar())
         observer, keeper = _listeners(run, watch, bar, save_every=save_every)
-<<<<<<< HEAD
-        stack.enter_context(_ending(run, keeper))
         stack.enter_context(using(mesh))
-=======
         if pool is not None:
             stack.enter_context(pool)
         stack.enter_context(keeper)  # the last: a save does not wait until environments are closed
->>>>>>> 6a8b644bd65f1483d97f964bb757e266b9010961
         job = Job(id, instance, loaded, config, start, run, observer, keeper, watch)
         results = _stages(job) if pool is None else agent_stages(job, pool)
         summary = _summary(job, *results)
@@ -184,14 +180,7 @@ def _ending(run: Run) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-<<<<<<< HEAD
         with suppress(OSError, UserError):  # a full disk must not hide the error that is being reported
-            if isinstance(error, Terminated):
-                keeper.save()
-            keeper.close(finished=False)
-=======
-        with suppress(OSError):  # a full disk must not hide the error that is being reported
->>>>>>> 6a8b644bd65f1483d97f964bb757e266b9010961
             run.close("interrupted" if isinstance(error, KeyboardInterrupt) else "failed")
             write_report(run.folder)
         raise
