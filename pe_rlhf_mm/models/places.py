@@ -12,7 +12,7 @@ from pe_rlhf_mm.adapters.lora import LowRank, Slot
 from pe_rlhf_mm.models import vlm
 from pe_rlhf_mm.models.config import VLMConfig
 from pe_rlhf_mm.models.quantize import Quantized
-from pe_rlhf_mm.models.sharding import if_it_divides, partition
+from pe_rlhf_mm.models.sharding import if_it_divides, mesh_in_use, partition
 
 
 def places_of(config: VLMConfig, mesh: Mesh | None) -> nnx.State:
@@ -72,9 +72,9 @@ def cuts_of_slot(config: VLMConfig, slot: Slot, mesh: Mesh) -> dict[str, list[Pa
 
 def placed_slot(config: VLMConfig, slot: Slot) -> Slot:
     """Adapters in their places on the mesh in use."""
-    mesh = jax.sharding.get_mesh()
-    if mesh.empty:
+    if mesh_in_use() is None:
         return slot
+    mesh = jax.sharding.get_mesh()
     cuts = cuts_of_slot(config, slot, mesh)
 
     def place(x: jax.Array, at: PartitionSpec) -> jax.Array:

@@ -77,10 +77,7 @@ def tune(
     Raises UserError (UnknownId, PromptTooLong, TrainingDiverged, ..) for what the user can mend; what was on disk
     before is intact then.
     """
-    if overwrite and resume:
-        raise UserError("a run cannot both go on and start anew: give either --resume or --overwrite.")
-    if not save_every >= 0:
-        raise OutOfRange(f"save_every must not be negative, and is {save_every}")
+    _refuse_at_odds(overwrite=overwrite, resume=resume, save_every=save_every)
     id = registry.tasks.resolve(task)
     instance = registry.tasks.make(task)
     config = settings_of(instance) if config is None else config
@@ -116,6 +113,13 @@ def tune(
         summary = _summary(job, *results)
         run.write_summary(summary)
         return summary
+
+
+def _refuse_at_odds(*, overwrite: bool, resume: bool, save_every: float) -> None:
+    if overwrite and resume:
+        raise UserError("a run cannot both go on and start anew: give either --resume or --overwrite.")
+    if not save_every >= 0:
+        raise OutOfRange(f"save_every must not be negative, and is {save_every}")
 
 
 def _listeners(run: Run, watch: Stopwatch, bar: ProgressBar | None, *, save_every: float) -> tuple[Observer, RunKeeper]:
