@@ -15,9 +15,9 @@ from pe_rlhf_mm.models.sharding import using
 from pe_rlhf_mm.testing import ToyTask
 
 OPTIONS = """
-    --method dpo --mesh.fsdp 2 --mesh.model 2 --sft.steps 4 --sft.batch-size 8 --sft.learning-rate 1e-2 --preferences.steps 2
-    --preferences.batch-size 8 --preferences.learning-rate 1e-2 --rl.max-tokens 6 --rl.evaluation-samples 8
-    --test-samples 8 --lora.rank 4 --json
+    --method dpo --mesh.fsdp 2 --mesh.model 2 --sft.steps 4 --sft.batch-size 8 --sft.learning-rate 1e-2
+    --preferences.steps 2 --preferences.batch-size 8 --preferences.learning-rate 1e-2 --rl.max-tokens 6
+    --rl.evaluation-samples 8 --test-samples 8 --lora.rank 4 --json
 """
 
 
