@@ -1,8 +1,8 @@
 """What the compiler makes of a training step on a mesh: read by `test_sharded_training.py`, and run like its recipes.
 
-    python sharded_programs.py MESH        MESH: data,fsdp,model
+    python sharded_programs.py MESH ..        MESH: data,fsdp,model
 
-prints, for both modes, the bytes of the largest all-gather of a step, those of its state on one device, and how many of
+prints, for each mesh and both modes, the bytes of the largest all-gather of a step, those of its state on one device, and how many of
 them it writes back in place; and the collectives of the tower that looks at pictures.
 """
 
@@ -18,12 +18,12 @@ import sys
 import jax
 import numpy as np
 from models import CONFIG, processor
+from sharded_recipes import drawn
 
 import pe_rlhf_mm as pe
 from pe_rlhf_mm.data import images
-from pe_rlhf_mm.models import vlm
 from pe_rlhf_mm.models.model import Model
-from pe_rlhf_mm.models.places import everywhere, places_of
+from pe_rlhf_mm.models.places import everywhere
 from pe_rlhf_mm.models.sharding import MESH_AXES, by_rows
 from pe_rlhf_mm.training import sft
 from pe_rlhf_mm.training.config import TuneConfig
@@ -51,8 +51,7 @@ def collectives(text: str) -> list[tuple[str, int]]:
 
 def step_of(mode: str) -> dict[str, int]:
     config = TuneConfig(mode=mode)
-    state = jax.tree.map(jax.device_put, vlm.initial_state(WIDE, jax.random.key(0)), places_of(WIDE, None))
-    roles = attach(Model("wide", WIDE, state, processor()), config)
+    roles = attach(Model("wide", WIDE, drawn(WIDE), processor()), config)
     batch = by_rows(
         (
             Prompts(np.full((8, 12), 9, np.int32), np.ones((8, 12), bool)),
@@ -72,18 +71,17 @@ def step_of(mode: str) -> dict[str, int]:
 
 def looking(mesh: jax.sharding.Mesh) -> list[tuple[str, int]]:
     """As a thread looks, which no mesh is set in."""
-    state = jax.tree.map(jax.device_put, vlm.initial_state(CONFIG, jax.random.key(0)), places_of(CONFIG, mesh))
     pixels = Pixels(np.zeros((8, 1, 16, CONFIG.vision.patch_numbers), np.uint8), np.full((8, 1, 2), 4, np.int32))
-    lowered = images._look.lower(CONFIG, everywhere(state["vision"]), by_rows(pixels, mesh))
+    lowered = images._look.lower(CONFIG, everywhere(drawn(CONFIG, mesh)["vision"]), by_rows(pixels, mesh))
     return collectives(lowered.compile().as_text())
 
 
-def main(shape: str) -> None:
+def of_mesh(shape: str) -> dict[str, object]:
     mesh = pe.make_mesh(**dict(zip(MESH_AXES, map(int, shape.split(",")), strict=True)))
     found = {"looking": looking(mesh)}
     with jax.set_mesh(mesh):
-        print(json.dumps({**found, "lora": step_of("lora"), "full": step_of("full")}))
+        return {**found, "lora": step_of("lora"), "full": step_of("full")}
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    print(json.dumps({shape: of_mesh(shape) for shape in sys.argv[1:]}))

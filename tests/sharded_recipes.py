@@ -13,24 +13,25 @@ import dataclasses
 import functools
 import json
 import sys
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import jax
 import numpy as np
+from flax import nnx
 from models import CONFIG, FIRST_WORD, IMAGE_TOKENS, Heard, processor
 from PIL import Image as Pillow
 
 import pe_rlhf_mm as pe
 from pe_rlhf_mm.adapters.roles import Roles
-from pe_rlhf_mm.checkpoints import backbone
 from pe_rlhf_mm.data.images import Gallery
 from pe_rlhf_mm.data.processor import EncodedPrompt, Processor
 from pe_rlhf_mm.envs.pool import EnvPool
 from pe_rlhf_mm.models import vlm
+from pe_rlhf_mm.models.config import VLMConfig
 from pe_rlhf_mm.models.model import Model
+from pe_rlhf_mm.models.places import places_of
 from pe_rlhf_mm.models.sharding import MESH_AXES, using
 from pe_rlhf_mm.tasks.canvas.press import Press
 from pe_rlhf_mm.training import episodes, preferences, reinforce, reward, sft
@@ -42,7 +43,7 @@ from pe_rlhf_mm.training.sft import Demonstration
 from pe_rlhf_mm.types import Environment, Step
 
 STEPS, ROWS = 3, 8
-LORA = LoraConfig(rank=4, reward_rank=4, targets=("q", "k", "v", "o", "gate", "up", "down"))
+LORA = LoraConfig(rank=4, reward_rank=4, targets=("q", "o", "down"))
 STOP = CONFIG.stop_id
 COMPILED: list[str] = []
 """The functions that were compiled, in their order."""
@@ -53,17 +54,26 @@ jax.monitoring.register_event_duration_secs_listener(
 )
 
 
+def drawn(config: VLMConfig, mesh: jax.sharding.Mesh | None = None) -> nnx.State:
+    """Weights from NumPy, in their places: a program that draws them would take longer to compile than to train."""
+    rng = np.random.default_rng(0)
+
+    def draw(path: tuple, leaf: jax.ShapeDtypeStruct, place: jax.sharding.Sharding) -> jax.Array:
+        scale = "scale" in jax.tree_util.keystr(path)
+        values = np.ones(leaf.shape) if scale else 0.2 * rng.standard_normal(leaf.shape)
+        return jax.device_put(values.astype(np.float32), place)
+
+    return jax.tree_util.tree_map_with_path(draw, vlm.abstract_state(config), places_of(config, mesh))
+
+
 def model(recipe: str) -> Model:
-    """The smallest model, its weights drawn from a seed, on the mesh in use; or one that knows words, to play."""
-    config, reader = CONFIG, processor()
-    if recipe == "episodes":
-        tiny = pe.load_model("tiny-vlm")
-        tower = dataclasses.replace(tiny.config.vision, block=CONFIG.vision.block)
-        config = dataclasses.replace(tiny.config, decoder=CONFIG.decoder, vision=tower)
-        reader = Processor(tiny.processor.tokenizer, config)
-    with tempfile.TemporaryDirectory() as folder:
-        backbone.save_state(Path(folder), vlm.initial_state(config, jax.random.key(0)), np.float32)
-        return Model("smallest", config, backbone.load_state(Path(folder), config, np.float32), reader)
+    """The smallest model on the mesh in use, or one that knows words, to play."""
+    if recipe != "episodes":
+        return Model("smallest", CONFIG, drawn(CONFIG), processor())
+    tiny = pe.load_model("tiny-vlm")
+    tower = dataclasses.replace(tiny.config.vision, block=CONFIG.vision.block)
+    config = dataclasses.replace(tiny.config, decoder=CONFIG.decoder, vision=tower)
+    return Model("wordy", config, drawn(config), Processor(tiny.processor.tokenizer, config))
 
 
 def asked(gallery: Gallery, count: int = 32) -> list[EncodedPrompt]:
