@@ -16,13 +16,8 @@ from pe_rlhf_mm.testing import ToyTask
 
 OPTIONS = """
     --method dpo --mesh.fsdp 2 --mesh.model 2 --sft.steps 4 --sft.batch-size 8 --sft.learning-rate 1e-2
-<<<<<<< HEAD
-    --preferences.steps 2 --preferences.batch-size 8 --preferences.learning-rate 1e-2
-    --rl.max-tokens 6 --rl.evaluation-samples 8 --test-samples 8 --lora.rank 4 --json
-=======
     --preferences.steps 2 --preferences.batch-size 8 --preferences.learning-rate 1e-2 --rl.max-tokens 6
     --rl.evaluation-samples 8 --test-samples 8 --lora.rank 4 --json
->>>>>>> dcb713648b935764ddd6c8ff2bb9143b8759f52f
 """
 
 
