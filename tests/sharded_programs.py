@@ -2,8 +2,8 @@
 
     python sharded_programs.py MESH ..        MESH: data,fsdp,model
 
-prints, for each mesh and both modes, the bytes of the largest all-gather of a step, those of its state on one device, and how many of
-them it writes back in place; and the collectives of the tower that looks at pictures.
+prints, for each mesh and both modes, the bytes of the largest all-gather of a step, those of its state on one device,
+and how many of them it writes back in place; and the collectives of the tower that looks at pictures.
 """
 
 from __future__ import annotations
