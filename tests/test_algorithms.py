@@ -291,7 +291,7 @@ def head(matrix: jax.Array) -> Callable:
     """Logits with one impossible token, and a bonus for the token asked about, so that mixing up positions shows."""
 
     def logits(hidden: jax.Array, tokens: jax.Array) -> jax.Array:
-        return (hidden @ matrix + jax.nn.one_hot(tokens, WORDS)).at[:, FORBIDDEN].set(-jnp.inf)
+        return (hidden @ matrix + jax.nn.one_hot(tokens, WORDS)).at[..., FORBIDDEN].set(-jnp.inf)
 
     return logits
 
