@@ -275,7 +275,7 @@ def test_a_run_that_exists_is_left_as_it_is(here: Path) -> None:
         (kept / name).write_bytes(contents)
     done = run(here, "tune", "mine.py:Colors", "--out", "run")
     assert done.returncode == 2
-    assert "run exists and is not empty. Give another --out, or --overwrite to start it anew." in done.stderr
+    assert "run holds a run that is not finished. Go on with it by --resume, give another --out, or" in done.stderr
     assert {path.name: path.read_bytes() for path in kept.iterdir()} == {
         "config.json": b'{"task": "pe/easy-vqa"}\r\n',
         "metrics.jsonl": b'{"step": 1}\n\x00',

@@ -91,10 +91,11 @@ def evaluate(
     facts = {"task": id, "split": split, "seed": seed, "max_tokens": max_tokens, "temperature": temperature}
     facts |= {"samples": len(samples), "repeats": repeats}
     with contextlib.nullcontext() if out is None else EvalLog(Path(out), facts) as log:
-        known = {}  # before the log is said to run again: it stays what it is where the task has changed
+        known, unasked = {}, 0  # before the log is said to run again: it stays what it is where the task has changed
         if log is not None:
             _refuse_strangers(log, instance, samples, split=split, seed=seed)
             known = log.outcomes(attempts)
+            unasked = log.finished - len(known)
         chosen = policy_from(policy)
         refuse_equal_tries(chosen, repeats, temperature)
         _refuse_function(chosen, by)
@@ -107,7 +108,7 @@ def evaluate(
         offered |= {"policy": chosen, "max_tokens": max_tokens}
         found = replace(summarize(id, outcomes, by, seed=seed, offered=offered), given=given.told())
         if log is not None:
-            found = replace(found, unasked=log.finished - len(outcomes))
+            found = replace(found, unasked=unasked)
             log.finish(found)
         return found
 

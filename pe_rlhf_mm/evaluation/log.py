@@ -112,7 +112,7 @@ class EvalLog:
 
     @property
     def finished(self) -> int:
-        """How many outcomes it has."""
+        """How many outcomes it had when it was opened."""
         return len(self._known)
 
     def left(self) -> int:

@@ -56,7 +56,7 @@ class WinRate:
         )
 
 
-def doubt_of_judge(flipped: float, verdicts: int) -> str:
+def doubt_of_judge(flipped: float, verdicts: float) -> str:
     """What to think of a judge who, more often than not, prefers a place and not a reply; nothing of any other."""
     if flipped <= 0.5 or verdicts < FEW:
         return ""

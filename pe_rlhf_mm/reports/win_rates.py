@@ -70,7 +70,7 @@ def _row(letter: str, evaluator: str, found: object) -> WinRateRow:
         lengths=" against ".join(map(count, lengths)),
         unscored=count(number(found, "unscored")),
         parts=_parts(counts),
-        doubt=doubt_of_judge(number(found, "flipped") or 0.0, int(sum(n for n in counts if n is not None))),
+        doubt=doubt_of_judge(number(found, "flipped") or 0.0, sum(n for n in counts if n is not None)),
     )
 
 

@@ -8,7 +8,6 @@ from numbers import Real
 
 from pe_rlhf_mm import registry
 from pe_rlhf_mm.errors import UserError
-from pe_rlhf_mm.evaluation.scoring import bounds_of
 from pe_rlhf_mm.testing.problems import Problems
 from pe_rlhf_mm.testing.toys import toy_outcomes
 from pe_rlhf_mm.types import Evaluator, Outcome, Score
@@ -59,6 +58,8 @@ def _values(evaluator: Evaluator, outcomes: list[Outcome], problems: Problems) -
 
 
 def _check_bounds(evaluator: Evaluator, values: Sequence[float | None], problems: Problems) -> None:
+    from pe_rlhf_mm.evaluation.scoring import bounds_of
+
     try:
         bounds = bounds_of(evaluator)
     except UserError as error:
