@@ -323,8 +323,8 @@ def test_accuracy_is_told_apart_by_confidence_in_its_order_and_by_no_other_metad
 
 
 def test_the_gain_in_reward_is_paired_and_its_interval_clustered_by_hand() -> None:
-    """Rewards differ wildly from sample to sample, and by exactly 1 within each: the gain is 1, and as nobody knows what
-    rewards lie between, nothing can be said of clusters that were not met."""
+    """Rewards differ wildly from sample to sample, and by exactly 1 within each: the gain is 1, and as nobody knows
+    what rewards lie between, nothing can be said of clusters that were not met."""
     samples = [Sample(str(i), ASK, cluster=f"{i // 2}") for i in range(6)]
     before = np.array([-9.0, 4, 0, 7, 2, 8], np.float32)
     found = _learned_reward(samples, np.stack([before, before + 1], axis=1))

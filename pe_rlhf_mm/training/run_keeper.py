@@ -51,6 +51,7 @@ class RunKeeper:
         for path in damaged:
             self._warn(f"{path} is damaged or gone, so the run goes on from {then}, which is older.")
         self.kept = run.rewind(self._facts["metrics"], self._facts["seconds"])
+        self._written = run.written  # up to what has been reached: what is measured after that is measured again
         watch.seconds = dict(self._facts["stages"])
         self._finished: dict[str, dict[str, str]] = dict(self._facts["finished"])
         self._reached: tuple[str, Reached] | None = None
@@ -72,11 +73,13 @@ class RunKeeper:
         score = self._facts["best_score"]
         like = (fresh.state, None if score is None else fresh.state.trainable)
         state, best = self._saves.restore(self._found, like)
-        return Reached(state) if score is None else Reached(state, best, score)
+        reached = Reached(state) if score is None else Reached(state, best, score)
+        self._reached = (stage, reached)
+        return reached
 
     def step(self, stage: str, reached: Reached[Learned]) -> None:
         """Saves, if the last save is long enough ago and is written."""
-        self._reached = (stage, reached)
+        self._reached, self._written = (stage, reached), self._run.written
         if time.monotonic() - self._saved >= self._every and not self._saves.busy:
             self.save()
 
@@ -84,7 +87,7 @@ class RunKeeper:
         """Says that a stage is finished, and that the roles it made lie in the run folder."""
         made = {f"{role}/{name}": sum for role in roles for name, sum in sums(self._adapters / role).items()}
         with held():
-            self._finished[stage], self._reached = made, None
+            self._finished[stage], self._reached, self._written = made, None, self._run.written
             self.save()
 
     def finished(self, stage: str) -> bool:
@@ -109,7 +112,7 @@ class RunKeeper:
         facts = {
             **NOTHING,
             "finished": self._finished,
-            "metrics": self._run.written,
+            "metrics": self._written,
             "seconds": round(self._run.seconds, 3),
             "stages": self._watch.so_far(),
         }
