@@ -13,6 +13,10 @@ class PromptTooLong(UserError):
     """A prompt that does not fit the model's context together with its completion."""
 
 
+class Unanswered(UserError):
+    """A model behind a server gave no reply, for the reason that is said."""
+
+
 class OutOfRange(UserError, ValueError):
     """A setting outside its range."""
 

@@ -132,13 +132,15 @@ class Step:
 class Outcome:
     """What a policy did with a sample: its replies, and the environment's steps when there was one.
 
-    `repeat` counts the tries at a sample, from 0.
+    `repeat` counts the tries at a sample, from 0. `unanswered`: why there is no reply, or no further one, where that is
+    not the policy's doing, as of a server that failed.
     """
 
     sample: Sample
     replies: Sequence[str]
     steps: Sequence[Step] = ()
     repeat: int = 0
+    unanswered: str | None = None
 
 
 @dataclass(frozen=True)

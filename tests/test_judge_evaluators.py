@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from judge_server import Answer, prompt_of, refused, said, serving
+from chat_server import Answer, prompt_of, refused, said, serving
 from PIL import Image as Pillow
 
 import pe_rlhf_mm as pe

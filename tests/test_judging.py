@@ -18,16 +18,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-from judge_server import Answer, prompt_of, refused, said, serving
+from chat_server import Answer, prompt_of, refused, said, serving
 from PIL import Image as Pillow
 
 import pe_rlhf_mm as pe
 from pe_rlhf_mm.errors import OutOfRange, UserError
 from pe_rlhf_mm.judging.cache import CachedJudge
-from pe_rlhf_mm.judging.endpoint import HOPELESS, Endpoint
+from pe_rlhf_mm.judging.endpoint import Endpoint
 from pe_rlhf_mm.judging.load import load_judge
 from pe_rlhf_mm.judging.local import LocalJudge
 from pe_rlhf_mm.judging.reading import named_choice
+from pe_rlhf_mm.rollout.server import HOPELESS
 from pe_rlhf_mm.training import forward
 from pe_rlhf_mm.types import Image, Judge, Message, Text, Verdict
 
@@ -402,6 +403,7 @@ WRITER = """
 import sys
 from pathlib import Path
 from pe_rlhf_mm.judging.cache import CachedJudge
+from pe_rlhf_mm.rollout.server import HOPELESS
 from pe_rlhf_mm.types import Message, Verdict
 
 class Sure:

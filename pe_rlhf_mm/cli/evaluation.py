@@ -78,7 +78,8 @@ class EvalRun(Aids):
     ]
     """Ids of tasks, or path.py:Class, or package.module:Class."""
     policy: str
-    """A run folder, the name or folder of a model, or a function from messages to text: path.py:name or module:name."""
+    """A run folder, the name or folder of a model, a server's http://host:port/v1#model, or a function from messages to
+    text: path.py:name or module:name."""
     split: str = "test"
     limit: int | None = None
     """Only the first so many samples."""

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Literal
 
-from pe_rlhf_mm.errors import PromptTooLong, UserError
+from pe_rlhf_mm.errors import PromptTooLong, Unanswered, UserError
 from pe_rlhf_mm.types import Environment, Message, Outcome, Sample, Step
 
 MAX_TURNS = 32
@@ -21,6 +21,7 @@ class Episode:
         self.conversation: list[Message] = list(sample.messages)
         self.replies: list[str] = []
         self.steps: list[Step] = []
+        self.unanswered: str | None = None
 
     @property
     def over(self) -> bool:
@@ -33,8 +34,9 @@ class Episode:
         if len(self.replies) == max_turns and not self.over:
             self.cut("out_of_turns")
 
-    def say(self, reply: str | PromptTooLong) -> None:
-        """What the policy answered, or why it could not: a conversation that grew out of its context ends there.
+    def say(self, reply: str | PromptTooLong | Unanswered) -> None:
+        """What the policy answered, or why it could not: a conversation that grew out of its context ends there, and
+        one that a server left without an answer is lost.
 
         Raises UserError for a reply that is no string, and PromptTooLong where not even the first prompt fits.
         """
@@ -42,6 +44,9 @@ class Episode:
             if not self.replies:
                 raise reply
             self.cut("out_of_context")
+        elif isinstance(reply, Unanswered):
+            self.unanswered = str(reply)
+            self._end("lost", self.unanswered)
         elif isinstance(reply, str):
             self.replies.append(reply)
             self.conversation.append(Message("assistant", reply))
@@ -52,12 +57,15 @@ class Episode:
 
     def cut(self, why: Literal["out_of_turns", "out_of_context"]) -> None:
         """Ends the episode from outside: its last step is marked as truncated, and `why` is in its info."""
+        self._end(why, True)
+
+    def _end(self, why: str, told: object) -> None:
         last = self.steps[-1]
-        self.steps[-1] = dataclasses.replace(last, truncated=True, info={**last.info, why: True})
+        self.steps[-1] = dataclasses.replace(last, truncated=True, info={**last.info, why: told})
 
     def outcome(self) -> Outcome:
         """What has been played."""
-        return Outcome(self.sample, self.replies, self.steps)
+        return Outcome(self.sample, self.replies, self.steps, unanswered=self.unanswered)
 
 
 def play(
@@ -103,5 +111,7 @@ def ending(outcome: Outcome) -> Ending:
 
 
 def lost_by(outcome: Outcome) -> str | None:
-    """Why an episode was lost; None for one that was played, and for a sample that has no environment."""
+    """Why an episode was lost, or a sample had no answer; None for what was played or answered."""
+    if outcome.unanswered is not None:
+        return outcome.unanswered
     return str(outcome.steps[-1].info["lost"]) if outcome.steps and "lost" in outcome.steps[-1].info else None

@@ -8,12 +8,12 @@ from typing import NamedTuple
 
 from pe_rlhf_mm.envs.episode import MAX_TURNS, Episode
 from pe_rlhf_mm.envs.pool import EnvPool
-from pe_rlhf_mm.errors import PromptTooLong
+from pe_rlhf_mm.errors import PromptTooLong, Unanswered
 from pe_rlhf_mm.types import Message, Outcome, Sample, Step
 
-PolicyOfMany = Callable[[Sequence[Sequence[Message]], Sequence[int]], Sequence[str | PromptTooLong]]
+PolicyOfMany = Callable[[Sequence[Sequence[Message]], Sequence[int]], Sequence[str | PromptTooLong | Unanswered]]
 """Conversations, and the numbers of their episodes, to replies; in place of a reply, the error that says that a
-conversation does not fit."""
+conversation does not fit, or that a server gave none."""
 
 
 class _Place(NamedTuple):
@@ -82,7 +82,7 @@ def _as_they_come(under_way: dict[Future[Step], _Place]) -> Iterator[tuple[_Plac
             yield under_way.pop(future), future.result()
 
 
-def _answers(policy: PolicyOfMany, live: Sequence[_Place]) -> Sequence[str | PromptTooLong]:
+def _answers(policy: PolicyOfMany, live: Sequence[_Place]) -> Sequence[str | PromptTooLong | Unanswered]:
     if not live:
         return []
     try:

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from pe_rlhf_mm import registry
 from pe_rlhf_mm.envs.pool import pool_of
-from pe_rlhf_mm.errors import UserError
+from pe_rlhf_mm.errors import Unanswered, UserError
 from pe_rlhf_mm.evaluation.attempts import Attempt
 from pe_rlhf_mm.evaluation.episodes import play_samples
+from pe_rlhf_mm.rollout.endpoint import EndpointPolicy
 from pe_rlhf_mm.types import Message, Outcome, Sample, Task
 
 if TYPE_CHECKING:
@@ -70,6 +71,9 @@ def run_policy(
     keep: Keep,
 ) -> None:
     """Replies of a policy, or of a plain function, to single-turn samples."""
+    if isinstance(policy, EndpointPolicy):
+        _run_as_they_come(policy, attempts, max_tokens=max_tokens, temperature=temperature, keep=keep)
+        return
     if hasattr(policy, "generate"):
         _run_in_chunks(policy.generate, attempts, max_tokens=max_tokens, temperature=temperature, keep=keep)
         return
@@ -97,6 +101,17 @@ def _run_in_chunks(
             kept = beside.submit(_keep_all, keep, start, answered)
         if kept is not None:
             kept.result()
+
+
+def _run_as_they_come(
+    policy: EndpointPolicy, attempts: Sequence[Attempt], *, max_tokens: int, temperature: float, keep: Keep
+) -> None:
+    """A reply of a server was paid for: it is kept as soon as it is there."""
+    asked, seeds = [attempt.sample.messages for attempt in attempts], [attempt.draws for attempt in attempts]
+    for number, reply in policy.replies(asked, temperature=temperature, max_tokens=max_tokens, seed=seeds):
+        attempt = attempts[number]
+        given = {"replies": [], "unanswered": str(reply)} if isinstance(reply, Unanswered) else {"replies": [reply]}
+        keep(number, Outcome(attempt.sample, repeat=attempt.repeat, **given))
 
 
 def _keep_all(keep: Keep, start: int, answered: Sequence[Outcome]) -> None:

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, NamedTuple, cast
 from pe_rlhf_mm.envs.episode import MAX_TURNS, ending, lost_by, or_too_long
 from pe_rlhf_mm.envs.pool import EnvPool
 from pe_rlhf_mm.envs.waves import PolicyOfMany, play_all
-from pe_rlhf_mm.errors import PromptTooLong, UserError
+from pe_rlhf_mm.errors import PromptTooLong, Unanswered, UserError
 from pe_rlhf_mm.evaluation.attempts import Attempt, reply_seed
+from pe_rlhf_mm.rollout.endpoint import EndpointPolicy
 from pe_rlhf_mm.types import Message, Outcome
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ def count_episodes(outcomes: Sequence[Outcome]) -> EpisodeCounts:
 
 
 def play_samples(
-    policy: Policy | Callable[[Sequence[Message]], str],
+    policy: Policy | EndpointPolicy | Callable[[Sequence[Message]], str],
     pool: EnvPool,
     attempts: Sequence[Attempt],
     *,
@@ -85,31 +86,31 @@ def play_samples(
 
 
 def refuse_all_lost(outcomes: Sequence[Outcome]) -> None:
-    """Raises UserError if every episode is lost: there is nothing to say of the policy then."""
+    """Raises UserError if every episode is lost, or no sample answered: there is nothing to say of the policy then."""
     losses = [lost_by(outcome) for outcome in outcomes]
     if losses and None not in losses:
-        raise UserError(f"all {len(losses)} episodes were lost, the first one because: {losses[0]}")
+        happened = "episodes were lost" if outcomes[0].steps else "samples are without an answer"
+        raise UserError(f"all {len(losses)} {happened}, the first one because: {losses[0]}")
 
 
 def answers_of(
-    policy: Policy | Callable[[Sequence[Message]], str],
+    policy: Policy | EndpointPolicy | Callable[[Sequence[Message]], str],
     max_tokens: int,
     temperature: float = 0.0,
     draws: Sequence[int] = (),
 ) -> PolicyOfMany:
-    """Many conversations to replies: by one call of a Policy, and by one call each of a plain function.
+    """Many conversations to replies: by one call of a Policy or of a server's, and one call each of a plain function.
 
     `draws`: the seed of every episode's replies, where they are drawn.
     """
     if not hasattr(policy, "generate"):
         return lambda conversations, _: [or_too_long(policy, conversation) for conversation in conversations]
+    if isinstance(policy, EndpointPolicy):
+        return functools.partial(_ask, policy, max_tokens, temperature, draws)
     generate = functools.partial(cast("Policy", policy).generate, max_tokens=max_tokens, temperature=temperature)
 
     def answers(conversations: Sequence[Sequence[Message]], numbers: Sequence[int]) -> list[str | PromptTooLong]:
-        seeds = [
-            reply_seed(draws[number], len(told)) if draws else 0
-            for number, told in zip(numbers, conversations, strict=True)
-        ]
+        seeds = _seeds(draws, conversations, numbers)
         try:
             return [group[0] for group in generate(conversations, seed=seeds)]
         except PromptTooLong:  # it names the first one only, and the others must not wait for it
@@ -121,6 +122,27 @@ def answers_of(
         return [next(replies)[0] if error is None else error for error in errors]
 
     return answers
+
+
+def _seeds(draws: Sequence[int], conversations: Sequence[Sequence[Message]], numbers: Sequence[int]) -> list[int]:
+    """Of the next reply of every episode."""
+    return [
+        reply_seed(draws[number], len(told)) if draws else 0
+        for number, told in zip(numbers, conversations, strict=True)
+    ]
+
+
+def _ask(
+    policy: EndpointPolicy,
+    max_tokens: int,
+    temperature: float,
+    draws: Sequence[int],
+    conversations: Sequence[Sequence[Message]],
+    numbers: Sequence[int],
+) -> list[str | Unanswered]:
+    seeds = _seeds(draws, conversations, numbers)
+    found = dict(policy.replies(conversations, temperature=temperature, max_tokens=max_tokens, seed=seeds))
+    return [found[number] for number in range(len(conversations))]
 
 
 def _too_long(policy: Policy, conversation: Sequence[Message], max_tokens: int) -> PromptTooLong | None:

@@ -21,6 +21,7 @@ from pe_rlhf_mm.evaluation.scoring import Evaluation, check_evaluators, summariz
 from pe_rlhf_mm.types import Outcome, Sample, Task
 
 if TYPE_CHECKING:
+    from pe_rlhf_mm.rollout.endpoint import EndpointPolicy
     from pe_rlhf_mm.rollout.policy import Policy
 
 NOTHING = Given()
@@ -53,7 +54,7 @@ def collect_samples(task: Task, split: str, *, limit: int | None, seed: int = 0)
 
 def evaluate(
     task: str,
-    policy: Policy | PolicyFunction | str | Path,
+    policy: Policy | EndpointPolicy | PolicyFunction | str | Path,
     *,
     split: str = "test",
     limit: int | None = None,
@@ -69,7 +70,8 @@ def evaluate(
 ) -> Evaluation:
     """Evaluates a policy on a task; episodes are played where the task has an environment.
 
-    `policy`: a Policy, a plain function from messages to text, a run folder, or the name or folder of a model.
+    `policy`: a Policy, a plain function from messages to text, a run folder, the name or folder of a model, or the
+    address of one that a server offers, `http://host:port/v1#model`.
     `repeats`: tries at every sample, for which a Policy draws its replies at a `temperature` (0: the likeliest one).
     `environments`: how many are played at once. `evaluators`: these in place of the task's, and `given`: what they may
     ask for, as `Given(judge=load_judge(..))`. `out`: the folder of a log
@@ -98,7 +100,7 @@ def evaluate(
             unasked = log.finished - len(known)
         chosen = policy_from(policy)
         refuse_equal_tries(chosen, repeats, temperature)
-        _refuse_function(chosen, by)
+        _refuse_mute(chosen, by)
         if log is not None:
             log.begin(facts_of(chosen))
         ask = partial(
@@ -133,7 +135,7 @@ def _outcomes(
 
     def keep(number: int, outcome: Outcome) -> None:
         known[left[number]] = outcome
-        if log is not None:
+        if log is not None and outcome.unanswered is None:  # the same command asks again
             log.write(outcome, attempts[left[number]].seed)
         if tick is not None:
             tick(len(known), len(attempts))
@@ -169,13 +171,13 @@ def _chosen(
     return chosen
 
 
-def _refuse_function(policy: Policy | PolicyFunction, evaluators: Sequence[str]) -> None:
-    """Raises UserError for a function where an evaluator reads the probabilities of the policy."""
+def _refuse_mute(policy: Policy | EndpointPolicy | PolicyFunction, evaluators: Sequence[str]) -> None:
+    """Raises UserError for a policy without weights where an evaluator reads its probabilities."""
     for reference in evaluators:
-        if "policy" in registry.evaluators.asks(reference) and not hasattr(policy, "generate"):
+        if "policy" in registry.evaluators.asks(reference) and not hasattr(policy, "weights"):
             raise UserError(
-                f"the evaluator {reference} reads probabilities, and a function as policy has none. Name a run folder "
-                "or a model as the policy, or leave the evaluator out."
+                f"the evaluator {reference} reads probabilities, and a function or a server as policy tells none. Name "
+                "a run folder or a model as the policy, or leave the evaluator out."
             )
 
 

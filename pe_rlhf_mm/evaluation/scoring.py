@@ -97,6 +97,8 @@ class Evaluation:
         lines += [f"{title(id)}: {rate.text()}" for id, rate in rates.items()]
         if self.episodes is not None:
             lines.append(self.episodes.text())
+        if silent := sum(outcome.unanswered is not None for outcome in self.outcomes):
+            lines.append(f"{silent} outcomes without an answer are in no log: the same command asks again")
         if self.left:
             whole = len(self.outcomes) + self.left
             lines.append(f"unfinished: {len(self.outcomes)} of {whole} outcomes; the command that began it goes on")
@@ -186,8 +188,13 @@ def _scores(id: str, evaluator: Evaluator, outcomes: Sequence[Outcome], seed: in
         error.add_note(f"(the evaluator {id} was scoring {len(whole)} outcomes; what is answered is kept in a log)")
         raise
     found = iter(_checked(id, given, whole, bounds))
-    losses = [lost_by(outcome) for outcome in outcomes]
-    return [next(found) if why is None else Score(None, f"the episode was lost: {why}") for why in losses]
+    return [next(found) if (why := _missed(outcome)) is None else Score(None, why) for outcome in outcomes]
+
+
+def _missed(outcome: Outcome) -> str | None:
+    """Why there is nothing to score, if so."""
+    why = lost_by(outcome)
+    return why if why is None else f"the episode was lost: {why}" if outcome.steps else f"no answer: {why}"
 
 
 def _checked(id: str, scores: Sequence[Score], outcomes: Sequence[Outcome], bounds: Bounds) -> list[Score]:

@@ -26,13 +26,9 @@ class Named(NamedTuple):
     start: int
 
 
-def read_completion(completion: Any, choices: Sequence[str]) -> Verdict:
-    """The verdict of a chat completion, as the client `openai` hands it over."""
-    try:
-        first = completion.choices[0]
-        text, refusal, ended, told = first.message.content, first.message.refusal, first.finish_reason, first.logprobs
-    except (AttributeError, IndexError, TypeError):
-        return Verdict(None, f"the server answered with something that is no chat completion: {completion!r}")
+def read_verdict(said: Any, choices: Sequence[str]) -> Verdict:
+    """The verdict in the first choice of a chat completion, as the client `openai` hands it over."""
+    text, refusal, ended, told = said.message.content, said.message.refusal, said.finish_reason, said.logprobs
     if refusal or ended == "content_filter":
         return Verdict(None, f"it refused: {refusal or 'the content was filtered'}")
     if not isinstance(text, str) or not text.strip():

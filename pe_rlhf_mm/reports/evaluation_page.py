@@ -176,8 +176,25 @@ def _notes(logs: Sequence[LogRecord]) -> list[str]:
         missing = sum(key not in log.scores for key in log.answers)
         if missing and log.scores:
             notes.append(f"Samples{of} that are not in the table, since they have no scores yet: {count(missing)}.")
+        notes += _silence(log, of)
         if missing == len(log.answers) > 0:
             notes.append(
                 f"No sample{of} has a score yet: pe-rlhf eval run goes on, and pe-rlhf eval score scores what is there."
             )
     return notes
+
+
+def _silence(log: LogRecord, of: str) -> list[str]:
+    """Of samples that a server left without an answer, which have scores of null and no line of their own."""
+    silent = [line for key, line in log.scores.items() if key not in log.answers]
+    if not silent:
+        return []
+    given = [at(line, "scores") for line in silent]
+    whys = [text(score, "why") for scores in given if isinstance(scores, dict) for score in [*scores.values()][:1]]
+    commonest = max(dict.fromkeys(whys), key=whys.count, default="")
+    told = (
+        "1 sample has no answer, and stands"
+        if len(silent) == 1
+        else f"{count(len(silent))} samples have no answer, and stand"
+    )
+    return [f"{told} in no list{of}: {commonest}. The same pe-rlhf eval run asks again."]

@@ -13,6 +13,7 @@ from pe_rlhf_mm.errors import UserError
 from pe_rlhf_mm.json_files import read_json
 from pe_rlhf_mm.models.model import Model, load_model
 from pe_rlhf_mm.registry import import_attribute
+from pe_rlhf_mm.rollout.endpoint import EndpointPolicy
 from pe_rlhf_mm.rollout.policy import Policy
 from pe_rlhf_mm.types import Message
 
@@ -73,8 +74,11 @@ def load_run_role(folder: Path, role: str | None = None) -> RunRole:
     )
 
 
-def policy_from(reference: Policy | Callable[[Sequence[Message]], str] | str | Path) -> Policy | Callable[..., str]:
-    """A policy from whatever names one: itself, a function, `module:function`, RUN, RUN:role, or a model."""
+def policy_from(
+    reference: Policy | EndpointPolicy | Callable[[Sequence[Message]], str] | str | Path,
+) -> Policy | EndpointPolicy | Callable[..., str]:
+    """A policy from whatever names one: itself, a function, `module:function`, RUN, RUN:role, a model, or the address
+    of one, `http://host:port/v1#model`."""
     if not isinstance(reference, str | Path):
         if not callable(reference):
             raise UserError(
@@ -83,6 +87,8 @@ def policy_from(reference: Policy | Callable[[Sequence[Message]], str] | str | P
             )
         return reference
     reference = str(reference)
+    if "://" in reference:
+        return EndpointPolicy(reference)
     folder, _, role = reference.rpartition(":")
     if folder and Path(folder).is_dir() and not Path(reference).exists():
         return load_policy(folder, role=role)
