@@ -73,7 +73,7 @@ def rl_step(model: Model, config: TuneConfig, data: Any) -> tuple[Timed, float]:
     optimizer = reinforce.optimizer_for(settings, trainable)
     loss = functools.partial(reinforce.loss, model.config, settings, sampling, config.remat)
     state = new_state(trainable, roles, optimizer, jax.random.key(0))
-    scorer, key = reinforce.learned_reward(model.config), jax.random.key(1)
+    scorer, key = learned_reward(model.config), jax.random.key(1)
     collect = functools.partial(reinforce.collect, model.config, roles)
     rollout, _ = collect(state.trainable, next(stream), settings, sampling, scorer, key)
     beside = sum(x.nbytes for x in jax.tree.leaves(roles.pick("anchor", "reward"))) / 2**20

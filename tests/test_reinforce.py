@@ -21,7 +21,8 @@ from pe_rlhf_mm.rollout.settings import Sampling
 from pe_rlhf_mm.training import forward, reinforce
 from pe_rlhf_mm.training.config import RLConfig
 from pe_rlhf_mm.training.reinforce import Rollout
-from pe_rlhf_mm.types import Completions, Prompts
+from pe_rlhf_mm.training.scorers import Asked, Scorer, Worth
+from pe_rlhf_mm.types import Completions
 
 SETTINGS = RLConfig(
     steps=2, prompts=8, group=4, learning_rate=0.02, value_learning_rate=0.05, temperature=1.0, max_tokens=4, beta=0.05
@@ -34,13 +35,18 @@ def words() -> Processor:
     return processor()
 
 
-def lucky(roles: Roles, prompts: Prompts, completions: Completions) -> jax.Array:
+def lucky(roles: Roles, asked: Asked, completions: Completions) -> Worth:
     """Reward 1 for a completion that opens with an even id."""
-    return (completions.tokens[:, :, 0] % 2 == 0).astype(jnp.float32)
+    rewards = (completions.tokens[:, :, 0] % 2 == 0).astype(jnp.float32)
+    return Worth(rewards, jnp.ones_like(rewards, bool), {"reward": rewards.mean()})
 
 
-def first_reward(reward: float) -> Callable[[Roles, Prompts, Completions], jax.Array]:
-    return lambda roles, prompts, completions: jnp.full(completions.tokens.shape[:2], reward)
+def first_reward(reward: float) -> Scorer:
+    def score(roles: Roles, asked: Asked, completions: Completions) -> Worth:
+        rewards = jnp.full(completions.tokens.shape[:2], reward)
+        return Worth(rewards, jnp.ones_like(rewards, bool), {"reward": rewards.mean()})
+
+    return score
 
 
 def run(words: Processor, roles: Roles, settings: RLConfig = SETTINGS, **options: object) -> tuple[Roles, Heard]:

@@ -127,7 +127,7 @@ def summarize(
     for reference in evaluators:
         id = registry.evaluators.resolve(reference)
         evaluator: Evaluator = registry.evaluators.make(reference, offered)
-        scores[id], bounds = _scores(id, evaluator, outcomes, seed), bounds_of(evaluator)
+        scores[id], bounds = score_outcomes(id, evaluator, outcomes, seed=seed), bounds_of(evaluator)
         known = [
             (s.value, o.sample.cluster or o.sample.id)
             for s, o in zip(scores[id], outcomes, strict=True)
@@ -179,7 +179,11 @@ def check_evaluators(task: Task, offered: Mapping[str, Any] | None = None) -> No
         registry.evaluators.ready(reference, offered)
 
 
-def _scores(id: str, evaluator: Evaluator, outcomes: Sequence[Outcome], seed: int) -> list[Score]:
+def score_outcomes(id: str, evaluator: Evaluator, outcomes: Sequence[Outcome], *, seed: int) -> list[Score]:
+    """A score of each outcome: of None where it is lost or has no answer, and otherwise what the evaluator says.
+
+    Raises UserError for an evaluator that breaks the contract.
+    """
     whole = [outcome for outcome in outcomes if lost_by(outcome) is None]
     bounds = bounds_of(evaluator)
     try:

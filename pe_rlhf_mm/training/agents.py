@@ -68,7 +68,7 @@ def agent_stages(job: Job, pool: EnvPool) -> tuple[Roles, dict[str, Any]]:
         sft_episodes, begun, processor, gallery, data.demonstrations, config.sft, dropout=config.lora.dropout
     )
     roles = job.stage("sft", ["sft"], begun, lambda: imitate(**job.how))
-    if config.rl.reward == "learned":
+    if config.learns_reward:
         labels = (data.judged, data.validation_judged)
         judge = functools.partial(train_reward_model, roles, processor, gallery, *labels, config.reward)
         roles = job.stage("reward_model", ["reward"], roles, lambda: judge(**job.how))
@@ -87,7 +87,15 @@ def _improved(job: Job, pool: EnvPool, roles: Roles, data: AgentData) -> Roles:
 
     screens = functools.partial(new_gallery, model, config)
     improve = functools.partial(
-        reinforce_episodes, roles, model.processor, screens, pool, data.samples, config.rl, monitor=monitor
+        reinforce_episodes,
+        roles,
+        model.processor,
+        screens,
+        pool,
+        data.samples,
+        config.rl,
+        job.evaluator,
+        monitor=monitor,
     )
     return job.stage("rl", learning, roles, lambda: improve(**job.how))
 
@@ -107,7 +115,7 @@ def _prepare(job: Job, pool: EnvPool) -> AgentData:
         shown = demonstrate(task, pool, chosen, seed=seed, observer=job.observer)
         transcripts = [transcript(outcome, processor, gallery, room=config.rl.max_tokens) for outcome in shown]
     judged, held_out = [], []
-    if config.rl.reward == "learned" and "reward" not in given:
+    if config.learns_reward and "reward" not in given:
         counts = {"train": config.reward.pairs or RATINGS, "validation": config.reward.validation_pairs}
         judged, held_out = (
             judge(_labels(job, split, count), processor, gallery, room=config.rl.max_tokens)
@@ -142,8 +150,8 @@ def _examine(job: Job, pool: EnvPool, roles: Roles, data: AgentData) -> dict[str
         value = found[name].headline.value
         job.observer.step("evaluation", part, {name: value} if math.isfinite(value) else {})
     some = pick(data.samples, math.ceil(DIVERGENCE_EPISODES / config.rl.group), seed=seed)
-    key, learned = jax.random.key(seed), config.rl.reward == "learned"
-    _, drawn = collect_episodes(processor, gallery, pool, roles, roles.pick("policy"), some, config.rl, key)
+    key, learned = jax.random.key(seed), config.learns_reward
+    _, drawn = collect_episodes(processor, gallery, pool, roles, roles.pick("policy"), some, config.rl, None, key)
     divergence = float(drawn["kl"])
     job.observer.step("evaluation", 3, {"kl": divergence})
     job.run.write_samples(_lines(job, samples, found))

@@ -54,7 +54,7 @@ def reward_hacking(rewards: Sequence[float], controls: Sequence[float]) -> str |
         return None
     return (
         f"the reward rose from {rewards[best]:.3f} to {rewards[-1]:.3f} while the validation score fell from "
-        f"{controls[best]:.3f} to {controls[-1]:.3f}: the policy may have found what the reward model gets wrong."
+        f"{controls[best]:.3f} to {controls[-1]:.3f}: the policy may have found what the reward gets wrong."
     )
 
 
@@ -77,8 +77,8 @@ class Alarms:
             return
         self._entropies.append(metrics["entropy"])
         self._divergences.append(metrics["kl"])
-        if "reward" in metrics:  # a task's own reward is what it stands for
-            self._rewards.append(metrics["reward"])
+        for name in ("reward", "scored"):  # but for a task's own reward, which is what it stands for
+            self._rewards += [metrics[name]] if name in metrics else []
         self._hear(step, entropy_collapse, self._entropies)
         self._hear(step, kl_runaway, self._divergences)
 

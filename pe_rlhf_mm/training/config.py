@@ -152,8 +152,13 @@ class RLConfig:
     """What a reward is worth a turn earlier, of tasks that are played; the tokens of a turn are not discounted."""
     kl: Literal["return", "loss"] = "return"
     """Where the KL term acts: in every token's return (default), or as a differentiable term of the loss."""
-    reward: Literal["learned", "task"] = "learned"
-    """`learned`: the reward model's. `task`: what the environment gives; only for tasks that are played in one."""
+    reward: str = "learned"
+    """`learned`: the reward model's. `task`: what the environment gives; only for tasks that are played in one. Or the
+    id of an evaluator, or path.py:Class of one, which scores each reply or episode: its part `reward`, or its value."""
+    judge: str = ""
+    """Whom that evaluator asks, if it asks a judge: what `--judge` of `pe-rlhf eval run` takes."""
+    judge_calls: int = 10_000
+    """Questions that a server as judge is asked at most."""
     max_turns: int = 8
     """Replies of an episode, of tasks that are played in an environment; longer ones are cut there."""
     environments: int = 8
@@ -169,7 +174,7 @@ class RLConfig:
     def __post_init__(self) -> None:
         _refuse_other_types(self)
         _positive(self, "steps", "prompts", "group", "learning_rate", "value_learning_rate", "temperature")
-        _positive(self, "evaluate_every", "evaluation_samples", "max_turns", "environments")
+        _positive(self, "evaluate_every", "evaluation_samples", "max_turns", "environments", "judge_calls")
         self._refuse_impossible_sampling()
         if not 0 <= self.beta <= 1:
             raise OutOfRange(f"RLConfig.beta must be in [0, 1], not {self.beta}")
@@ -271,6 +276,11 @@ class TuneConfig:
     remat: bool = False
     """Recompute layers in the backward pass: less memory, about a third more arithmetic."""
     mesh: MeshConfig = field(default_factory=MeshConfig)
+
+    @property
+    def learns_reward(self) -> bool:
+        """Whether a reward model is trained, or taken from another run."""
+        return self.method == "rlhf" and self.rl.reward == "learned"
 
     def __post_init__(self) -> None:
         _refuse_other_types(self)

@@ -40,11 +40,16 @@ from pe_rlhf_mm.training.config import RLConfig
 from pe_rlhf_mm.training.keeper import Forgetful, Keeper
 from pe_rlhf_mm.training.observer import Observer, Silent
 from pe_rlhf_mm.training.reinforce import ALGORITHMS, improve, objective
+from pe_rlhf_mm.training.scorers import EvaluatorReward, rewarded
 from pe_rlhf_mm.types import Outcome, Packed, Sample
 
 ROWS, TOKENS = 4, 64
 """There is a multiple of so many rows, and chosen tokens of an episode are padded to a multiple of so many: each shape
 compiles an update."""
+
+
+EARNED = {"learned": "reward", "task": "earned"}
+"""What the mean reward of a rollout is called by where it comes from; that of an evaluator is `scored`."""
 
 
 class Rows(NamedTuple):
@@ -128,9 +133,10 @@ def _cut(played: Played) -> bool:
     return last.truncated and not last.terminated and lost_by(played.outcome) is None
 
 
-SCOPES: dict[str, Callable[[Int[Array, "N T"]], Int[Array, "N T"]]] = {"task": jnp.zeros_like, "learned": jnp.asarray}
-"""What a token answers for, by where the reward comes from. The task's own often comes at the end, and is for the whole
-episode; a learned one judges every turn."""
+def _scope(source: str, turn: Int[Array, "N T"]) -> Int[Array, "N T"]:
+    """What a token answers for. A learned reward judges every turn; another one often comes at the end, and is for the
+    whole episode."""
+    return turn if source == "learned" else jnp.zeros_like(turn)
 
 
 @functools.partial(jax.jit, static_argnames=("config", "settings"))
@@ -141,7 +147,7 @@ def _assess(
 
     The episodes of a sample are a whole round of samples apart.
     """
-    source, beta, scope = settings.reward, settings.beta, SCOPES[settings.reward](rows.turn)
+    source, beta, scope = settings.reward, settings.beta, _scope(settings.reward, rows.turn)
     packed, mask, by_episode = rows.packed, rows.mask, functools.partial(_by_episode, place=rows.place)
     policy_now, anchor = (
         jax.tree.map(by_episode, forward.packed_policy(config, roles.weights(role), packed, settings.sampling))
@@ -155,7 +161,7 @@ def _assess(
     divergence = kl.k1(policy_now.full_logprobs, anchor.full_logprobs)
     earned = (1 - beta) * rewards - (beta * jnp.where(mask, divergence, 0) if settings.kl == "return" else 0)
     returns = advantages.returns_within(earned, scope, rows.turn, settings.gamma)
-    if source == "task" and "value" in roles.heads:
+    if source != "learned" and "value" in roles.heads:
         ends = (packed, rows.ends)
         beyond = jax.lax.cond(
             rows.cut.any(),
@@ -169,7 +175,7 @@ def _assess(
         returns = advantages.above_the_others(*grouped).swapaxes(0, 1).reshape(returns.shape)
     known = mask.any(axis=-1)
     metrics = {
-        "reward" if source == "learned" else "earned": masked.token_mean(masked.sequence_sum(rewards, mask), known),
+        EARNED.get(source, "scored"): masked.token_mean(masked.sequence_sum(rewards, mask), known),
         "success": masked.token_mean(masked.sequence_sum(rows.rewards, mask) > 0, known),
         "kl": masked.sequence_sum_mean(divergence, mask),
         "length": masked.token_mean(mask.sum(axis=-1), known),
@@ -218,12 +224,19 @@ def collect_episodes(
     trainable: Trainable,
     samples: Sequence[Sample],
     settings: RLConfig,
+    evaluator: EvaluatorReward | None,
     key: jax.Array,
 ) -> tuple[EpisodeRollout, dict[str, Any]]:
-    """Plays a group of every sample with the current policy and works out what is constant for the update."""
+    """Plays a group of every sample with the current policy and works out what is constant for the update.
+
+    `evaluator`: what rewards episodes in place of the environment, or of the role `reward`.
+    """
     now, rounds = roles.put(trainable), [*samples] * settings.group
     drawn = (processor, now.weights("policy"), gallery, pool, rounds, settings.sampling, key)
     played = play_episodes(*drawn, max_turns=settings.max_turns)
+    if evaluator is not None:
+        outcomes = rewarded(evaluator, [p.outcome for p in played])
+        played = [p._replace(outcome=outcome) for p, outcome in zip(played, outcomes, strict=True)]
     rows = by_rows(rows_of(processor.config, gallery, played))
     rollout, metrics = _assess(processor.config, settings, now, rows)
     return rollout, {**metrics, **told([p.outcome for p in played])}
@@ -236,6 +249,7 @@ def reinforce_episodes(
     pool: EnvPool,
     samples: Sequence[Sample],
     settings: RLConfig,
+    evaluator: EvaluatorReward | None = None,
     *,
     monitor: Callable[[Roles], float] | None = None,
     remat: bool = False,
@@ -245,8 +259,9 @@ def reinforce_episodes(
 ) -> Roles:
     """Trains the role `policy`, and `value` by REINFORCE, from the role `sft` on episodes of samples that are drawn.
 
-    The reward is the task's own or, with `settings.reward` "learned", what the role `reward` says of each reply. Every
-    rollout has a gallery of its own: its screens are never seen again, and all of them together fill any memory.
+    The reward is the task's own, or, with `settings.reward` "learned", what the role `reward` says of each reply, or
+    what an evaluator says of the episode. Every rollout has a gallery of its own: its screens are never seen again, and
+    all of them together fill any memory.
     """
 
     def choose(k: int) -> list[Sample]:
@@ -264,7 +279,7 @@ def reinforce_episodes(
         roles: Roles, trainable: Trainable, asked: tuple[list[Sample], list[Sample]], key: jax.Array
     ) -> tuple[EpisodeRollout, dict[str, Any]]:
         now, following = asked
-        drawn = collect_episodes(processor, new_gallery(), pool, roles, trainable, now, settings, key)
+        drawn = collect_episodes(processor, new_gallery(), pool, roles, trainable, now, settings, evaluator, key)
         for slot, sample in enumerate(following[: pool.size]):
             pool.prepare(slot, sample, seed=0)
         return drawn

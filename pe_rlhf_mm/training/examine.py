@@ -78,7 +78,7 @@ def examine(
         observer.step("evaluation", part, _known({name: found[role].evaluation.headline.value}))
 
     accuracy, rewards = None, np.full((len(samples), 2), np.nan)
-    if config.method == "rlhf":
+    if config.learns_reward:
         labels = _labels(task, "test", config.test_samples, config)
         held_out = _labels(task, "validation", config.reward.validation_pairs, config)
         accuracy = examine_reward(roles, processor, gallery, labels, held_out)

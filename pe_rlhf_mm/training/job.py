@@ -15,6 +15,7 @@ from pe_rlhf_mm.training.keeper import Keeper
 from pe_rlhf_mm.training.observer import Observer
 from pe_rlhf_mm.training.run import Run
 from pe_rlhf_mm.training.run_keeper import RunKeeper
+from pe_rlhf_mm.training.scorers import EvaluatorReward
 from pe_rlhf_mm.training.start import Start
 from pe_rlhf_mm.training.stopwatch import Stopwatch
 from pe_rlhf_mm.types import Task
@@ -30,7 +31,10 @@ class How(TypedDict):
 
 
 class Job(NamedTuple):
-    """One tuning: the task and its id, the model, the settings, where it starts from, who is told, and who keeps it."""
+    """One tuning: the task and its id, the model, the settings, where it starts from, who is told, and who keeps it.
+
+    `evaluator`: the reward of RL, where that is neither learned nor the task's own.
+    """
 
     id: str
     task: Task
@@ -41,6 +45,7 @@ class Job(NamedTuple):
     observer: Observer
     keeper: RunKeeper
     watch: Stopwatch
+    evaluator: EvaluatorReward | None = None
 
     @property
     def how(self) -> How:

@@ -39,12 +39,14 @@ class Questions(NamedTuple):
 
 
 class Data(NamedTuple):
-    """The training and validation splits. `prompts` are what RL gets: no target comes with them."""
+    """The training and validation splits. `prompts` are what RL gets: no target comes with them. `samples` are those
+    that they ask: what an evaluator reads that is the reward."""
 
     gallery: Gallery
     demonstrations: Sequence[Demonstration]
     judged: Sequence[Judged]
     prompts: Sequence[EncodedPrompt]
+    samples: Sequence[Sample]
     validation_judged: Sequence[Judged]
     validation: Questions
 
@@ -125,8 +127,12 @@ def prepare(task: Task, model: Model, config: TuneConfig, *, given: Collection[s
     _refuse_what_would_fail_later(task, seed=seed)
     training = collect_samples(task, "train", limit=None, seed=seed)
     validation = pick(collect_samples(task, "validation", limit=None), config.rl.evaluation_samples, seed=seed)
-    said_of = _labels if config.method == "rlhf" else _pairs
-    labels, held_out = ([], []) if "reward" in given else said_of(task, config, seed=seed)
+    labels: list[Label] = []
+    held_out: list[Label] = []
+    if config.method != "rlhf":
+        labels, held_out = _pairs(task, config, seed=seed)
+    elif config.learns_reward and "reward" not in given:
+        labels, held_out = _labels(task, config, seed=seed)
     demonstrations: Sequence[Demonstration] = []
     if "sft" not in given:
         shown = pick(training, config.sft.demonstrations, seed=seed)
@@ -136,6 +142,7 @@ def prepare(task: Task, model: Model, config: TuneConfig, *, given: Collection[s
         demonstrations=demonstrations,
         judged=judge(labels, processor, gallery, room=room),
         prompts=processor.encode([sample.messages for sample in training], gallery, room=room),
+        samples=training,
         validation_judged=judge(held_out, processor, gallery, room=room),
         validation=ask(validation, processor, gallery, room=room),
     )

@@ -35,11 +35,9 @@ from pe_rlhf_mm.training.config import RLConfig
 from pe_rlhf_mm.training.keeper import Forgetful, Keeper
 from pe_rlhf_mm.training.loop import train
 from pe_rlhf_mm.training.observer import Observer, Silent
+from pe_rlhf_mm.training.scorers import Asked, Scorer, learned_reward
 from pe_rlhf_mm.training.step import Loss, adam
 from pe_rlhf_mm.types import Completions, Prompts
-
-Scorer = Callable[[Roles, Prompts, Completions], Float[Array, "B G"]]
-"""Scores drawn completions; the learned reward model unless a recipe is told otherwise."""
 
 
 class Algorithm(NamedTuple):
@@ -162,7 +160,6 @@ def _assess(
     divergence = kl.k1(policy_now.full_logprobs, anchor.full_logprobs)
     gap = jnp.where(mask, jnp.abs(sampled.logprobs - policy_now.logprobs), 0)
     metrics = {
-        "reward": rewards.mean(),
         "kl": masked.sequence_sum_mean(divergence, mask),
         "length": mask.sum(axis=-1).mean(),
         "finished": sampled.finished.mean(),
@@ -174,46 +171,44 @@ def _assess(
     return returns, metrics
 
 
-def learned_reward(config: VLMConfig) -> Scorer:
-    """The role `reward` as a scorer."""
-
-    def score(roles: Roles, prompts: Prompts, completions: Completions) -> Float[Array, "B G"]:
-        return forward.score_rewards(config, roles.weights("reward"), roles.heads["reward"], prompts, completions)
-
-    return score
-
-
 def collect(
     config: VLMConfig,
     roles: Roles,
     trainable: Trainable,
-    prompts: Prompts,
+    asked: Asked,
     settings: RLConfig,
     sampling: Sampling,
     scorer: Scorer,
     key: jax.Array,
-) -> tuple[Rollout, dict[str, jax.Array]]:
+) -> tuple[Rollout, dict[str, Any]]:
     """Draws completions with the current policy and works out what is constant for the update."""
-    now = roles.put(trainable)
+    now, prompts = roles.put(trainable), by_rows(asked.prompts)
     keys = jax.random.split(key, len(prompts.tokens))
     sampled = sample(config, *now.weights("policy"), prompts, keys, group=settings.group, sampling=sampling)
+    worth = scorer(roles, Asked(prompts, asked.numbers), sampled.completions)
+    sampled = sampled._replace(completions=worth.of_known(sampled.completions))
     policy_now, anchor = (
         forward.score_policy(config, now.weights(role), prompts, sampled.completions, sampling)
         for role in ("policy", "anchor")
     )
-    rewards = scorer(roles, prompts, sampled.completions)
-    returns, metrics = _assess(settings, sampled, policy_now, anchor, rewards)
-    return Rollout(prompts, sampled.completions, rewards, returns, anchor.full_logprobs), metrics
+    returns, metrics = _assess(settings, sampled, policy_now, anchor, worth.rewards)
+    rollout = Rollout(prompts, sampled.completions, worth.rewards, returns, anchor.full_logprobs)
+    return rollout, {**metrics, **worth.metrics}
 
 
 def feed(
     processor: Processor, gallery: Gallery, prompts: Sequence[EncodedPrompt], settings: RLConfig, *, seed: int
-) -> Fed[Prompts]:
+) -> Fed[Asked]:
     """Batches of prompts in a few lengths. Raises UserError if there are none."""
+
+    def collate(numbered: list[tuple[int, EncodedPrompt]], shape: Sequence[int]) -> Asked:
+        numbers, chosen = zip(*numbered, strict=True)
+        return Asked(processor.prompts(chosen, gallery, length=shape[0]), numbers)
+
     return bucketed(
-        prompts,
+        list(enumerate(prompts)),
         _sizes(prompts, settings),
-        lambda group, shape: processor.prompts(group, gallery, length=shape[0]),
+        collate,
         batch_size=settings.prompts,
         seed=seed,
         what="prompts",
@@ -252,16 +247,14 @@ def reinforce(
 ) -> Roles:
     """Trains the role `policy`, and `value` by REINFORCE, from the role `sft`, against `scorer` (the learned reward).
 
-    It is given prompts and nothing else: no target, no demonstration. Raises TrainingDiverged at the first number that
-    is not finite.
+    It is given prompts and nothing else: no target, no demonstration; what a scorer knows, it keeps to itself. Raises
+    TrainingDiverged at the first number that is not finite.
     """
     config, sampling = processor.config, settings.sampling
     scorer = learned_reward(config) if scorer is None else scorer
 
-    def draw(
-        roles: Roles, trainable: Trainable, prompts: Prompts, key: jax.Array
-    ) -> tuple[Rollout, dict[str, jax.Array]]:
-        return collect(config, roles, trainable, by_rows(prompts), settings, sampling, scorer, key)
+    def draw(roles: Roles, trainable: Trainable, asked: Asked, key: jax.Array) -> tuple[Rollout, dict[str, Any]]:
+        return collect(config, roles, trainable, asked, settings, sampling, scorer, key)
 
     return improve(
         roles,

@@ -48,7 +48,7 @@ def read_start(run: str | Path, model: str, config: TuneConfig) -> Start:
                 f"{run} was tuned with {name} {had[name]}, and this run is to have {name} {value}. Both must be the "
                 f"same: give --{name} {had[name]}, or start from another run."
             )
-    needed = ("sft", "reward") if config.method == "rlhf" else ("sft",)
+    needed = ("sft", "reward") if config.learns_reward else ("sft",)
     saved = [role for role in needed if any((folder / "adapters" / role).glob("*.safetensors"))]
     if "sft" not in saved:
         raise UserError(f"{run} has no SFT policy to start from: it ended before that was trained.")

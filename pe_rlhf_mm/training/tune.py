@@ -47,6 +47,7 @@ from pe_rlhf_mm.training.reinforce import ALGORITHMS, reinforce
 from pe_rlhf_mm.training.reward import train_reward_model
 from pe_rlhf_mm.training.run import Run, is_finished, refuse_other
 from pe_rlhf_mm.training.run_keeper import RunKeeper
+from pe_rlhf_mm.training.scorers import evaluator_reward, reward_by
 from pe_rlhf_mm.training.sft import sft
 from pe_rlhf_mm.training.start import inherited, load_start, read_start
 from pe_rlhf_mm.training.stopwatch import Stopwatch
@@ -95,6 +96,7 @@ def tune(
     _refuse_other_turns(instance, config, played=pool is not None)
     _refuse_without_labels(instance, config, given=() if start is None else start.roles)
     _refuse_uneven(config, played=pool is not None)
+    evaluator = evaluator_reward(config.rl) if config.method == "rlhf" else None
     mesh = make_mesh(**dataclasses.asdict(config.mesh)) if config.mesh.devices > 1 else None
     loaded = load_model(model, quantize=config.quantize, mesh=mesh)
     loaded = dataclasses.replace(loaded, processor=RememberingProcessor(loaded.processor))
@@ -108,7 +110,7 @@ def tune(
         if pool is not None:
             stack.enter_context(pool)
         stack.enter_context(keeper)  # the last: a save does not wait until environments are closed
-        job = Job(id, instance, loaded, config, start, run, observer, keeper, watch)
+        job = Job(id, instance, loaded, config, start, run, observer, keeper, watch, evaluator)
         results = _stages(job) if pool is None else agent_stages(job, pool)
         summary = _summary(job, *results)
         run.write_summary(summary)
@@ -141,7 +143,7 @@ def _refuse_other_turns(task: Task, config: TuneConfig, *, played: bool) -> None
     if config.rl.reward == "task" and not played:
         raise UserError(
             f"{type(task).__name__} is not played in an environment, so there is no reward of its own; leave rl.reward "
-            "at learned."
+            "at learned, or name an evaluator."
         )
 
 
@@ -150,7 +152,7 @@ def _refuse_without_labels(task: Task, config: TuneConfig, *, given: Collection[
     if config.method != "rlhf":
         if not config.preferences.labels:
             pair_source(task, config.method)
-    elif config.rl.reward == "learned" and "reward" not in given:
+    elif config.learns_reward and "reward" not in given:
         label_source(task, config.reward.loss)
 
 
@@ -160,7 +162,7 @@ def _refuse_uneven(config: TuneConfig, *, played: bool) -> None:
     sizes = {"sft.batch_size": config.sft.batch_size}
     if config.method != "rlhf":
         sizes["preferences.batch_size"] = config.preferences.batch_size
-    elif config.rl.reward == "learned":
+    elif config.learns_reward:
         sizes["reward.batch_size"] = config.reward.batch_size
     if config.method == "rlhf" and not played:
         sizes["rl.prompts"] = config.rl.prompts
@@ -207,13 +209,16 @@ def _stages(job: Job) -> tuple[Roles, dict[str, Any]]:
 
 
 def _by_reward(job: Job, roles: Roles, data: Data) -> Roles:
-    """A reward model, unless it was trained elsewhere, and RL against it."""
+    """A reward model, unless it was trained elsewhere or an evaluator takes its place, and RL against it."""
     config, processor, gallery = job.config, job.model.processor, data.gallery
     labels, learning = (data.judged, data.validation_judged), ALGORITHMS[config.rl.algorithm].roles
-    judge = functools.partial(train_reward_model, roles, processor, gallery, *labels, config.reward)
-    roles = job.stage("reward_model", ["reward"], roles, lambda: judge(**job.how)).start("anchor", "sft")
-    monitor = _monitor(job, data, *learning)
-    improve = functools.partial(reinforce, roles, processor, gallery, data.prompts, config.rl, monitor=monitor)
+    if config.learns_reward:
+        judge = functools.partial(train_reward_model, roles, processor, gallery, *labels, config.reward)
+        roles = job.stage("reward_model", ["reward"], roles, lambda: judge(**job.how))
+    scorer = None if job.evaluator is None else reward_by(job.evaluator, processor, data.samples)
+    roles, monitor = roles.start("anchor", "sft"), _monitor(job, data, *learning)
+    asked = (processor, gallery, data.prompts, config.rl)
+    improve = functools.partial(reinforce, roles, *asked, scorer=scorer, monitor=monitor)
     return job.stage("rl", learning, roles, lambda: improve(**job.how))
 
 
