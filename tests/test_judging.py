@@ -254,6 +254,7 @@ def test_the_request() -> None:
         Endpoint(server.reference).choose([conversation], YES_NO)
     request = server.requests[0]
     assert (request["model"], request["temperature"], request["logprobs"]) == ("small", 0, True)
+    assert request["max_tokens"] == 2048
     system, user, tool = request["messages"]
     assert system == {"role": "system", "content": "Be brief."}
     assert tool == {"role": "user", "content": "red"}

@@ -23,6 +23,14 @@ def test_a_reference_that_leads_nowhere_is_no_problem_of_the_evaluator() -> None
         check_evaluator("pe/nothing")
 
 
+def test_the_outcome_that_breaks_an_evaluator_is_named() -> None:
+    """A policy may say nothing at all: the toy task has such an outcome."""
+    hasty = Scoring(lambda outcomes: [Score(float(len(outcome.replies[0]))) for outcome in outcomes])
+    assert check_evaluator(hasty) == [  # type: ignore[arg-type]
+        "score() of an outcome with the replies [] raised IndexError: list index out of range"
+    ]
+
+
 def test_an_evaluator_may_leave_outcomes_unscored() -> None:
     class Unsure:
         def score(self, outcomes: Sequence[Outcome], *, seed: int = 0) -> list[Score]:
@@ -62,7 +70,7 @@ class Novelty:
 
 EVALUATORS = {
     "no evaluator": (object(), "object has no method score"),
-    "raises": (Scoring(fails), r"score\(.*\) raised RuntimeError: no display"),
+    "raises": (Scoring(fails), r"score\(.*\).* raised RuntimeError: no display"),
     "cannot bear an empty reply": (
         Scoring(lambda os: [Score(float(o.replies[-1][0] == "r")) for o in os]),
         "IndexError",
@@ -118,7 +126,9 @@ def test_an_evaluator_is_checked_on_the_outcomes_of_its_author() -> None:
 
     ask = Sample("1", [Message("user", "short?")])
     assert check_evaluator(Short(), [Outcome(ask, ["a"]), Outcome(ask, ["abc"])]) == []
-    assert check_evaluator(Short(), [Outcome(ask, ["abcd"])]) == ["score() raised KeyError: 4"]
+    assert check_evaluator(Short(), [Outcome(ask, ["abcd"])]) == [
+        "score() of an outcome with the replies ['abcd'] raised KeyError: 4"
+    ]
 
 
 def test_learned_scores_may_differ_in_their_last_bits() -> None:

@@ -35,6 +35,8 @@ class Aids:
     """A server's http://host:port/v1#model, or a run folder, or the name or folder of a model, or path.py:Class."""
     judge_calls: int = 10_000
     """Questions that a server is asked at most; what is over is not scored."""
+    judge_tokens: int = 2048
+    """Tokens of its answers at most, thoughts included."""
     against: str | None = None
     """Folder of a log whose replies are compared with."""
     reward: str | None = None
@@ -47,7 +49,9 @@ class Aids:
         from pe_rlhf_mm.evaluation.given import Given
         from pe_rlhf_mm.judging.load import load_judge
 
-        judge = None if self.judge is None else load_judge(self.judge, calls=self.judge_calls)
+        judge = (
+            None if self.judge is None else load_judge(self.judge, calls=self.judge_calls, max_tokens=self.judge_tokens)
+        )
         return Given(judge, self.against, self._reward(), self._anchor())
 
     def _reward(self) -> RewardModel | None:
@@ -231,6 +235,8 @@ class EvalAgreement:
     """What puts the labels to the judge: pairs need one that compares."""
     judge_calls: int = 10_000
     """Questions that a server is asked at most."""
+    judge_tokens: int = 2048
+    """Tokens of its answers at most, thoughts included."""
     max_unscored: float = 0.05
     """Share of labels that may be without a verdict."""
     json: bool = False
@@ -246,7 +252,8 @@ def agreement(arguments: Sequence[str]) -> int:
     from pe_rlhf_mm.judging.load import load_judge
 
     labels = read_labels(options.labels)
-    found = agreeing.agreement(labels, options.evaluator, load_judge(options.judge, calls=options.judge_calls))
+    judge = load_judge(options.judge, calls=options.judge_calls, max_tokens=options.judge_tokens)
+    found = agreeing.agreement(labels, options.evaluator, judge)
     print(to_json(found) if options.json else f"{registry.title(options.evaluator)} {found.text()}")
     return _exit_code(options.labels, options.evaluator, found.unscored, found.n, options.max_unscored)
 

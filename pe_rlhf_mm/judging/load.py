@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from pe_rlhf_mm.errors import OutOfRange, UserError
 from pe_rlhf_mm.judging.cache import CachedJudge
-from pe_rlhf_mm.judging.endpoint import CALLS, Endpoint
+from pe_rlhf_mm.judging.endpoint import CALLS, TOKENS, Endpoint
 from pe_rlhf_mm.registry import import_attribute
 from pe_rlhf_mm.types import Judge
 
@@ -15,19 +15,23 @@ if TYPE_CHECKING:
     from pe_rlhf_mm.rollout.policy import Policy
 
 
-def load_judge(reference: str | Path | Policy, *, calls: int = CALLS, cache: bool = True) -> Judge:
+def load_judge(
+    reference: str | Path | Policy, *, calls: int = CALLS, max_tokens: int = TOKENS, cache: bool = True
+) -> Judge:
     """A judge: `http://host:port/v1#model`, a Policy or what names one, or `path.py:Class` of a Judge.
 
-    `calls`: questions that a server is asked at most. `cache`: verdicts are kept on disk. Raises UserError where there
-    is no such model or class, or an address is malformed.
+    `calls`: questions that a server is asked at most; `max_tokens`: of each of its answers. `cache`: verdicts are kept
+    on disk. Raises UserError where there is no such model or class, or an address is malformed.
     """
     if calls < 0:
         raise OutOfRange(f"calls must be 0 or more, not {calls}")
-    judge = _judge(reference, calls)
+    if max_tokens < 1:
+        raise OutOfRange(f"max_tokens must be at least 1, not {max_tokens}")
+    judge = _judge(reference, calls, max_tokens)
     return CachedJudge(judge) if cache else judge
 
 
-def _judge(reference: str | Path | Policy, calls: int) -> Judge:
+def _judge(reference: str | Path | Policy, calls: int, max_tokens: int) -> Judge:
     from pe_rlhf_mm.judging.local import LocalJudge
     from pe_rlhf_mm.rollout.load import load_policy
 
@@ -35,7 +39,7 @@ def _judge(reference: str | Path | Policy, calls: int) -> Judge:
         return LocalJudge(reference)
     named = str(reference)
     if "://" in named:
-        return Endpoint(named, calls=calls)
+        return Endpoint(named, calls=calls, max_tokens=max_tokens)
     if ":" in named and not Path(named).exists():
         judge = import_attribute(named, "judge")()
         if not isinstance(judge, Judge):

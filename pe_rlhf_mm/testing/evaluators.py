@@ -24,16 +24,28 @@ def check_evaluator(evaluator: str | Evaluator, outcomes: Sequence[Outcome] | No
     if not problems.expect(isinstance(instance, Evaluator), f"{type(instance).__name__} has no method score"):
         return problems
     contents = _contents(given)
-    with problems.during("score()"):
+    try:
         values = _values(instance, given, problems)
         _check_bounds(instance, values, problems)
         if not problems:
             _check_agreement(instance, given, values, problems)
+    except Exception as error:
+        problems.append(f"score(){_culprit(instance, given)} raised {type(error).__name__}: {error}")
     with problems.during("score([])"):
         nothing = instance.score([])
         problems.expect(nothing == [], f"score([]) gave {nothing!r:.80}; expected []")
     problems.expect(_contents(given) == contents, "score() changes the outcomes it is given; it must only read them")
     return problems
+
+
+def _culprit(evaluator: Evaluator, outcomes: Sequence[Outcome]) -> str:
+    """The first outcome that cannot be scored by itself either, if there is one."""
+    for outcome in outcomes:
+        try:
+            evaluator.score([outcome])
+        except Exception:
+            return f" of an outcome with the replies {list(outcome.replies)!r:.80}"
+    return ""
 
 
 def _contents(outcomes: Sequence[Outcome]) -> list[tuple[int, list[str], int]]:

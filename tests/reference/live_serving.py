@@ -94,7 +94,7 @@ def test_greedy_replies_of_the_server_are_ours(reference: str, folder: Path, tmp
 def test_it_judges_or_says_why_not(reference: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A model of this size seldom keeps to the choices: then there is no verdict, and never a zero."""
     asked = [[Message("user", f"{question} Say only YES or NO.")] for question in ("Is water wet?", *QUESTIONS)]
-    for verdict in Endpoint(reference).choose(asked, ("YES", "NO")):
+    for verdict in Endpoint(reference, max_tokens=32).choose(asked, ("YES", "NO")):
         if verdict.probabilities is None:
             assert "names none of YES, NO" in verdict.why
         else:
