@@ -11,8 +11,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
-import math
-import re
 import sys
 
 import jax
@@ -25,6 +23,7 @@ from pe_rlhf_mm.data import images
 from pe_rlhf_mm.models.model import Model
 from pe_rlhf_mm.models.places import everywhere
 from pe_rlhf_mm.models.sharding import MESH_AXES, by_rows
+from pe_rlhf_mm.planning.traffic import collectives
 from pe_rlhf_mm.training import sft
 from pe_rlhf_mm.training.config import TuneConfig
 from pe_rlhf_mm.training.job import attach
@@ -35,18 +34,6 @@ WIDE = dataclasses.replace(
     CONFIG, vision=None, vocabulary=4096, decoder=dataclasses.replace(CONFIG.decoder, width=64, mlp_width=512)
 )
 """Its table is eight times its largest matrix, which is four times the activations of the batch."""
-COLLECTIVE = re.compile(r" = (.*?) (all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute)(-start)?\(")
-
-
-def size(shapes: str) -> int:
-    """Bytes of the results of an instruction."""
-    found = re.findall(r"(pred|[a-z]+)(\d*)\[([\d,]*)\]", shapes)
-    return sum(math.prod(map(int, dims.split(",")), start=int(bits or 8) // 8) for _, bits, dims in found if dims)
-
-
-def collectives(text: str) -> list[tuple[str, int]]:
-    """The name and the bytes of every collective of a compiled program."""
-    return [(match[2], size(match[1])) for match in map(COLLECTIVE.search, text.splitlines()) if match]
 
 
 def step_of(mode: str) -> dict[str, int]:
@@ -63,7 +50,7 @@ def step_of(mode: str) -> dict[str, int]:
     loss = functools.partial(sft.loss, WIDE, 0.0, False)
     program = train_step.lower(begun, roles, batch, loss=loss, optimizer=optimizer).compile()
     return {
-        "gathered": max(bytes for name, bytes in collectives(program.as_text()) if name == "all-gather"),
+        "gathered": max(c.size for c in collectives(program.as_text()) if c.kind == "all-gather"),
         "state": sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(begun)),
         "in_place": program.memory_analysis().alias_size_in_bytes,
     }
@@ -73,7 +60,7 @@ def looking(mesh: jax.sharding.Mesh) -> list[tuple[str, int]]:
     """As a thread looks, which no mesh is set in."""
     pixels = Pixels(np.zeros((8, 1, 16, CONFIG.vision.patch_numbers), np.uint8), np.full((8, 1, 2), 4, np.int32))
     lowered = images._look.lower(CONFIG, everywhere(drawn(CONFIG, mesh)["vision"]), by_rows(pixels, mesh))
-    return collectives(lowered.compile().as_text())
+    return [(c.kind, c.size) for c in collectives(lowered.compile().as_text())]
 
 
 def of_mesh(shape: str) -> dict[str, object]:

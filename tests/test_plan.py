@@ -192,6 +192,7 @@ def test_the_command_prints_a_table_and_json(
     printed = capsys.readouterr().out
     assert printed.startswith("tiny-vlm, stage reward, mode lora, on here (data 1, fsdp 1, model 1); GiB a chip")
     assert "nothing has been run" in printed
+    assert "seconds: they are a bound" not in printed  # of this machine no rates are known
     cost = Cost("update", 1, 2, 3 * GIB)
     tight = Plan("m", "rl", "lora", "here", {"fsdp": 1}, held_nothing(), [cost], 2 * GIB)
     monkeypatch.setattr("pe_rlhf_mm.planning.plan.plan", lambda *_, **__: tight)

@@ -6,7 +6,7 @@ import dataclasses
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
@@ -15,21 +15,30 @@ from jax.sharding import AxisType, Mesh
 from pe_rlhf_mm.errors import UserError
 from pe_rlhf_mm.models.config import VLMConfig
 from pe_rlhf_mm.models.sharding import MESH_AXES
+from pe_rlhf_mm.planning.arithmetic import products
 from pe_rlhf_mm.planning.held import Held, bytes_a_device
 from pe_rlhf_mm.planning.programs import STAGES, Load, Program
-from pe_rlhf_mm.planning.slices import GIB, LADDER, slice_of
+from pe_rlhf_mm.planning.slices import GIB, LADDER, Rates, Slice, slice_of
+from pe_rlhf_mm.planning.traffic import collectives
 from pe_rlhf_mm.training.config import MeshConfig, TuneConfig
 
 REFUSED = re.compile(r"\((?P<needed>[\d.]+)(?P<unit>[KMGT])\) exceeds available HBM \((?P<there>[\d.]+)G\)")
 UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
+HEAD = (
+    f"{'program':<24} {'arguments':>10} {'temporaries':>12} {'peak':>8} {'received':>9} {'TFLOP':>8} {'seconds >':>9}"
+)
+
+
 @dataclass(frozen=True)
 class Cost:
-    """Bytes a chip of one program while it runs. `peak`: with everything else that is held meanwhile.
+    """What one program takes of a chip. Sizes are bytes; `peak`: with everything else that is held meanwhile.
 
     `refused`: the compiler found no room for the program; `peak` is then what it said that the program alone needs, if
-    that is more.
+    that is more. `operations`: of products of matrices, if all chips do as much. `received`: bytes from other chips, by
+    the kind of exchange. Loops that may end early run to their end. `seconds`: no run takes less at the chip's best
+    rates for its products, for its links, and for reading its arguments once a turn; None where no rates are known.
     """
 
     program: str
@@ -37,6 +46,9 @@ class Cost:
     temporaries: int
     peak: int
     refused: bool = False
+    operations: float = 0.0
+    received: Mapping[str, float] = field(default_factory=dict)
+    seconds: float | None = None
 
 
 @dataclass(frozen=True)
@@ -65,15 +77,20 @@ class Plan:
         mesh = ", ".join(f"{name} {size}" for name, size in self.mesh.items())
         lines = [
             f"{self.model}, stage {self.stage}, mode {self.mode}, on {self.topology} ({mesh}); GiB a chip",
-            f"{'program':<24} {'arguments':>10} {'temporaries':>12} {'peak':>8}",
+            HEAD,
+            *map(_line, self.costs),
         ]
-        for cost in self.costs:
-            sizes = ("no room", "", f"{_gib(cost.peak)}") if cost.refused else map(_gib, _sizes(cost))
-            first, second, third = sizes
-            lines.append(f"{cost.program:<24} {first:>10} {second:>12} {third:>8}")
         parts = ", ".join(f"{name} {_gib(size)}" for name, size in self.held._asdict().items() if size)
         lines.append(f"held between programs: {parts}")
-        return "\n".join([*lines, self._verdict(), "The compiler's figures: nothing has been run."])
+        return "\n".join([*lines, self._verdict(), *self._small_print()])
+
+    def _small_print(self) -> list[str]:
+        said = ["Sizes are the compiler's figures: nothing has been run."]
+        if any(cost.seconds is not None for cost in self.costs):
+            said.append(
+                "No run is faster than the seconds: they are a bound at the chips' published rates, and no estimate."
+            )
+        return said
 
     def told(self) -> dict[str, Any]:
         """What JSON is made of."""
@@ -91,8 +108,13 @@ class Plan:
         )
 
 
-def _sizes(cost: Cost) -> tuple[int, int, int]:
-    return cost.arguments, cost.temporaries, cost.peak
+def _line(cost: Cost) -> str:
+    if cost.refused:
+        return f"{cost.program:<24} {'no room':>10} {'':>12} {_gib(cost.peak):>8}"
+    sizes = f"{_gib(cost.arguments):>10} {_gib(cost.temporaries):>12} {_gib(cost.peak):>8}"
+    seconds = "-" if cost.seconds is None else f"{cost.seconds:.3f}"
+    work = f"{_gib(sum(cost.received.values())):>9} {cost.operations / 1e12:>8.2f} {seconds:>9}"
+    return f"{cost.program:<24} {sizes} {work}"
 
 
 def _gib(size: float) -> str:
@@ -122,7 +144,7 @@ def plan(
     laid = Mesh(chips.devices.reshape(shape), MESH_AXES, axis_types=kinds)
     found = STAGES[stage](config, settings, load, laid)
     with jax.set_mesh(laid):
-        costs = [_cost(program, found.held.total, chips.options) for program in found.programs]
+        costs = [_cost(program, found.held.total, chips) for program in found.programs]
     sizes = dict(zip(MESH_AXES, shape, strict=True))
     return Plan(config.name, stage, settings.mode, topology, sizes, found.held, costs, chips.usable)
 
@@ -137,18 +159,38 @@ def smallest(config: VLMConfig, settings: TuneConfig, load: Load, *, stage: str,
     return plans
 
 
-def _cost(program: Program, held: int, options: Mapping[str, Any]) -> Cost:
+def _cost(program: Program, held: int, chips: Slice) -> Cost:
     """Of what is held a program is given a part; the rest lies beside it."""
-    given = bytes_a_device(program.given)
+    given, traced = bytes_a_device(program.given), program.trace()
     try:
-        sizes: Any = program.lower().compile(compiler_options=dict(options)).memory_analysis()
+        compiled = traced.lower().compile(compiler_options=dict(chips.options))
     except jax.errors.JaxRuntimeError as error:
         refused = REFUSED.search(str(error))
         if refused is None:
             raise
         needed = int(float(refused["needed"]) * UNITS[refused["unit"]])
         return Cost(program.name, 0, 0, max(needed, held + given), refused=True)
+    sizes: Any = compiled.memory_analysis()
     arguments, temporaries = sizes.argument_size_in_bytes, sizes.temp_size_in_bytes
     written = sizes.output_size_in_bytes - sizes.alias_size_in_bytes
     beside = max(0, held + given - arguments)
-    return Cost(program.name, arguments, temporaries, arguments + beside + temporaries + written)
+    operations = products(traced.jaxpr.jaxpr, program.turns) / chips.devices.size
+    received: dict[str, float] = {}
+    for exchange in collectives(compiled.as_text()):
+        received[exchange.kind] = received.get(exchange.kind, 0) + exchange.received
+    return Cost(
+        program.name,
+        arguments,
+        temporaries,
+        arguments + beside + temporaries + written,
+        operations=operations,
+        received=received,
+        seconds=_least(chips.rates, operations, sum(received.values()), arguments * program.turns),
+    )
+
+
+def _least(rates: Rates | None, operations: float, received: float, read: float) -> float | None:
+    """Seconds that the slowest of three takes which could overlap (Williams et al. 2009, roofline)."""
+    if rates is None:
+        return None
+    return max(operations / rates.operations, received / rates.links, read / rates.memory)

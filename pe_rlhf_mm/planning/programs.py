@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
-from jax.stages import Lowered
+from jax.stages import Traced
 
 from pe_rlhf_mm.models.config import VLMConfig
 from pe_rlhf_mm.planning.held import Held, held, part_of, roles_of, rows, trained, weights_of, whole
@@ -32,11 +32,15 @@ class Load:
 
 
 class Program(NamedTuple):
-    """One compiled function of a stage, ready to be compiled, and what it is given besides what is held."""
+    """One function of a stage, ready to be compiled, and what it is given besides what is held.
+
+    `turns`: how often its loop runs at most, if it has one that may end early; each turn reads all weights.
+    """
 
     name: str
-    lower: Callable[[], Lowered]
+    trace: Callable[[], Traced]
     given: Any
+    turns: int = 1
 
 
 class Stage(NamedTuple):
@@ -79,7 +83,7 @@ def sft_stage(config: VLMConfig, settings: TuneConfig, load: Load, mesh: Mesh) -
     prompts = _prompts(config, count, load, looked_at=settings.mode == "lora", mesh=mesh)
     batch = (prompts, _completions(count, 1, load.reply_tokens, mesh))
     loss = functools.partial(sft.loss, config, settings.lora.dropout, settings.remat)
-    step = functools.partial(train_step.lower, state, roles, batch, loss=loss, optimizer=optimizer)
+    step = functools.partial(train_step.trace, state, roles, batch, loss=loss, optimizer=optimizer)
     return Stage(held(roles, state), [Program("step", step, batch)])
 
 
@@ -94,7 +98,7 @@ def reward_stage(config: VLMConfig, settings: TuneConfig, load: Load, mesh: Mesh
     labels, margin = rows((count, group), jnp.float32, mesh), rows((count,), jnp.float32, mesh)
     batch = reward.JudgedBatch(prompts, _completions(count, group, load.reply_tokens, mesh), labels, margin)
     loss = functools.partial(reward.LOSSES[settings.reward.loss], config, settings.reward.dropout, settings.remat)
-    step = functools.partial(train_step.lower, state, roles, batch, loss=loss, optimizer=optimizer)
+    step = functools.partial(train_step.trace, state, roles, batch, loss=loss, optimizer=optimizer)
     return Stage(held(roles, state), [Program("step", step, batch)])
 
 
@@ -113,21 +117,21 @@ def rl_stage(config: VLMConfig, settings: TuneConfig, load: Load, mesh: Mesh) ->
     rollout = reinforce.Rollout(prompts, completions, rewards, tokens, tokens)
     loss = functools.partial(reinforce.loss, config, rl, sampling, settings.remat)
     draw = functools.partial(
-        sample.lower, config, *weights_of(now, "policy"), prompts, keys, group=rl.group, sampling=sampling
+        sample.trace, config, *weights_of(now, "policy"), prompts, keys, group=rl.group, sampling=sampling
     )
     score = functools.partial(
-        forward.score_policy.lower, config, weights_of(now, "policy"), prompts, completions, sampling
+        forward.score_policy.trace, config, weights_of(now, "policy"), prompts, completions, sampling
     )
     judge = functools.partial(
-        forward.score_rewards.lower, config, weights_of(roles, "reward"), roles.heads["reward"], prompts, completions
+        forward.score_rewards.trace, config, weights_of(roles, "reward"), roles.heads["reward"], prompts, completions
     )
-    update = functools.partial(train_step.lower, state, roles, rollout, loss=loss, optimizer=optimizer)
+    update = functools.partial(train_step.trace, state, roles, rollout, loss=loss, optimizer=optimizer)
     return Stage(
         held(roles, state),
         [
-            Program("sample", draw, (prompts, keys)),
+            Program("sample", draw, (prompts, keys), turns=rl.max_tokens),
             Program("score (policy, anchor)", score, (prompts, completions)),
-            Program("score (reward)", judge, (prompts, completions)),
+            *([Program("score (reward)", judge, (prompts, completions))] if settings.learns_reward else []),
             Program("update", update, rollout),
         ],
     )

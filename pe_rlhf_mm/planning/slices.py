@@ -20,6 +20,22 @@ HERE = "here"
 """The devices of this process, in place of a slice."""
 GIB_A_CHIP = {"v5e": 15.75, "v6e": 32.0, "v5p": 95.0}
 """Memory of a chip. Of v5e the compiler has told what it gives away of the 16; of the others it is all there is."""
+
+
+class Rates(NamedTuple):
+    """What a chip does in a second at best, as published: operations in bfloat16, bytes of its memory read, bytes
+    received from others over all its links."""
+
+    operations: float
+    memory: float
+    links: float
+
+
+RATES = {
+    "v5e": Rates(197e12, 819e9, 200e9),
+    "v6e": Rates(918e12, 1640e9, 448e9),
+    "v5p": Rates(459e12, 2765e9, 600e9),
+}
 LADDER = {
     "v5e": ("1x1", "1x2", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16"),
     "v6e": ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16"),
@@ -40,12 +56,14 @@ QUIET = {
 
 
 class Slice(NamedTuple):
-    """Devices to compile for, the bytes that programs may take of each, and what the compiler is told."""
+    """Devices to compile for, the bytes that programs may take of each, what the compiler is told, and, where that is
+    published, how fast a device is."""
 
     name: str
     devices: np.ndarray
     usable: int
     options: Mapping[str, Any]
+    rates: Rates | None = None
 
 
 def quiet_compiler(topology: str) -> None:
@@ -68,7 +86,8 @@ def slice_of(topology: str) -> Slice:
 
     if topology == HERE:
         return Slice(HERE, np.array(jax.devices()), _memory_here(jax.devices()[0]), {})
-    usable = int(GIB_A_CHIP[generation_of(topology)] * GIB)
+    generation = generation_of(topology)
+    usable = int(GIB_A_CHIP[generation] * GIB)
     from jax.experimental import topologies
 
     try:
@@ -80,7 +99,7 @@ def slice_of(topology: str) -> Slice:
                 "'pe-rlhf-mm[tpu-aot]'. No TPU is needed. --topology here plans for the devices of this machine."
             ) from error
         raise _unknown(topology) from error
-    return Slice(topology, np.array(found), usable, CHEAP)
+    return Slice(topology, np.array(found), usable, CHEAP, RATES[generation])
 
 
 def _unknown(topology: str) -> UserError:
