@@ -139,7 +139,10 @@ def test_a_tuning_without_a_reward_model(tmp_path: Path, capsys: pytest.CaptureF
     lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
     steps = [line for line in lines if line["stage"] == "rl" and "loss" in line]
     assert all(0 < line["scored"] < 1 and line["unscored"] == 0 for line in steps)
-    assert "RL: reward by an evaluator" in (tmp_path / "run/report.html").read_text()
+    page = (tmp_path / "run/report.html").read_text()
+    assert "RL: reward by an evaluator" in page
+    assert "fickle_tasks:Fickle" in page.partition("<h2")[0]  # what the reward was stands at the top
+    assert "test pairs ranked right" not in page  # and no stage that the run does not have
     assert summary["rl"]["accuracy"] is not None
 
 

@@ -28,6 +28,11 @@ STAGES = {
 """What the stages of a run are called, in their order, by the one that tunes the policy."""
 
 
+def reward_of(config: Record) -> str:
+    """What RL was rewarded by; a config that says nothing is of a release that had learned rewards only."""
+    return text(config, "settings", "rl", "reward") or "learned"
+
+
 def method_of(config: Record) -> Method:
     """By the config of a run; one that says nothing is of a release that had no other method."""
     return METHODS.get(text(config, "settings", "method"), RLHF)

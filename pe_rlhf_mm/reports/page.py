@@ -16,7 +16,7 @@ from pe_rlhf_mm.reports.curves import FRAME, draw_curves
 from pe_rlhf_mm.reports.figures import run_figures
 from pe_rlhf_mm.reports.folder import RunRecord, read_run
 from pe_rlhf_mm.reports.gallery import choose_samples
-from pe_rlhf_mm.reports.methods import method_of
+from pe_rlhf_mm.reports.methods import method_of, reward_of
 from pe_rlhf_mm.reports.records import Record, at, number, text
 from pe_rlhf_mm.reports.rendering import render, write_whole
 from pe_rlhf_mm.reports.rewards import reward_tables
@@ -87,8 +87,9 @@ def _heading(run: RunRecord) -> dict[str, str]:
 
 
 def _facts(run: RunRecord) -> dict[str, str]:
-    memory = number(run.summary, "peak_rss_gib")
+    memory, reward = number(run.summary, "peak_rss_gib"), reward_of(run.config)
     return {
+        **({"Reward of RL": title(reward)} if method_of(run.config).stage == "rl" and reward != "learned" else {}),
         "Seed": text(run.summary, "seed") or text(run.config, "settings", "seed") or DASH,
         f"Weights trained by {method_of(run.config).name}": percent(number(run.summary, "trainable_fraction")),
         "Total time": duration(number(run.summary, "seconds")),

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from pe_rlhf_mm.reports.folder import RunRecord
-from pe_rlhf_mm.reports.methods import STAGES, Method, method_of
+from pe_rlhf_mm.reports.methods import STAGES, Method, method_of, reward_of
 from pe_rlhf_mm.reports.records import Record, at, interval, number, text
 from pe_rlhf_mm.reports.strips import was_played
 from pe_rlhf_mm.reports.wording import DASH, SPACE, count, decimal, duration, gained, percent, points, reward
@@ -107,8 +107,9 @@ def _place(run: RunRecord) -> str:
 
 
 def _stages(run: RunRecord) -> dict[str, str]:
-    """Those that the run's method has, and what they are called."""
-    return STAGES[method_of(run.config).stage]
+    """Those that the run has, and what they are called: without a reward model, where the reward comes otherwise."""
+    stages = STAGES[method_of(run.config).stage]
+    return stages if reward_of(run.config) == "learned" else {s: n for s, n in stages.items() if s != "reward_model"}
 
 
 def stage_rows(run: RunRecord) -> list[Row]:
