@@ -71,13 +71,12 @@ def evaluate(
     """Evaluates a policy on a task; episodes are played where the task has an environment.
 
     `policy`: a Policy, a plain function from messages to text, a run folder, the name or folder of a model, or the
-    address of one that a server offers, `http://host:port/v1#model`.
-    `repeats`: tries at every sample, for which a Policy draws its replies at a `temperature` (0: the likeliest one).
-    `environments`: how many are played at once. `evaluators`: these in place of the task's, and `given`: what they may
-    ask for, as `Given(judge=load_judge(..))`. `out`: the folder of a log
-    (`evaluation/log.py`); what is finished there already is not done again. Raises UnknownId for an unknown task,
-    UserError for an empty split, a policy that cannot be used, an evaluator without what it needs, a folder that holds
-    something else, or if every episode is lost.
+    address of one that a server offers, `http://host:port/v1#model`. `repeats`: tries at every sample, for which a
+    Policy draws its replies at a `temperature` (0: the likeliest one). `environments`: how many are played at once.
+    `evaluators`: these in place of the task's, and `given`: what they may ask for, as `Given(judge=load_judge(..))`.
+    `out`: the folder of a log (`evaluation/log.py`); what is finished there already is not done again. Raises UnknownId
+    for an unknown task, UserError for an empty split, a policy that cannot be used, an evaluator without what it needs,
+    a folder that holds something else, or if every episode is lost.
     """
     from pe_rlhf_mm.rollout.load import policy_from
 

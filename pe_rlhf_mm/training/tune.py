@@ -93,9 +93,7 @@ def tune(
         refuse_other(Path(out), values)
         return read_json(Path(out) / "summary.json")
     pool = pool_of(instance, config.rl.environments)
-    _refuse_other_turns(instance, config, played=pool is not None)
-    _refuse_without_labels(instance, config, given=() if start is None else start.roles)
-    _refuse_uneven(config, played=pool is not None)
+    _refuse_impossible(instance, config, given=() if start is None else start.roles, played=pool is not None)
     evaluator = evaluator_reward(config.rl) if config.method == "rlhf" else None
     mesh = make_mesh(**dataclasses.asdict(config.mesh)) if config.mesh.devices > 1 else None
     loaded = load_model(model, quantize=config.quantize, mesh=mesh)
@@ -132,6 +130,13 @@ def _listeners(run: Run, watch: Stopwatch, bar: ProgressBar | None, *, save_ever
     if bar is not None and keeper.place:
         bar.say(f"{run.folder} goes on: {keeper.place}")
     return Observers([run, alarms] if bar is None else [run, bar, alarms]), keeper
+
+
+def _refuse_impossible(task: Task, config: TuneConfig, *, given: Collection[str], played: bool) -> None:
+    """Raises UserError for settings that this task cannot be tuned with."""
+    _refuse_other_turns(task, config, played=played)
+    _refuse_without_labels(task, config, given=given)
+    _refuse_uneven(config, played=played)
 
 
 def _refuse_other_turns(task: Task, config: TuneConfig, *, played: bool) -> None:
