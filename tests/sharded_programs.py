@@ -24,6 +24,8 @@ from pe_rlhf_mm.models.model import Model
 from pe_rlhf_mm.models.places import everywhere
 from pe_rlhf_mm.models.sharding import MESH_AXES, by_rows
 from pe_rlhf_mm.planning.traffic import collectives
+from pe_rlhf_mm.rollout.sampler import sample
+from pe_rlhf_mm.rollout.settings import Sampling
 from pe_rlhf_mm.training import sft
 from pe_rlhf_mm.training.config import TuneConfig
 from pe_rlhf_mm.training.job import attach
@@ -63,11 +65,22 @@ def looking(mesh: jax.sharding.Mesh) -> list[tuple[str, int]]:
     return [(c.kind, c.size) for c in collectives(lowered.compile().as_text())]
 
 
+def decoding() -> dict[str, int]:
+    """Bytes of the largest exchange that is made for every token, and of the largest matrix."""
+    roles, steps = attach(Model("wide", WIDE, drawn(WIDE), processor()), TuneConfig()), 5
+    prompts = by_rows(Prompts(np.full((8, 12), 9, np.int32), np.ones((8, 12), bool)))
+    keys = jax.random.split(jax.random.key(0), 8)
+    settings = Sampling(temperature=1.0, max_tokens=steps)
+    program = sample.lower(WIDE, *roles.weights("sft"), prompts, keys, group=1, sampling=settings).compile()
+    often = [c.size for c in collectives(program.as_text(), steps) if c.times >= steps * WIDE.decoder.layers]
+    return {"exchanged": max(often, default=0), "matrix": 4 * WIDE.decoder.width * WIDE.decoder.mlp_width}
+
+
 def of_mesh(shape: str) -> dict[str, object]:
     mesh = pe.make_mesh(**dict(zip(MESH_AXES, map(int, shape.split(",")), strict=True)))
     found = {"looking": looking(mesh)}
     with jax.set_mesh(mesh):
-        return {**found, "lora": step_of("lora"), "full": step_of("full")}
+        return {**found, "lora": step_of("lora"), "full": step_of("full"), "decoding": decoding()}
 
 
 if __name__ == "__main__":

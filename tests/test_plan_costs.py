@@ -107,6 +107,12 @@ def test_exchanges_are_read_with_their_sizes_groups_and_times() -> None:
     ]
 
 
+def test_a_loop_that_says_nothing_runs_as_often_as_it_may() -> None:
+    silent = textwrap.dedent(PROGRAM).replace("constant(6)", "parameter(0)")
+    assert {c.times for c in collectives(silent, 11) if c.kind == "all-gather"} == {11}
+    assert {c.times for c in collectives(silent) if c.kind == "all-gather"} == {1}
+
+
 @pytest.mark.parametrize(
     ("kind", "received"),
     [

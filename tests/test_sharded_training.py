@@ -110,6 +110,8 @@ def test_no_table_is_gathered_and_the_state_is_written_in_place() -> None:
     programs = json.loads(command("sharded_programs.py", "1,4,1", "2,2,2"))
     for shape, found in programs.items():
         assert found["looking"] == [], shape  # in a thread of its own: it must wait for no other device
+        # Numbers of a token travel while one is decoded, and no matrix.
+        assert 0 < found["decoding"]["exchanged"] <= found["decoding"]["matrix"] / 4, shape
         for mode in ("lora", "full"):
             assert 0 < found[mode]["gathered"] <= 64 * 512 * 4, (shape, mode)  # the largest matrix of a layer
             assert found[mode]["in_place"] >= found[mode]["state"] > 0, (shape, mode)

@@ -20,7 +20,7 @@ from pe_rlhf_mm.adapters import lora
 from pe_rlhf_mm.models.config import Activation, BlockConfig, NormKind
 from pe_rlhf_mm.models.quantize import matmul
 from pe_rlhf_mm.models.rope import rotate
-from pe_rlhf_mm.models.sharding import cut, gathered
+from pe_rlhf_mm.models.sharding import cut, gathered, multiplied
 
 Built = TypeVar("Built", bound=nnx.Module)
 
@@ -67,7 +67,7 @@ class Linear(nnx.Module):
             self.bias = nnx.Param(jnp.zeros(size_out), axes=axes[1:])
 
     def __call__(self, x: Array, adapters: LayerAdapters | None = None, target: str = "") -> Array:
-        y = checkpoint_name(matmul(x, gathered(self.kernel.get_value(), *self.axes)), "product")
+        y = checkpoint_name(multiplied(x, self.kernel.get_value(), self.axes, matmul), "product")
         if hasattr(self, "bias"):
             y = y + gathered(self.bias[...], self.axes[1])
         if adapters is None or target not in adapters.matrices:

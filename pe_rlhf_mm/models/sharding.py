@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import TypeVar
 
@@ -136,6 +136,23 @@ def _backward(used: PartitionSpec, kept: PartitionSpec, _: None, gradient: Array
 
 
 _gathered.defvjp(_forward, _backward)
+
+
+def multiplied(x: Array, kernel: Tree, axes: tuple[str, str], multiply: Callable[[Array, Tree], Array]) -> Array:
+    """x W, a kernel kept in parts: what is smaller travels.
+
+    Of many tokens the kernel is put together on every device. Of few, as in decoding, the tokens go to the parts of it
+    instead, all of a group's to each of its devices, and what comes out goes back to the devices of their rows.
+    """
+    mesh, size_in, size_out = mesh_in_use(), x.shape[-1], jax.tree.leaves(kernel)[0].shape[-1]
+    tokens = math.prod(x.shape[:-1])
+    if mesh is None or tokens * (size_in + size_out) >= size_in * size_out:
+        return multiply(x, gathered(kernel, *axes))
+    between, (into, out) = [None] * (x.ndim - 2), axes
+    products = multiply(cut(x, "shared rows", *between, into), kernel)
+    if out not in GATHERED:
+        return cut(products, "rows", *between, out)
+    return cut(cut(products, "shared rows", *between, out), "rows")  # or the compiler would gather the kernel after all
 
 
 def looked_up(table: Float[Array, "V D"], ids: Int[Array, "B *n"]) -> Float[Array, "B *n D"]:

@@ -176,7 +176,7 @@ def _cost(program: Program, held: int, chips: Slice) -> Cost:
     beside = max(0, held + given - arguments)
     operations = products(traced.jaxpr.jaxpr, program.turns) / chips.devices.size
     received: dict[str, float] = {}
-    for exchange in collectives(compiled.as_text()):
+    for exchange in collectives(compiled.as_text(), program.turns):
         received[exchange.kind] = received.get(exchange.kind, 0) + exchange.received
     return Cost(
         program.name,

@@ -15,7 +15,7 @@ COLLECTIVE = re.compile(
 ARRAY = re.compile(r"(?P<kind>pred|[a-z]+)(?P<bits>\d*)(?:e\d\w*)?\[(?P<shape>[\d,]*)\]")
 WHILE = re.compile(r" while\(.*condition=%?(?P<condition>[\w.\-]+), body=%?(?P<body>[\w.\-]+)")
 TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
-BOUND = re.compile(r"s32\[\]\S* constant\((\d+)\)")
+BOUND = re.compile(r"[su]32\[\]\S* constant\((\d+)\)")
 CALLED = re.compile(r"(?:calls|to_apply|body|true_computation|false_computation)=%?([\w.\-]+)")
 BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
 CHANNEL = re.compile(r"channel_id=(\d+)")
@@ -41,13 +41,13 @@ class Collective(NamedTuple):
         return self.times * self.size * share.get(self.kind, others)
 
 
-def collectives(text: str) -> list[Collective]:
-    """Those of a compiled program, whose text this is.
+def collectives(text: str, turns: int = 1) -> list[Collective]:
+    """Those of a compiled program, whose text this is. A loop that says no number of turns makes `turns` of them.
 
     An exchange that the compiler overlaps with several pieces of work is printed once for each, under one channel.
     """
     parts, seen, found = _computations(text), set[tuple[str, str]](), []
-    times = _times(parts)
+    times = _times(parts, turns)
     for name, lines in parts.items():
         for line in lines:
             if (match := COLLECTIVE.search(line)) is None:
@@ -73,25 +73,25 @@ def _computations(text: str) -> dict[str, list[str]]:
     return parts
 
 
-def _times(parts: Mapping[str, Sequence[str]]) -> dict[str, int]:
+def _times(parts: Mapping[str, Sequence[str]], turns: int) -> dict[str, int]:
     """How often each computation runs: a loop as often as it says, or at most may."""
     times, waiting = defaultdict[str, int](int, {"ENTRY": 1}), ["ENTRY"]
     while waiting:
         name = waiting.pop()
         for line in parts.get(name, ()):
-            for called, trips in _called(line, parts):
+            for called, trips in _called(line, parts, turns):
                 if called in parts and called not in times:
                     times[called] = times[name] * trips
                     waiting.append(called)
     return times
 
 
-def _called(line: str, parts: Mapping[str, Sequence[str]]) -> Iterator[tuple[str, int]]:
+def _called(line: str, parts: Mapping[str, Sequence[str]], turns: int) -> Iterator[tuple[str, int]]:
     loop = WHILE.search(line)
     if loop is not None:
         known = TRIPS.search(line)
         bounds = [int(bound) for inner in parts.get(loop["condition"], ()) for bound in BOUND.findall(inner)]
-        yield loop["body"], int(known[1]) if known else max(bounds, default=1)
+        yield loop["body"], int(known[1]) if known else max(bounds, default=turns)
         return
     for name in CALLED.findall(line):
         yield name, 1
