@@ -38,7 +38,8 @@ class JudgeWinRate:
     """1 for a win, 0 for a loss, 1/2 for a tie; None where there is no other reply.
 
     Parts: "preference", the probability of being preferred, averaged over both orders; "flipped", 1 if the verdict goes
-    with the place and not with the reply; "length" and "other_length" in characters.
+    with the place and not with the reply; "first_place", how many of the two verdicts went to the first place, as a
+    share; "length" and "other_length" in characters.
     """
 
     template = BETTER
@@ -77,7 +78,12 @@ class JudgeWinRate:
         parts = {
             "preference": (as_first + as_second) / 2,
             "flipped": float((as_first - 0.5) * (as_second - 0.5) < 0),
+            "first_place": (_won(as_first) + _won(1 - as_second)) / 2,
             "length": float(len(outcome.replies[-1])),
             "other_length": float(len(other)),
         }
         return Score(value, f"preferred with {as_first:.3f} as the first and {as_second:.3f} as the second", parts)
+
+
+def _won(probability: float) -> float:
+    return 0.5 if probability == 0.5 else float(probability > 0.5)

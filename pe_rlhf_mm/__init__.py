@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from pe_rlhf_mm.evaluation.evaluate import evaluate as evaluate
     from pe_rlhf_mm.evaluation.given import Given as Given
     from pe_rlhf_mm.evaluation.scoring import Evaluation as Evaluation
+    from pe_rlhf_mm.judging.labelling import label as label
     from pe_rlhf_mm.judging.load import load_judge as load_judge
     from pe_rlhf_mm.models.model import Model as Model
     from pe_rlhf_mm.models.model import load_model as load_model
@@ -54,6 +55,7 @@ _HOMES = {
     "evaluation.evaluate": ("evaluate",),
     "evaluation.scoring": ("Evaluation",),
     "evaluation.given": ("Given",),
+    "judging.labelling": ("label",),
     "judging.load": ("load_judge",),
     "models.model": ("Model", "load_model"),
     "models.sharding": ("make_mesh",),

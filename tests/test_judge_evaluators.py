@@ -194,8 +194,12 @@ def test_a_win_is_one_in_both_orders() -> None:
     judge = Saying(longer_wins)
     won, lost = score("pe/judge-win-rate", judge, outcome("long reply", "short"), outcome("short", "long reply"))
     assert (won.value, lost.value) == (1, 0)
-    assert won.parts == pytest.approx({"preference": 0.85, "flipped": 0, "length": 10, "other_length": 5})
-    assert lost.parts == pytest.approx({"preference": 0.15, "flipped": 0, "length": 5, "other_length": 10})
+    assert won.parts == pytest.approx(
+        {"preference": 0.85, "flipped": 0, "first_place": 0.5, "length": 10, "other_length": 5}
+    )
+    assert lost.parts == pytest.approx(
+        {"preference": 0.15, "flipped": 0, "first_place": 0.5, "length": 5, "other_length": 10}
+    )
     assert len(judge.prompts) == 4
 
 

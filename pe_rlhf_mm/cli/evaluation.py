@@ -109,7 +109,7 @@ class EvalRun(Aids):
 def run(arguments: Sequence[str]) -> int:
     """Evaluates, with a progress bar."""
     options = parse(EvalRun, arguments, prog="pe-rlhf eval run")
-    _refuse_no_share(options.max_unscored)
+    refuse_no_share(options.max_unscored)
     from pe_rlhf_mm.rollout.load import policy_from
     from pe_rlhf_mm.training.progress import ProgressBar
 
@@ -158,11 +158,11 @@ def _folder_of(id: str) -> str:
 def _told_unscored(found: Sequence[Evaluation], most: float) -> int:
     """The exit code of all."""
     metrics = [(evaluation.task, metric) for evaluation in found for metric in evaluation.metrics]
-    return max(_exit_code(registry.title(task), m.evaluator, m.unscored, m.n, most) for task, m in metrics)
+    return max(exit_code(registry.title(task), m.evaluator, m.unscored, m.n, most) for task, m in metrics)
 
 
-def _exit_code(of: str, evaluator: str, unscored: int, scored: int, most: float) -> int:
-    """0, or another one after saying how many scores are missing."""
+def exit_code(of: str, evaluator: str, unscored: int, scored: int, most: float) -> int:
+    """0, or UNSCORED after saying how many scores are missing."""
     share = unscored / max(scored + unscored, 1)
     if share <= most:
         return 0
@@ -171,7 +171,7 @@ def _exit_code(of: str, evaluator: str, unscored: int, scored: int, most: float)
     return UNSCORED
 
 
-def _refuse_no_share(most: float) -> None:
+def refuse_no_share(most: float) -> None:
     if not 0 <= most <= 1:
         raise OutOfRange(f"--max-unscored must be a share from 0 to 1, not {most:g}")
 
@@ -212,7 +212,7 @@ class EvalScore(Aids):
 def score(arguments: Sequence[str]) -> int:
     """Writes the scores and the results of a log anew."""
     options = parse(EvalScore, arguments, prog="pe-rlhf eval score")
-    _refuse_no_share(options.max_unscored)
+    refuse_no_share(options.max_unscored)
     from pe_rlhf_mm.evaluation.evaluate import rescore
 
     found = rescore(options.log, options.evaluator, given=options.load())
@@ -246,7 +246,7 @@ class EvalAgreement:
 def agreement(arguments: Sequence[str]) -> int:
     """Prints how often they agree."""
     options = parse(EvalAgreement, arguments, prog="pe-rlhf eval agreement")
-    _refuse_no_share(options.max_unscored)
+    refuse_no_share(options.max_unscored)
     from pe_rlhf_mm.data.labels import read_labels
     from pe_rlhf_mm.judging import agreement as agreeing
     from pe_rlhf_mm.judging.load import load_judge
@@ -255,7 +255,7 @@ def agreement(arguments: Sequence[str]) -> int:
     judge = load_judge(options.judge, calls=options.judge_calls, max_tokens=options.judge_tokens)
     found = agreeing.agreement(labels, options.evaluator, judge)
     print(to_json(found) if options.json else f"{registry.title(options.evaluator)} {found.text()}")
-    return _exit_code(options.labels, options.evaluator, found.unscored, found.n, options.max_unscored)
+    return exit_code(options.labels, options.evaluator, found.unscored, found.n, options.max_unscored)
 
 
 @dataclass(frozen=True)

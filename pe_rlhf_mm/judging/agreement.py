@@ -11,11 +11,11 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from pe_rlhf_mm import registry
 from pe_rlhf_mm.data.labels import Label
 from pe_rlhf_mm.errors import UserError
 from pe_rlhf_mm.evaluation.intervals import SHARE, Interval, clustered_mean, or_dash
-from pe_rlhf_mm.types import Judge, Outcome, Preference, Reply, Sample, Score
+from pe_rlhf_mm.judging.asking import scores_of, unfit
+from pe_rlhf_mm.types import Judge, Preference, Score
 
 SHOWN = 200
 """Characters of why there is no verdict."""
@@ -46,59 +46,39 @@ class Agreement:
 
 
 def agreement(labels: Sequence[Label], evaluator: str, judge: Judge, *, seed: int = 0) -> Agreement:
-    """Puts labels of one kind to an evaluator that asks a judge.
+    """Puts labels of one kind to an evaluator that asks a judge; ties are not asked about.
 
-    Raises UserError for pairs and ratings mixed, for replies with pictures, where all are ties, and for an evaluator
-    that is not fit.
+    Raises UserError as `scores_of`, and where all are ties.
     """
-    kinds = {type(label) for label in labels}
-    if len(kinds) != 1:
-        raise UserError(f"{len(labels)} labels of pairs and ratings mixed; expected one kind, and one label at least.")
-    _refuse_unfit(evaluator, kinds.pop())
-    told = [(label, said) for label in labels if (said := _said(label)) != 0.5]
-    if not told:
+    told = [label for label in labels if _said(label) != 0.5]
+    if labels and not told:
         raise UserError(f"all {len(labels)} labels are 1/2: they say nothing that a judge could agree with.")
-    outcomes = [Outcome(Sample(str(i), label.messages), [_text(_reply(label))]) for i, (label, _) in enumerate(told)]
-    against = {str(i): [_text(label.rejected)] for i, (label, _) in enumerate(told) if isinstance(label, Preference)}
-    offered = {"judge": judge, "against": against or None}
-    scores = registry.evaluators.make(evaluator, offered).score(outcomes, seed=seed)
-    agreed, clusters = [], []
-    for i, ((label, said), score) in enumerate(zip(told, scores, strict=True)):
+    scores = scores_of(told, evaluator, judge, seed=seed)
+    return agreed(told, scores, evaluator, ties=len(labels) - len(told), seed=seed)
+
+
+def agreed(
+    labels: Sequence[Label], scores: Sequence[Score], evaluator: str, *, ties: int = 0, seed: int = 0
+) -> Agreement:
+    """How often labels, none of which is a tie, are what an evaluator's scores of them say."""
+    values, clusters = [], []
+    for i, (label, score) in enumerate(zip(labels, scores, strict=True)):
         if score.value is not None:
             judged = _judged(score, label, evaluator)
-            agreed.append(0.5 if judged == 0.5 else float((judged > 0.5) == (said > 0.5)))
+            values.append(0.5 if judged == 0.5 else float((judged > 0.5) == (_said(label) > 0.5)))
             clusters.append(label.cluster or str(i))
-    accuracy, interval = clustered_mean(agreed, clusters, bounds=SHARE, seed=seed)
-    whys = Counter(score.why for score in scores if score.value is None)
-    ties, unscored = len(labels) - len(told), whys.total()
-    return Agreement(accuracy, interval, len(agreed), ties, unscored, dict(whys.most_common()))
+    accuracy, interval = clustered_mean(values, clusters, bounds=SHARE, seed=seed)
+    whys = reasons(scores)
+    return Agreement(accuracy, interval, len(values), ties, sum(whys.values()), whys)
 
 
-def _refuse_unfit(evaluator: str, kind: type[Label]) -> None:
-    """Before anything is asked: of pairs a judge must see both replies, and of a rating there is one only."""
-    asks, pairs = registry.evaluators.asks(evaluator), kind is Preference
-    if "judge" not in asks or pairs != ("against" in asks):
-        raise UserError(_unfit(evaluator, pairs))
-
-
-def _unfit(evaluator: str, pairs: bool) -> str:
-    fit = "compares two replies, as pe/judge-win-rate" if pairs else "says 0 to 1 of a reply, as pe/judge-harmless"
-    kind = "pairs" if pairs else "ratings"
-    return f"{evaluator} cannot be held against {kind}; expected an evaluator that asks a judge and {fit}."
+def reasons(scores: Sequence[Score]) -> dict[str, int]:
+    """How often each reason was given for a score that is missing, the commonest first."""
+    return dict(Counter(score.why for score in scores if score.value is None).most_common())
 
 
 def _said(label: Label) -> float:
     return label.probability if isinstance(label, Preference) else label.label
-
-
-def _reply(label: Label) -> Reply:
-    return label.chosen if isinstance(label, Preference) else label.reply
-
-
-def _text(reply: Reply) -> str:
-    if not isinstance(reply, str):
-        raise UserError(f"the reply {reply!r:.80} is made of parts; a judge is asked about replies that are strings.")
-    return reply
 
 
 def _judged(score: Score, label: Label, evaluator: str) -> float:
@@ -107,4 +87,4 @@ def _judged(score: Score, label: Label, evaluator: str) -> float:
         return score.value
     if isinstance(label, Preference) and "preference" in score.parts:
         return score.parts["preference"]
-    raise UserError(_unfit(evaluator, isinstance(label, Preference)))
+    raise UserError(unfit(evaluator, pairs=isinstance(label, Preference)))

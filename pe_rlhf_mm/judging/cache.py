@@ -12,17 +12,18 @@ import json
 import math
 import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from pe_rlhf_mm.data.cache import cache_folder, digest
 from pe_rlhf_mm.json_files import to_json
+from pe_rlhf_mm.judging.endpoint import Endpoint
 from pe_rlhf_mm.types import Judge, Message, Verdict
 
 VERSION = 1
 """Of how verdicts are made: raise it when the same question is to be asked anew."""
 BLOCK = 256
-"""Questions asked at once; what is answered is on disk before the next ones are."""
+"""Questions asked at once; what is answered is on disk before the next ones are, and what a server says as it comes."""
 
 
 class CachedJudge:
@@ -47,10 +48,21 @@ class CachedJudge:
         new = [(key, c) for key, c in dict(zip(keys, conversations, strict=True)).items() if key not in verdicts]
         for start in range(0, len(new), BLOCK):
             block = new[start : start + BLOCK]
-            given = self._judge.choose([c for _, c in block], choices)
-            verdicts |= {key: verdict for (key, _), verdict in zip(block, given, strict=True)}
-            self._keep({key: verdicts[key] for key, _ in block})
+            for given in self._asked([c for _, c in block], choices):
+                answered = {block[number][0]: verdict for number, verdict in given.items()}
+                verdicts |= answered
+                self._keep(answered)
         return [verdicts[key] for key in keys]
+
+    def _asked(
+        self, conversations: Sequence[Sequence[Message]], choices: Sequence[str]
+    ) -> Iterator[dict[int, Verdict]]:
+        """Verdicts by the number of their conversation: one at a time of a judge that gives them so, or else all."""
+        if isinstance(self._judge, Endpoint):
+            yield from ({number: verdict} for number, verdict in self._judge.verdicts(conversations, choices))
+        else:
+            given = self._judge.choose(conversations, choices)
+            yield dict(zip(range(len(conversations)), given, strict=True))
 
     def _keep(self, verdicts: Mapping[str, Verdict]) -> None:
         assert self._known is not None  # read before anything is asked

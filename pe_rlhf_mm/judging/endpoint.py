@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 
 from pe_rlhf_mm.errors import Unanswered
 from pe_rlhf_mm.judging.reading import read_verdict
@@ -43,8 +43,20 @@ class Endpoint:
 
     def choose(self, conversations: Sequence[Sequence[Message]], choices: Sequence[str]) -> list[Verdict]:
         """The choice of every reply, with probabilities where the server tells them; None and why for all else."""
+        given = dict(self.verdicts(conversations, choices))
+        return [given[number] for number in range(len(conversations))]
+
+    def verdicts(
+        self, conversations: Sequence[Sequence[Message]], choices: Sequence[str]
+    ) -> Iterator[tuple[int, Verdict]]:
+        """The number of a conversation and its verdict, as they come."""
         with ThreadPoolExecutor(self._at_once) as pool:
-            return list(pool.map(lambda conversation: self._verdict(conversation, choices), conversations))
+            jobs = {pool.submit(self._verdict, c, choices): number for number, c in enumerate(conversations)}
+            try:
+                for job in as_completed(jobs):
+                    yield jobs[job], job.result()
+            finally:
+                pool.shutdown(cancel_futures=True)
 
     def _verdict(self, conversation: Sequence[Message], choices: Sequence[str]) -> Verdict:
         try:

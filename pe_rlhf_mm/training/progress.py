@@ -25,6 +25,7 @@ LABELS = {
     "rl": "RL",
     "preferences": "Preferences",
     "evaluation": "Evaluation",
+    "labels": "Labels",
 }
 SHOWN = ("loss", "accuracy", "validation_accuracy", "reward", "kl", "sft", "reward_model", "rl", "preferences")
 
