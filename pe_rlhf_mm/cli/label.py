@@ -32,7 +32,7 @@ class Label:
     limit: int | None = None
     """Only the first so many pairs."""
     seed: int = 0
-    """That the task draws its pairs by: give the one of the tuning."""
+    """That the task draws its pairs by, where it draws any."""
     evaluator: str = "pe/judge-win-rate"
     """What puts the pairs to the judge: one that compares two replies."""
     judge_calls: int = 10_000
