@@ -389,7 +389,7 @@ def test_two_processes_do_not_write_one_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("task", "more", "what"),
     [
-        (f"{HERE}:Plain", {}, "Plain has no preferences"),
+        (f"{HERE}:Plain", {}, "Plain has no preferences.*--replies LOG"),
         (f"{HERE}:Seen", {}, "is made of parts"),
         (PAIRS, {"split": "test"}, "Pairs has no pairs in its split 'test'"),
         (PAIRS, {"limit": 0}, "limit must be at least 1, not 0"),

@@ -172,6 +172,7 @@ def exit_code(of: str, evaluator: str, unscored: int, scored: int, most: float) 
 
 
 def refuse_no_share(most: float) -> None:
+    """Raises OutOfRange for what --max-unscored cannot be."""
     if not 0 <= most <= 1:
         raise OutOfRange(f"--max-unscored must be a share from 0 to 1, not {most:g}")
 

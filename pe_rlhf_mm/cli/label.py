@@ -23,12 +23,16 @@ class Label:
     """
 
     task: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="TASK")]
-    """Id of a task with pairs, or path.py:Class, or package.module:Class."""
+    """Id of a task, or path.py:Class, or package.module:Class."""
     judge: str
     """A server's http://host:port/v1#model, or a run folder, or the name or folder of a model, or path.py:Class."""
     out: str
     """File of labels in JSON Lines; what the report says stands beside it, in OUT.json."""
-    split: str = "train"
+    split: str | None = None
+    """Of the task: train, unless told otherwise. Of --replies it is that of the log."""
+    replies: str | None = None
+    """Folder of a log of `pe-rlhf eval run TASK --split train --repeats 2 --temperature 1`: in place of the task's own
+    pairs, of the tries at each sample the first one and the next one that says something else."""
     limit: int | None = None
     """Only the first so many pairs."""
     seed: int = 0
@@ -58,6 +62,7 @@ def label(arguments: Sequence[str]) -> int:
             split=options.split,
             limit=options.limit,
             seed=options.seed,
+            replies=options.replies,
             evaluator=options.evaluator,
             judge_calls=options.judge_calls,
             tick=None if options.json else bar.counter("labels"),

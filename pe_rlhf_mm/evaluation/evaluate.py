@@ -202,12 +202,21 @@ def rescore(
             )
     by = _chosen(task, evaluators, offered)
     with EvalLog(Path(folder), facts) as log:
-        samples = collect_samples(task, facts["split"], limit=log.asked, seed=facts["seed"])
-        _refuse_strangers(log, task, samples, split=facts["split"], seed=facts["seed"])
-        known = log.outcomes(attempts_at(samples, log.tries(), seed=facts["seed"]))
-        if not known:
-            raise UserError(f"{folder} has no finished sample to score.")
-        found = summarize(facts["task"], [known[i] for i in sorted(known)], by, seed=facts["seed"], offered=offered)
+        outcomes = finished_outcomes(log, task, facts)
+        found = summarize(facts["task"], outcomes, by, seed=facts["seed"], offered=offered)
         found = replace(found, given=given.told(), left=log.left())
         log.finish(found)
         return found
+
+
+def finished_outcomes(log: EvalLog, task: Task, facts: Mapping[str, Any]) -> list[Outcome]:
+    """What a log of a task holds: all samples once, then all of them again, and so on.
+
+    `facts`: those of `read_log`. Raises UserError where the task has changed, and where nothing is finished.
+    """
+    samples = collect_samples(task, facts["split"], limit=log.asked, seed=facts["seed"])
+    _refuse_strangers(log, task, samples, split=facts["split"], seed=facts["seed"])
+    known = log.outcomes(attempts_at(samples, log.tries(), seed=facts["seed"]))
+    if not known:
+        raise UserError(f"{log.folder} has no finished sample.")
+    return [known[i] for i in sorted(known)]

@@ -6,7 +6,7 @@ Each pair is put to the judge in both orders, since judges prefer places, and th
 al., 2023 (arXiv 2309.00267), section 2.1 and the appendix on position bias.
 
 labels.jsonl        the labels, in the order of the pairs and in the format of `data/labels.py`, whole or not at all
-labels.jsonl.json   whose labels they are: task, split, seed, judge, evaluator; and the report
+labels.jsonl.json   whose labels they are: task, split, seed, replies, judge, evaluator; and the report
 
 Verdicts are kept by `cache.py` as they come, so the same command goes on after a kill and asks nothing twice. The file
 is made of them at the end, and comes out the same as if it had never been interrupted.
@@ -14,7 +14,6 @@ is made of them at the end, and comes out the same as if it had never been inter
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from pe_rlhf_mm import registry
 from pe_rlhf_mm.data.labels import write_labels
-from pe_rlhf_mm.errors import OutOfRange, UserError
+from pe_rlhf_mm.errors import UserError
 from pe_rlhf_mm.evaluation.intervals import SHARE, Interval, clustered_mean, or_dash
 from pe_rlhf_mm.evaluation.win_rate import doubt_of_judge
 from pe_rlhf_mm.json_files import read_json, write_json
@@ -32,8 +31,9 @@ from pe_rlhf_mm.judging.agreement import SHOWN, Agreement, agreed, reasons
 from pe_rlhf_mm.judging.asking import refuse_unfit, scores_of
 from pe_rlhf_mm.judging.endpoint import CALLS
 from pe_rlhf_mm.judging.load import load_judge
+from pe_rlhf_mm.judging.pairs import Pairs, logged_pairs, task_pairs
 from pe_rlhf_mm.locks import locked
-from pe_rlhf_mm.types import Judge, Preference, PreferenceTask, Score, Task
+from pe_rlhf_mm.types import Judge, Preference, Score
 
 if TYPE_CHECKING:
     from pe_rlhf_mm.rollout.policy import Policy
@@ -56,7 +56,8 @@ class LabelReport:
     `unlabelled`: pairs that the judge did not answer in both orders, and `whys` how often each reason was given.
     `first_place`: how often the verdict went to the reply that stood first, 1/2 without position bias; `flipped`: the
     share of pairs whose two orders disagree. `confidence`: the mean probability of the chosen reply. `people`: how
-    often the labels are those of the task; None where it has none.
+    often the labels are those of the task; None where it has none. `alike`: samples of a log that make no pair, since
+    all tries say the same.
     """
 
     labelled: int
@@ -68,13 +69,14 @@ class LabelReport:
     flipped: float
     confidence: float
     people: Agreement | None
+    alike: int
 
     def text(self) -> str:
         """A few lines for people."""
         place = f"{or_dash(self.first_place, '.3f')} {self.first_place_interval.text('.3f')}"
         lines = [
             f"{self.labelled + self.unlabelled} pairs: {self.labelled} labelled, {self.ties} of them ties, "
-            f"{self.unlabelled} unlabelled",
+            f"{self.unlabelled} unlabelled" + f"; {self.alike} samples whose tries are all alike" * bool(self.alike),
             *(f"{n} unlabelled because {why:.{SHOWN}}" for why, n in list(self.whys.items())[:WHYS]),
             f"the first place won {place}; {or_dash(self.flipped, '.3f')} flipped with the order; mean probability of "
             f"the chosen reply {or_dash(self.confidence, '.3f')}",
@@ -89,9 +91,10 @@ def label(
     judge: Judge | Policy | str | Path,
     out: str | Path,
     *,
-    split: str = "train",
+    split: str | None = None,
     limit: int | None = None,
     seed: int = 0,
+    replies: str | Path | None = None,
     evaluator: str = "pe/judge-win-rate",
     judge_calls: int = CALLS,
     tick: Tick | None = None,
@@ -99,40 +102,32 @@ def label(
     """Writes what a judge says of a task's pairs to the file `out`, for `--reward.labels` or `--preferences.labels`.
 
     `judge`: a Judge, or what `load_judge` takes, whose verdicts are then kept; a server is asked at most `judge_calls`
-    questions. `limit`: the first so many pairs only. `evaluator`: what puts them to the judge. A pair without a verdict
-    is not in the file, and the same call asks about it again; where there is no label at all, no file is written.
+    questions. `split`: train, unless told otherwise. `limit`: the first so many pairs only. `replies`: the folder of a
+    log, of whose tries at each sample two are the pair; the split is then that of the log. `evaluator`: what puts pairs
+    to the judge. One without a verdict is not in the file, and the same call asks about it again; where there is no
+    label at all, no file is written.
 
-    Raises UserError for a task without pairs, an evaluator that is not fit, replies with pictures, a file that holds
-    other labels or more of them, and while another process writes it.
+    Raises UserError for a task or a log without pairs, an evaluator that is not fit, replies with pictures, a file that
+    holds other labels or more of them, and while another process writes it.
     """
-    facts: dict[str, Any] = {"schema": SCHEMA, "task": registry.tasks.resolve(task), "split": split, "seed": seed}
     refuse_unfit(evaluator, pairs=True)
-    pairs = task_pairs(registry.tasks.make(task), split, limit=limit, seed=seed)
+    if replies is None:
+        source = task_pairs(task, split or "train", limit=limit, seed=seed)
+    else:
+        source = logged_pairs(Path(replies), task, split, limit=limit)
+    pairs = source.pairs
     asked = judge if isinstance(judge, Judge) else load_judge(judge, calls=judge_calls)
-    facts |= {"judge": asked.id, "evaluator": registry.evaluators.resolve(evaluator)}
+    facts = {"schema": SCHEMA, **source.facts, "judge": asked.id, "evaluator": registry.evaluators.resolve(evaluator)}
     with _claimed(Path(out), facts):
         scores: list[Score] = []
         for start in range(0, len(pairs), BLOCK):
             scores += _scored(pairs[start : start + BLOCK], evaluator, asked, seed=seed)
             if tick is not None:
                 tick(len(scores), len(pairs))
-        report = _report(pairs, scores, evaluator, seed=seed)
+        report = _report(source, scores, evaluator, seed=seed)
         labels = [_label(*told, asked.id) for told in zip(pairs, scores, strict=True) if told[1].value is not None]
         _write(Path(out), labels, facts, report)
     return report
-
-
-def task_pairs(task: Task, split: str, *, limit: int | None, seed: int) -> list[Preference]:
-    """The first `limit` pairs of a split. Raises UserError for a task that has none."""
-    if limit is not None and limit < 1:
-        raise OutOfRange(f"limit must be at least 1, not {limit}")
-    name = type(task).__name__
-    if not isinstance(task, PreferenceTask):
-        raise UserError(f"{name} has no preferences(split, seed): it has no pairs of replies that could be labelled.")
-    pairs = list(itertools.islice(task.preferences(split, seed=seed), limit))
-    if not pairs:
-        raise UserError(f"{name} has no pairs in its split {split!r}: there is nothing to label.")
-    return pairs
 
 
 def _scored(pairs: Sequence[Preference], evaluator: str, judge: Judge, *, seed: int) -> list[Score]:
@@ -156,7 +151,8 @@ def _label(pair: Preference, score: Score, judge: str) -> Preference:
     return Preference(pair.messages, better, worse, max(likely, 1 - likely), cluster=pair.cluster, metadata=metadata)
 
 
-def _report(pairs: Sequence[Preference], scores: Sequence[Score], evaluator: str, *, seed: int) -> LabelReport:
+def _report(source: Pairs, scores: Sequence[Score], evaluator: str, *, seed: int) -> LabelReport:
+    pairs = source.pairs
     known = [
         (score.parts, pair.cluster or str(i))
         for i, (pair, score) in enumerate(zip(pairs, scores, strict=True))
@@ -179,6 +175,7 @@ def _report(pairs: Sequence[Preference], scores: Sequence[Score], evaluator: str
         flipped=_mean([parts["flipped"] for parts in told]),
         confidence=_mean([max(parts["preference"], 1 - parts["preference"]) for parts in told]),
         people=people,
+        alike=source.alike,
     )
 
 
