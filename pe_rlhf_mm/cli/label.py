@@ -41,6 +41,8 @@ class Label:
     """What puts the pairs to the judge: one that compares two replies."""
     judge_calls: int = 10_000
     """Questions that a server is asked at most, two a pair; the same command goes on with as many more."""
+    rationale: bool = False
+    """The judge writes down its reasons before it chooses: four questions a pair."""
     max_unscored: float = 0.05
     """Share of pairs that may be without a label."""
     json: bool = False
@@ -65,6 +67,7 @@ def label(arguments: Sequence[str]) -> int:
             replies=options.replies,
             evaluator=options.evaluator,
             judge_calls=options.judge_calls,
+            rationale=options.rationale,
             tick=None if options.json else bar.counter("labels"),
         )
     written = f"labels: {options.out}" if found.labelled else "no label, and so no file"

@@ -61,8 +61,8 @@ def doubt_of_judge(flipped: float, verdicts: float) -> str:
     if flipped <= 0.5 or verdicts < FEW:
         return ""
     return (
-        f"{100 * flipped:.0f} % of the verdicts flipped with the order: this judge prefers a place and not a reply, so "
-        "the rate says little. Try a stronger judge."
+        f"{100 * flipped:.0f} % of the verdicts flipped with the order: this judge prefers a place and not a reply, "
+        "and what it says means little. Try a stronger judge."
     )
 
 

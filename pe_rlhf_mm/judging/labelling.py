@@ -97,15 +97,16 @@ def label(
     replies: str | Path | None = None,
     evaluator: str = "pe/judge-win-rate",
     judge_calls: int = CALLS,
+    rationale: bool = False,
     tick: Tick | None = None,
 ) -> LabelReport:
     """Writes what a judge says of a task's pairs to the file `out`, for `--reward.labels` or `--preferences.labels`.
 
     `judge`: a Judge, or what `load_judge` takes, whose verdicts are then kept; a server is asked at most `judge_calls`
-    questions. `split`: train, unless told otherwise. `limit`: the first so many pairs only. `replies`: the folder of a
-    log, of whose tries at each sample two are the pair; the split is then that of the log. `evaluator`: what puts pairs
-    to the judge. One without a verdict is not in the file, and the same call asks about it again; where there is no
-    label at all, no file is written.
+    questions. `rationale`: it writes down its reasons before it chooses. `split`: train, unless told otherwise.
+    `limit`: the first so many pairs only. `replies`: the folder of a log, of whose tries at each sample two are the
+    pair; the split is then that of the log. `evaluator`: what puts pairs to the judge. One without a verdict is not in
+    the file, and the same call asks about it again; where there is no label at all, no file is written.
 
     Raises UserError for a task or a log without pairs, an evaluator that is not fit, replies with pictures, a file that
     holds other labels or more of them, and while another process writes it.
@@ -116,7 +117,7 @@ def label(
     else:
         source = logged_pairs(Path(replies), task, split, limit=limit)
     pairs = source.pairs
-    asked = judge if isinstance(judge, Judge) else load_judge(judge, calls=judge_calls)
+    asked = _loaded(judge, judge_calls, rationale)
     facts = {"schema": SCHEMA, **source.facts, "judge": asked.id, "evaluator": registry.evaluators.resolve(evaluator)}
     with _claimed(Path(out), facts):
         scores: list[Score] = []
@@ -128,6 +129,14 @@ def label(
         labels = [_label(*told, asked.id) for told in zip(pairs, scores, strict=True) if told[1].value is not None]
         _write(Path(out), labels, facts, report)
     return report
+
+
+def _loaded(judge: Judge | Policy | str | Path, calls: int, rationale: bool) -> Judge:
+    if not isinstance(judge, Judge):
+        return load_judge(judge, calls=calls, rationale=rationale)
+    if rationale:
+        raise UserError(f"{judge!r:.80} is a judge already; one that reasons is pe.load_judge(.., rationale=True).")
+    return judge
 
 
 def _scored(pairs: Sequence[Preference], evaluator: str, judge: Judge, *, seed: int) -> list[Score]:

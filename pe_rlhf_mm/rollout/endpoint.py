@@ -85,12 +85,12 @@ class EndpointPolicy:
         asked = {"temperature": temperature, "max_tokens": max_tokens}
         wished = {"seed": seed} if temperature and seed is not None else {}
         try:
-            return _text_of(self._server.complete(conversation, asked, wished))
+            return text_of(self._server.complete(conversation, asked, wished))
         except Unanswered as error:
             return error
 
 
-def _text_of(said: Any) -> str:
+def text_of(said: Any) -> str:
     """The text of a choice. A refusal in words is a reply, and so is no word at all. Raises Unanswered for a filter."""
     text, refusal, ended = said.message.content, said.message.refusal, said.finish_reason
     if ended == "content_filter":
