@@ -326,6 +326,7 @@ def test_a_judge_that_answers_nothing_leaves_no_file(
         assert "20 pairs: 0 labelled, 0 of them ties, 20 unlabelled" in told.out
         assert why in told.out
         assert told.out.endswith("no label, and so no file\n")
+        assert "the first place" not in told.out
         assert "100.0 % of pe/judge-win-rate could not be scored" in told.err
         assert run(["label", PAIRS, "--judge", server.reference, "--out", str(out), "--json"]) == 3
         assert json.loads(capsys.readouterr().out)["first_place"] is None

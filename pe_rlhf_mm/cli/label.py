@@ -41,6 +41,8 @@ class Label:
     """What puts the pairs to the judge: one that compares two replies."""
     judge_calls: int = 10_000
     """Questions that a server is asked at most, two a pair; the same command goes on with as many more."""
+    judge_tokens: int = 2048
+    """Tokens of its answers at most, thoughts included."""
     rationale: bool = False
     """The judge writes down its reasons before it chooses: four questions a pair."""
     max_unscored: float = 0.05
@@ -67,6 +69,7 @@ def label(arguments: Sequence[str]) -> int:
             replies=options.replies,
             evaluator=options.evaluator,
             judge_calls=options.judge_calls,
+            judge_tokens=options.judge_tokens,
             rationale=options.rationale,
             tick=None if options.json else bar.counter("labels"),
         )

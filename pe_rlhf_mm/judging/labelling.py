@@ -24,12 +24,12 @@ from typing import TYPE_CHECKING, Any
 from pe_rlhf_mm import registry
 from pe_rlhf_mm.data.labels import write_labels
 from pe_rlhf_mm.errors import UserError
-from pe_rlhf_mm.evaluation.intervals import SHARE, Interval, clustered_mean, or_dash
+from pe_rlhf_mm.evaluation.intervals import SHARE, Interval, clustered_mean
 from pe_rlhf_mm.evaluation.win_rate import doubt_of_judge
 from pe_rlhf_mm.json_files import read_json, write_json
 from pe_rlhf_mm.judging.agreement import SHOWN, Agreement, agreed, reasons
 from pe_rlhf_mm.judging.asking import refuse_unfit, scores_of
-from pe_rlhf_mm.judging.endpoint import CALLS
+from pe_rlhf_mm.judging.endpoint import CALLS, TOKENS
 from pe_rlhf_mm.judging.load import load_judge
 from pe_rlhf_mm.judging.pairs import Pairs, logged_pairs, task_pairs
 from pe_rlhf_mm.locks import locked
@@ -73,14 +73,17 @@ class LabelReport:
 
     def text(self) -> str:
         """A few lines for people."""
-        place = f"{or_dash(self.first_place, '.3f')} {self.first_place_interval.text('.3f')}"
+        place = f"{self.first_place:.3f} {self.first_place_interval.text('.3f')}"
         lines = [
             f"{self.labelled + self.unlabelled} pairs: {self.labelled} labelled, {self.ties} of them ties, "
             f"{self.unlabelled} unlabelled" + f"; {self.alike} samples whose tries are all alike" * bool(self.alike),
             *(f"{n} unlabelled because {why:.{SHOWN}}" for why, n in list(self.whys.items())[:WHYS]),
-            f"the first place won {place}; {or_dash(self.flipped, '.3f')} flipped with the order; mean probability of "
-            f"the chosen reply {or_dash(self.confidence, '.3f')}",
         ]
+        if self.labelled:
+            lines.append(
+                f"the first place won {place}; {self.flipped:.3f} flipped with the order; mean probability of the "
+                f"chosen reply {self.confidence:.3f}"
+            )
         lines += [f"the judge {self.people.text()}"] if self.people is not None and self.people.n else []
         doubt = doubt_of_judge(self.flipped, self.labelled)
         return "\n".join([*lines, doubt] if doubt else lines)
@@ -97,46 +100,43 @@ def label(
     replies: str | Path | None = None,
     evaluator: str = "pe/judge-win-rate",
     judge_calls: int = CALLS,
+    judge_tokens: int = TOKENS,
     rationale: bool = False,
     tick: Tick | None = None,
 ) -> LabelReport:
     """Writes what a judge says of a task's pairs to the file `out`, for `--reward.labels` or `--preferences.labels`.
 
     `judge`: a Judge, or what `load_judge` takes, whose verdicts are then kept; a server is asked at most `judge_calls`
-    questions. `rationale`: it writes down its reasons before it chooses. `split`: train, unless told otherwise.
-    `limit`: the first so many pairs only. `replies`: the folder of a log, of whose tries at each sample two are the
-    pair; the split is then that of the log. `evaluator`: what puts pairs to the judge. One without a verdict is not in
-    the file, and the same call asks about it again; where there is no label at all, no file is written.
+    questions, for answers of at most `judge_tokens`. `rationale`: it writes down its reasons before it chooses.
+    `split`: train, unless told otherwise. `limit`: the first so many pairs only. `replies`: the folder of a log, of
+    whose tries at each sample two are the pair; the split is then that of the log. `evaluator`: what puts pairs to the
+    judge. One without a verdict is not in the file, and the same call asks about it again; where there is no label at
+    all, no file is written.
 
     Raises UserError for a task or a log without pairs, an evaluator that is not fit, replies with pictures, a file that
     holds other labels or more of them, and while another process writes it.
     """
     refuse_unfit(evaluator, pairs=True)
+    if rationale and isinstance(judge, Judge):
+        raise UserError(f"{judge!r:.80} is a judge already; one that reasons is pe.load_judge(.., rationale=True).")
     if replies is None:
         source = task_pairs(task, split or "train", limit=limit, seed=seed)
     else:
         source = logged_pairs(Path(replies), task, split, limit=limit)
     pairs = source.pairs
-    asked = _loaded(judge, judge_calls, rationale)
-    facts = {"schema": SCHEMA, **source.facts, "judge": asked.id, "evaluator": registry.evaluators.resolve(evaluator)}
+    if not isinstance(judge, Judge):
+        judge = load_judge(judge, calls=judge_calls, max_tokens=judge_tokens, rationale=rationale)
+    facts = {"schema": SCHEMA, **source.facts, "judge": judge.id, "evaluator": registry.evaluators.resolve(evaluator)}
     with _claimed(Path(out), facts):
         scores: list[Score] = []
         for start in range(0, len(pairs), BLOCK):
-            scores += _scored(pairs[start : start + BLOCK], evaluator, asked, seed=seed)
+            scores += _scored(pairs[start : start + BLOCK], evaluator, judge, seed=seed)
             if tick is not None:
                 tick(len(scores), len(pairs))
         report = _report(source, scores, evaluator, seed=seed)
-        labels = [_label(*told, asked.id) for told in zip(pairs, scores, strict=True) if told[1].value is not None]
+        labels = [_label(*told, judge.id) for told in zip(pairs, scores, strict=True) if told[1].value is not None]
         _write(Path(out), labels, facts, report)
     return report
-
-
-def _loaded(judge: Judge | Policy | str | Path, calls: int, rationale: bool) -> Judge:
-    if not isinstance(judge, Judge):
-        return load_judge(judge, calls=calls, rationale=rationale)
-    if rationale:
-        raise UserError(f"{judge!r:.80} is a judge already; one that reasons is pe.load_judge(.., rationale=True).")
-    return judge
 
 
 def _scored(pairs: Sequence[Preference], evaluator: str, judge: Judge, *, seed: int) -> list[Score]:
