@@ -10,9 +10,9 @@ import itertools
 import re
 from collections.abc import Callable, Mapping, Sequence
 
-from pe_rlhf_mm.errors import UserError
 from pe_rlhf_mm.evaluators.turns import turns
-from pe_rlhf_mm.types import Image, Judge, Message, Outcome, Reply, Score, Text, Verdict
+from pe_rlhf_mm.judging.verdicts import verdicts_of
+from pe_rlhf_mm.types import Image, Judge, Message, Outcome, Reply, Score, Text
 
 FIELD = re.compile(r"\{(\w+)\}")
 TAG = re.compile(r"<(?=\s*/?\s*(?:context|reply|reply_1|reply_2|action)\b)", re.IGNORECASE)
@@ -74,7 +74,7 @@ def ask(
     """
     asked = [prompts_of(outcome) if outcome.replies else "there is no reply" for outcome in outcomes]
     prompts = [prompt for found in asked if not isinstance(found, str) for prompt in found]
-    verdicts = _verdicts(judge, prompts, choices) if prompts else []
+    verdicts = verdicts_of(judge, prompts, choices) if prompts else []
     left, scores = iter(verdicts), []
     for outcome, found in zip(outcomes, asked, strict=True):
         if isinstance(found, str):
@@ -85,17 +85,3 @@ def ask(
         why = next((verdict.why for verdict in given if verdict.probabilities is None), None)
         scores.append(score_of(outcome, likely) if why is None else Score(None, f"no verdict: {why}"))
     return scores
-
-
-def _verdicts(judge: Judge, prompts: Prompts, choices: Sequence[str]) -> list[Verdict]:
-    """Raises UserError for a judge that breaks its contract: it may be the user's own."""
-    verdicts = judge.choose(prompts, choices)
-    if len(verdicts) != len(prompts):
-        raise UserError(
-            f"the judge {judge.id} gave {len(verdicts)} verdicts on {len(prompts)} prompts; expected one each"
-        )
-    for likely in (verdict.probabilities for verdict in verdicts):
-        if likely is not None and set(likely) != set(choices):
-            told = f"probabilities of {', '.join(likely)}; expected those of {', '.join(choices)}"
-            raise UserError(f"the judge {judge.id} gave {told}")
-    return verdicts

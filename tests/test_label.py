@@ -19,6 +19,7 @@ import pe_rlhf_mm as pe
 from pe_rlhf_mm.cli.main import run
 from pe_rlhf_mm.data.images import Gallery
 from pe_rlhf_mm.evaluators.judge_win_rate import JudgeWinRate
+from pe_rlhf_mm.judging.cache import CachedJudge
 from pe_rlhf_mm.testing.toys import ToyTask
 from pe_rlhf_mm.training.config import PreferenceConfig, RewardConfig
 from pe_rlhf_mm.training.judged import judge as encoded
@@ -88,6 +89,13 @@ class Saying:
         self.prompts += conversations
         found = [self._likely(*replies_in(text_of(prompt))) for prompt in conversations]
         return [Verdict(None, "no idea") if p is None else Verdict({"1": p, "2": 1 - p}) for p in found]
+
+
+class Other:
+    """A judge whose method is put in."""
+
+    id: str
+    choose: Callable[..., list[Verdict]]
 
 
 def text_of(prompt: Sequence[Message]) -> str:
@@ -414,6 +422,21 @@ def test_a_place_that_cannot_be_written_is_said_before_anything_is_asked(tmp_pat
     assert judge.prompts == []
     pe.label(PAIRS, judge, tmp_path / "new/folder/labels.jsonl", limit=1)
     assert len(pe.read_labels(tmp_path / "new/folder/labels.jsonl")) == 1
+
+
+def test_a_judge_that_breaks_its_contract_is_named_and_not_believed_later(tmp_path: Path) -> None:
+    """What a class says before it is mended is not kept."""
+    judge = Other()
+    judge.id = "class"
+    for choose, what in (
+        (lambda *asked: [], "the judge class gave 0 verdicts on 2 prompts"),
+        (lambda *asked: [Verdict({"yes": 1.0})] * 2, "gave probabilities of yes; expected those of 1, 2"),
+    ):
+        judge.choose = choose
+        with pytest.raises(pe.UserError, match=what):
+            pe.label(PAIRS, CachedJudge(judge), tmp_path / "labels.jsonl", limit=1)
+    judge.choose = Saying(larger).choose
+    assert pe.label(PAIRS, CachedJudge(judge), tmp_path / "labels.jsonl", limit=1).labelled == 1
 
 
 def test_a_fault_of_the_judges_own_is_not_taken_for_one_of_the_file(tmp_path: Path) -> None:

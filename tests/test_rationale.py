@@ -130,8 +130,10 @@ def test_labels_with_reasons(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     out = tmp_path / "labels.jsonl"
     with serving(reasoning) as server:
         command = ["label", TOY, "--limit", "3", "--judge", server.reference, "--out", str(out)]
+        assert run([*command, "--rationale", "--judge-calls", "9", "--judge-tokens", "77"]) == 3
+        assert len(server.requests) == 9  # and the rest the next time
+        assert {request["max_tokens"] for request in server.requests} == {77}
         assert run([*command, "--rationale"]) == 0
-        assert len(server.requests) == 3 * 2 * 2
         assert run(command) == 2
     assert "holds other labels: their judge is" in capsys.readouterr().err
     assert {label.metadata["judge"] for label in pe.read_labels(out)} == {f"{server.reference} with a rationale"}

@@ -11,13 +11,15 @@ from collections.abc import Sequence
 from pe_rlhf_mm import registry
 from pe_rlhf_mm.data.labels import Label
 from pe_rlhf_mm.errors import UserError
+from pe_rlhf_mm.evaluation.scoring import score_outcomes
 from pe_rlhf_mm.types import Judge, Outcome, Preference, Reply, Sample, Score
 
 
 def scores_of(labels: Sequence[Label], evaluator: str, judge: Judge, *, seed: int = 0) -> list[Score]:
     """Of each label a score: of the chosen reply against the other one, or of the reply that was rated.
 
-    Raises UserError for pairs and ratings mixed, for replies with pictures, and for an evaluator that is not fit.
+    Raises UserError for pairs and ratings mixed, for replies with pictures, and for an evaluator that is not fit, or
+    breaks its contract.
     """
     kinds = {type(label) for label in labels}
     if len(kinds) != 1:
@@ -26,7 +28,8 @@ def scores_of(labels: Sequence[Label], evaluator: str, judge: Judge, *, seed: in
     outcomes = [Outcome(Sample(str(i), label.messages), [_text(_reply(label))]) for i, label in enumerate(labels)]
     against = {str(i): [_text(label.rejected)] for i, label in enumerate(labels) if isinstance(label, Preference)}
     offered = {"judge": judge, "against": against or None}
-    return registry.evaluators.make(evaluator, offered).score(outcomes, seed=seed)
+    made = registry.evaluators.make(evaluator, offered)
+    return score_outcomes(registry.evaluators.resolve(evaluator), made, outcomes, seed=seed)
 
 
 def refuse_unfit(evaluator: str, *, pairs: bool) -> None:

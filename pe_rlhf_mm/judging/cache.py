@@ -18,6 +18,7 @@ from pathlib import Path
 from pe_rlhf_mm.data.cache import cache_folder, digest
 from pe_rlhf_mm.json_files import to_json
 from pe_rlhf_mm.judging.endpoint import Endpoint
+from pe_rlhf_mm.judging.verdicts import verdicts_of
 from pe_rlhf_mm.types import Judge, Message, Verdict
 
 VERSION = 1
@@ -61,8 +62,7 @@ class CachedJudge:
         if isinstance(self._judge, Endpoint):
             yield from ({number: verdict} for number, verdict in self._judge.verdicts(conversations, choices))
         else:
-            given = self._judge.choose(conversations, choices)
-            yield dict(zip(range(len(conversations)), given, strict=True))
+            yield dict(enumerate(verdicts_of(self._judge, conversations, choices)))
 
     def _keep(self, verdicts: Mapping[str, Verdict]) -> None:
         assert self._known is not None  # read before anything is asked
