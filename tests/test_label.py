@@ -258,27 +258,34 @@ def test_a_reply_cannot_end_where_it_stands(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_killed_it_goes_on_and_asks_nothing_twice(tmp_path: Path) -> None:
-    """SIGKILL within the only block of questions, twice; what was under way may be asked again."""
+    """SIGKILL twice, each time within the only block of questions, while eight of them wait for an answer."""
+    answered = [12]
 
-    def slowly(request: dict[str, Any], n: int) -> Answer:
-        time.sleep(0.02)
+    def answers(request: dict[str, Any], n: int) -> Answer:
+        while n >= answered[0]:
+            time.sleep(0.002)
         return by_size(request, n)
+
+    def kept() -> int:
+        return sum(path.read_bytes().count(b"probabilities") for path in (tmp_path / "cache").rglob("*.jsonl"))
 
     environment = {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
     out = tmp_path / "labels.jsonl"
-    with serving(slowly) as server:
+    with serving(answers) as server:
         command = [sys.executable, "-m", "pe_rlhf_mm", "label", PAIRS, "--judge", server.reference, "--out", str(out)]
-        for answered in (12, 26):
+        for verdicts, next_answered in ((12, 20 + 14), (12 + 14, 1000)):
             process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
-            while process.poll() is None and len(server.requests) < answered:
-                time.sleep(0.001)
+            end = time.monotonic() + 60
+            while (kept() < verdicts or len(server.requests) < answered[0] + 8) and time.monotonic() < end:
+                time.sleep(0.01)
             process.send_signal(signal.SIGKILL)
             assert process.wait() == -signal.SIGKILL
             assert not out.exists()
-        (kept,) = (tmp_path / "cache" / "judged").iterdir()
-        kept.write_bytes(kept.read_bytes()[:-5])  # and one that was killed within a line
+            answered[0] = next_answered
+        (path,) = (tmp_path / "cache" / "judged").iterdir()
+        path.write_bytes(path.read_bytes()[:-5])  # and one that was killed within a line
         subprocess.run(command, env=environment, check=True, capture_output=True)
-        assert 40 <= len(server.requests) <= 40 + 2 * 10 + 1
+        assert len(server.requests) == 40 + 8 + 8 + 1
         content, asked = out.read_bytes(), len(server.requests)
         subprocess.run(command, env=environment, check=True, capture_output=True)
         assert len(server.requests) == asked
