@@ -1,4 +1,4 @@
-"""Losses that train a policy on pairs of replies directly, without a reward model in between.
+"""Losses that train a policy on pairs of replies, or on ratings, directly, without a reward model in between.
 
 All of them take the log-probability of a whole reply: the *sum* over its tokens, the stop token included, not a mean.
 `probability` is that of the first reply of a pair being the better one: 1 for a hard label, less for a soft one, 0.5
@@ -47,6 +47,29 @@ def ipo(
     """
     h, target = gained(policy, anchor), 1 / (2 * beta)
     return jnp.mean(probability * (h - target) ** 2 + (1 - probability) * (h + target) ** 2)
+
+
+def kto(
+    policy: Float[Array, "B 2"],
+    anchor: Float[Array, "B 2"],
+    probability: Float[Array, " B"],
+    beta: float,
+    right: float,
+    wrong: float,
+) -> Float[Array, ""]:
+    """Replies that are right or wrong by themselves. Column 0 is the rated reply, column 1 a reply to another prompt.
+
+        r = log π(y) - log anchor(y),   z = max(0, mean of r over column 1), without a gradient
+        L = (1/B) Σ [p · λ_right · (1 - σ(β (r - z))) + (1 - p) · λ_wrong · (1 - σ(β (z - r)))]
+
+    z estimates how far the policy has gone from its anchor altogether: what counts is what a reply has gained beyond
+    that. Kahneman-Tversky optimisation (Ethayarajh et al. 2024, arXiv 2402.01306), equations 7 and 8, which have p = 1
+    or 0.
+    """
+    gained, strangers = (policy - anchor).T
+    z = jax.lax.stop_gradient(jax.nn.relu(strangers.mean()))
+    good, bad = jax.nn.sigmoid(beta * (z - gained)), jax.nn.sigmoid(beta * (gained - z))
+    return jnp.mean(probability * right * good + (1 - probability) * wrong * bad)
 
 
 def slic(policy: Float[Array, "B 2"], probability: Float[Array, " B"], delta: float, weight: float) -> Float[Array, ""]:

@@ -24,7 +24,8 @@ GIVE_AGAIN = 75
 class Tune:
     """SFT, then a reward model, then RL against the learned reward, then evaluation on test questions.
 
-    With --method dpo, ipo or slic the policy learns from the preference pairs themselves instead, right after SFT.
+    With --method dpo, ipo or slic the policy learns from the preference pairs themselves instead, right after SFT; with
+    kto from replies that are right or wrong.
     A task may bring settings of its own: `pe-rlhf tune TASK --help` shows its defaults.
     """
 

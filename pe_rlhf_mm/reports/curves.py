@@ -62,8 +62,20 @@ METRICS = (
     Metric("rl", "sampler_gap", "RL: sampler-trainer gap", "nats", "Largest gap between their log-probabilities."),
     Metric("preferences", CHECKED, "Preferences: validation accuracy", "%", "Held-out samples got right."),
     Metric("preferences", "loss", "Preferences: loss", "a pair", "Of DPO, knowing nothing gives 0.693."),
-    Metric("preferences", "accuracy", "Preferences: pairs told apart", "%", "Whose better reply has gained more."),
-    Metric("preferences", "margin", "Preferences: margin", "nats", "By how much more the better reply has gained."),
+    Metric(
+        "preferences",
+        "accuracy",
+        "Preferences: told apart",
+        "%",
+        "Pairs whose better reply has gained more; or ratings met.",
+    ),
+    Metric(
+        "preferences",
+        "margin",
+        "Preferences: margin",
+        "nats",
+        "By how much more the better, or right, reply has gained.",
+    ),
     Metric("preferences", "better", "Preferences: better reply", "nats", "Log-ratio to SFT; below 0, less likely."),
     Metric("preferences", "worse", "Preferences: worse reply", "nats", "Log-ratio to SFT; below 0, less likely."),
 )

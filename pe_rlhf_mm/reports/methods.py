@@ -20,6 +20,7 @@ METHODS = {
     "dpo": Method("preferences", "DPO"),
     "ipo": Method("preferences", "IPO"),
     "slic": Method("preferences", "SLiC"),
+    "kto": Method("preferences", "KTO"),
 }
 STAGES = {
     "rl": {"sft": "SFT", "reward_model": "Reward model", "rl": "RL", "evaluation": "Evaluation"},

@@ -200,7 +200,7 @@ class RLConfig:
 
 @dataclass(frozen=True)
 class PreferenceConfig:
-    """DPO, IPO or SLiC on pairs of replies; the policy that does best on the validation split is kept.
+    """DPO, IPO or SLiC on pairs of replies, KTO on ratings; the policy that does best on the validation split is kept.
 
     Batch and beta are those of the DPO paper (arXiv 2305.18290, appendix B). How replies are drawn, and how many the
     validation split is asked for, the section `rl` says.
@@ -208,25 +208,30 @@ class PreferenceConfig:
 
     steps: int = 1000
     batch_size: int = 64
-    """Pairs of one step."""
+    """Pairs, or ratings, of one step."""
     learning_rate: float = 1e-5
     beta: float = 0.1
-    """Of `dpo`, how dear it is to leave the SFT policy; of `ipo`, the better reply is to gain 1 / (2 beta) nats."""
+    """Of `dpo` and `kto`, how dear it is to leave the SFT policy; of `ipo`, the better reply is to gain 1 / (2 beta)
+    nats."""
     delta: float = 1.0
     """Of `slic`: by how many nats the better reply is to be likelier than the worse one (ours)."""
     likelihood: float = 0.5
     """Of `slic`: how much the likelihood of the better reply counts (ours)."""
+    right: float = 1.0
+    """Of `kto`: how much a reply that is right counts."""
+    wrong: float = 1.0
+    """Of `kto`: how much one that is wrong counts; with many more of one kind, give the other more weight."""
     labels: str = ""
-    """Train on the pairs of this file (`data/labels.py`) instead of the task's own."""
+    """Train on the pairs or ratings of this file (`data/labels.py`) instead of the task's own."""
     pairs: int = 0
-    """Use only so many pairs of the training split; 0 means all."""
+    """Use only so many pairs, or ratings, of the training split; 0 means all."""
     evaluate_every: int = 100
     """Steps from one evaluation on the validation split to the next."""
 
     def __post_init__(self) -> None:
         _refuse_other_types(self)
         _positive(self, "steps", "batch_size", "learning_rate", "beta", "evaluate_every")
-        _not_negative(self, "delta", "likelihood", "pairs")
+        _not_negative(self, "delta", "likelihood", "right", "wrong", "pairs")
 
 
 @dataclass(frozen=True)
@@ -258,9 +263,10 @@ class MeshConfig:
 class TuneConfig:
     """SFT, reward model and RL, or SFT and preference optimisation; evaluation: one run."""
 
-    method: Literal["rlhf", "dpo", "ipo", "slic"] = "rlhf"
+    method: Literal["rlhf", "dpo", "ipo", "slic", "kto"] = "rlhf"
     """`rlhf`: a reward model, and RL against it. `dpo`, `ipo`, `slic`: the policy learns from the pairs themselves,
-    without a reward model; only for tasks of one turn."""
+    without a reward model. `kto`: it learns so from ratings, or of pairs from each reply by itself. Only for tasks of
+    one turn."""
     mode: Literal["lora", "full"] = "lora"
     """`lora`: adapters on one frozen backbone. `full`: every role trains its own copy of all weights."""
     quantize: Literal[Quantization, None] = None

@@ -67,6 +67,32 @@ def pair_source(task: Task, method: str) -> LabelSource:
     return LabelSource("preferences", task.preferences)
 
 
+def preference_source(task: Task, method: str) -> LabelSource:
+    """What a method learns from: ratings, for `kto`, if the task has any, and otherwise its pairs.
+
+    Raises UserError if it has neither, or no pairs where these are needed.
+    """
+    if method == "kto" and isinstance(task, RatedTask):
+        return LabelSource("ratings", task.ratings)
+    if method == "kto" and not isinstance(task, PreferenceTask):
+        raise UserError(
+            f"{type(task).__name__} has no ratings(split, seed) and no preferences(split, seed), and the method kto "
+            "learns from nothing else. Name a file of them, --preferences.labels FILE, or take --method rlhf."
+        )
+    return pair_source(task, method)
+
+
+def training_ratings(task: Task, settings: PreferenceConfig, *, seed: int) -> Sequence[Label]:
+    """Those of the file that the settings name, or the task's own; a pair is two. Raises UserError for pictures."""
+    if settings.labels:
+        labels = read_labels(settings.labels)
+    else:
+        labels = list(preference_source(task, "kto").read("train", seed=seed))
+    ratings = [rating for label in labels for rating in as_ratings(label)]
+    _refuse_pictures([rating.reply for rating in ratings], settings.labels or type(task).__name__, "kto")
+    return ratings
+
+
 def training_pairs(task: Task, settings: PreferenceConfig, method: str, *, seed: int) -> Sequence[Label]:
     """Those of the file that the settings name, or the task's own: pairs of replies that a policy can write.
 
@@ -80,15 +106,19 @@ def training_pairs(task: Task, settings: PreferenceConfig, method: str, *, seed:
     if any(isinstance(label, Rated) for label in labels):
         raise UserError(
             f"{whose} has ratings, and the method {method} learns from preferences only. Leave them out, or take "
-            "--method rlhf with --reward.loss pointwise."
+            "--method rlhf with --reward.loss pointwise, or --method kto."
         )
     pairs = [label for label in labels if isinstance(label, Preference)]
-    if any(has_picture(reply) for pair in pairs for reply in (pair.chosen, pair.rejected)):
+    _refuse_pictures([reply for pair in pairs for reply in (pair.chosen, pair.rejected)], whose, method)
+    return labels
+
+
+def _refuse_pictures(replies: Sequence[Reply], whose: str, method: str) -> None:
+    if any(has_picture(reply) for reply in replies):
         raise UserError(
             f"{whose} has replies with pictures, which a policy cannot write, and the method {method} teaches it to "
             "write what was chosen. A reward model can look at them: take --method rlhf."
         )
-    return labels
 
 
 def as_ratings(label: Label) -> list[Rated]:

@@ -1,41 +1,105 @@
-"""Preference optimisation: the policy learns from pairs of replies, and neither reward nor value model is trained.
+"""Preference optimisation: the policy learns from pairs or ratings, and neither reward nor value model is trained.
 
 The policy starts as the SFT policy, which is also the anchor. A pair is a row [prompt | first | second], as for the
-reward model: the prompt and its images are computed once. Nothing is sampled but what the policy is evaluated on.
+reward model: the prompt and its images are computed once. Beside a rated reply stands one to another prompt. Nothing is
+sampled but what the policy is evaluated on.
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from pe_rlhf_mm.adapters.roles import Roles, Trainable, Weights
 from pe_rlhf_mm.algorithms import masked, preferences
 from pe_rlhf_mm.data.images import Gallery
 from pe_rlhf_mm.data.processor import Processor
+from pe_rlhf_mm.errors import UserError
 from pe_rlhf_mm.models.config import VLMConfig
 from pe_rlhf_mm.training import forward
 from pe_rlhf_mm.training.config import PreferenceConfig
 from pe_rlhf_mm.training.keeper import Forgetful, Keeper
 from pe_rlhf_mm.training.loop import train
 from pe_rlhf_mm.training.observer import Observer, Silent
-from pe_rlhf_mm.training.reward import Judged, JudgedBatch, feed, ranked_right
+from pe_rlhf_mm.training.reward import Judged, JudgedBatch, Row, feed, ranked_right, rated_right
 from pe_rlhf_mm.training.step import adam
 
-Method = Callable[
+Loss = Callable[
     [PreferenceConfig, Float[Array, "B 2"], Float[Array, "B 2"], Float[Array, " B"]],
     Float[Array, ""],
 ]
 """(settings, log-probabilities of the policy, of the anchor, of the first reply being the better one) -> a loss."""
 
+
+def pairs_told_apart(ratios: Float[Array, "B 2"], probability: Float[Array, " B"]) -> dict[str, jax.Array]:
+    """How the better and the worse replies of pairs fare against the anchor."""
+    first, second = ratios.T
+    better, worse = (jnp.where(probability >= 0.5, *pair) for pair in ((first, second), (second, first)))
+    return {
+        "accuracy": ranked_right(first, second, probability).mean(),
+        "margin": jnp.mean(better - worse),
+        "better": better.mean(),
+        "worse": worse.mean(),
+    }
+
+
+def ratings_met(ratios: Float[Array, "B 2"], probability: Float[Array, " B"]) -> dict[str, jax.Array]:
+    """How right and wrong replies fare against the anchor, beyond what replies to other prompts do."""
+    gained, gone = ratios[:, 0], jax.nn.relu(ratios[:, 1].mean())
+    right = probability >= 0.5
+    better, worse = masked.token_mean(gained, right), masked.token_mean(gained, ~right)
+    return {
+        "accuracy": rated_right(gained - gone, probability).mean(),
+        "margin": better - worse,
+        "better": better,
+        "worse": worse,
+    }
+
+
+def as_they_are(examples: Sequence[Judged], seed: int) -> Sequence[Judged]:
+    """Pairs have two replies to begin with."""
+    return examples
+
+
+def beside_strangers(examples: Sequence[Judged], seed: int) -> Sequence[Judged]:
+    """Every rated reply, and behind the same prompt a reply to another one. Raises UserError if there is one alone."""
+    if len(examples) == 1:
+        raise UserError("the method kto compares with replies to other prompts, and there is one rating only.")
+    order = np.random.default_rng(seed).permutation(len(examples))
+    following = dict(zip(order.tolist(), np.roll(order, -1).tolist(), strict=True))
+
+    def beside(number: int) -> Judged:
+        ((prompt, (own,)),), ((_, (strange,)),) = examples[number].rows, examples[following[number]].rows
+        return Judged((Row(prompt, [own, strange]),), [*examples[number].labels, 0.5])
+
+    return [beside(number) for number in range(len(examples))]
+
+
+class Method(NamedTuple):
+    """A loss, what is measured besides, and what makes rows of two replies of the examples."""
+
+    loss: Loss
+    metrics: Callable[[Float[Array, "B 2"], Float[Array, " B"]], dict[str, jax.Array]] = pairs_told_apart
+    rows: Callable[[Sequence[Judged], int], Sequence[Judged]] = as_they_are
+
+
 METHODS: dict[str, Method] = {
-    "dpo": lambda settings, policy, anchor, p: preferences.dpo(policy, anchor, p, settings.beta),
-    "ipo": lambda settings, policy, anchor, p: preferences.ipo(policy, anchor, p, settings.beta),
-    "slic": lambda settings, policy, anchor, p: preferences.slic(policy, p, settings.delta, settings.likelihood),
+    "dpo": Method(lambda settings, policy, anchor, p: preferences.dpo(policy, anchor, p, settings.beta)),
+    "ipo": Method(lambda settings, policy, anchor, p: preferences.ipo(policy, anchor, p, settings.beta)),
+    "slic": Method(lambda settings, policy, _, p: preferences.slic(policy, p, settings.delta, settings.likelihood)),
+    "kto": Method(
+        lambda settings, policy, anchor, p: preferences.kto(
+            policy, anchor, p, settings.beta, settings.right, settings.wrong
+        ),
+        ratings_met,
+        beside_strangers,
+    ),
 }
 
 
@@ -52,16 +116,8 @@ def loss(
     """The method's loss, and how the replies fare against the anchor, the better ones and the worse ones."""
     now, how = roles.put(trainable), forward.Pass(remat=remat)
     policy, anchor = (_logprobs(config, now.weights(role), batch, how) for role in ("policy", "anchor"))
-    probability, ratios = batch.labels[:, 0], policy - anchor
-    first, second = ratios[:, 0], ratios[:, 1]
-    better, worse = (jnp.where(probability >= 0.5, *pair) for pair in ((first, second), (second, first)))
-    metrics = {
-        "accuracy": ranked_right(first, second, probability).mean(),
-        "margin": jnp.mean(better - worse),
-        "better": better.mean(),
-        "worse": worse.mean(),
-    }
-    return METHODS[method](settings, policy, anchor, probability), metrics
+    probability, (function, metrics, _) = batch.labels[:, 0], METHODS[method]
+    return function(settings, policy, anchor, probability), metrics(policy - anchor, probability)
 
 
 def _logprobs(config: VLMConfig, weights: Weights, batch: JudgedBatch, how: forward.Pass) -> Float[Array, "B 2"]:
@@ -74,7 +130,7 @@ def optimize_preferences(
     roles: Roles,
     processor: Processor,
     gallery: Gallery,
-    pairs: Sequence[Judged],
+    examples: Sequence[Judged],
     method: str,
     settings: PreferenceConfig,
     *,
@@ -84,17 +140,17 @@ def optimize_preferences(
     observer: Observer = Silent(),
     keeper: Keeper = Forgetful(),
 ) -> Roles:
-    """Trains the role `policy` by one of METHODS, from the role `sft`, on pairs whose replies share a row.
+    """Trains the role `policy` by one of METHODS, from the role `sft`, on pairs whose replies share a row, or ratings.
 
     With a `monitor`, returns what scored best on it, the SFT policy included; otherwise the last. Raises UserError if
-    there are no pairs, TrainingDiverged at the first number that is not finite.
+    there are none, TrainingDiverged at the first number that is not finite.
     """
     started = roles.start("anchor", "sft").start("policy", "sft")
     trained = train(
         "preferences",
         started,
         started.pick("policy"),
-        feed(processor, gallery, pairs, batch_size=settings.batch_size, seed=seed),
+        feed(processor, gallery, METHODS[method].rows(examples, seed), batch_size=settings.batch_size, seed=seed),
         functools.partial(loss, processor.config, method, settings, remat),
         adam(settings.learning_rate, settings.steps, warmup=min(20, settings.steps // 10), decay=True),
         steps=settings.steps,

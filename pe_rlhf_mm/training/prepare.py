@@ -18,10 +18,11 @@ from pe_rlhf_mm.training.judged import (
     LabelSource,
     judge,
     label_source,
-    pair_source,
+    preference_source,
     refuse_long_replies,
     training_labels,
     training_pairs,
+    training_ratings,
 )
 from pe_rlhf_mm.training.reward import Judged
 from pe_rlhf_mm.training.sft import Demonstration
@@ -111,10 +112,12 @@ def _labels(task: Task, config: TuneConfig, *, seed: int) -> tuple[list[Label], 
 
 
 def _pairs(task: Task, config: TuneConfig, *, seed: int) -> tuple[list[Label], list[Label]]:
-    """As many as are asked for, to train a policy on; it is validated by what it replies."""
+    """As many as are asked for, pairs or ratings, to train a policy on; it is validated by what it replies."""
     settings, method = config.preferences, config.method
     if not settings.labels:
-        _refuse_empty(task, pair_source(task, method), "train", seed=seed)
+        _refuse_empty(task, preference_source(task, method), "train", seed=seed)
+    if method == "kto":
+        return pick(training_ratings(task, settings, seed=seed), settings.pairs, seed=seed), []
     return pick(training_pairs(task, settings, method, seed=seed), settings.pairs, seed=seed), []
 
 

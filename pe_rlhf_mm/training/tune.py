@@ -37,7 +37,7 @@ from pe_rlhf_mm.training.alarms import Alarms
 from pe_rlhf_mm.training.config import SAVE_EVERY, TuneConfig
 from pe_rlhf_mm.training.examine import answer, examine
 from pe_rlhf_mm.training.job import Job, attach
-from pe_rlhf_mm.training.judged import label_source, pair_source
+from pe_rlhf_mm.training.judged import label_source, preference_source
 from pe_rlhf_mm.training.observer import Observer, Observers
 from pe_rlhf_mm.training.preferences import optimize_preferences
 from pe_rlhf_mm.training.prepare import Data, prepare
@@ -156,7 +156,7 @@ def _refuse_without_labels(task: Task, config: TuneConfig, *, given: Collection[
     """Or there is nothing to train a reward model, or the policy, on."""
     if config.method != "rlhf":
         if not config.preferences.labels:
-            pair_source(task, config.method)
+            preference_source(task, config.method)
     elif config.learns_reward and "reward" not in given:
         label_source(task, config.reward.loss)
 
