@@ -64,9 +64,9 @@ def test_a_policy_that_lost_what_others_say_has_gone_nowhere() -> None:
 
 
 def test_right_replies_are_lifted_wrong_ones_pushed_and_strangers_left_alone() -> None:
-    slope = jax.grad(kto)(POLICY, ANCHOR, jnp.array([1.0, 0.0]), 0.5, 1.0, 1.0)
+    slope = jax.grad(kto)(POLICY, ANCHOR, jnp.array([1.0, 0.0]), 0.5, 1.0, 2.0)
     each = -0.5 * sigmoid(0.75) * sigmoid(-0.75) / 2
-    np.testing.assert_allclose(slope, [[each, 0], [-each, 0]], rtol=1e-5)
+    np.testing.assert_allclose(slope, [[each, 0], [-2 * each, 0]], rtol=1e-5)
 
 
 def test_what_is_measured() -> None:
