@@ -20,6 +20,7 @@ from pe_rlhf_mm.errors import OutOfRange, TrainingDiverged
 from pe_rlhf_mm.rollout.settings import Sampling
 from pe_rlhf_mm.training import forward, reinforce
 from pe_rlhf_mm.training.config import RLConfig
+from pe_rlhf_mm.training.policy_gradient import Experience
 from pe_rlhf_mm.training.reinforce import Rollout
 from pe_rlhf_mm.types import Completions, Prompts
 
@@ -195,8 +196,10 @@ def some_rollout() -> Rollout:
     rng = np.random.default_rng(5)
     prompts, completions = random_batch(rng, rows=2, group=2, steps=5)
     shape = completions.mask.shape
-    numbers = [rng.normal(size=s).astype(np.float32) for s in (shape[:2], shape, shape)]
-    return Rollout(prompts, completions, *numbers)
+    rewards, returns, anchor = (rng.normal(size=s).astype(np.float32) for s in (shape[:2], shape, shape))
+    return Rollout(
+        prompts, completions, rewards, Experience(np.zeros(shape, np.float32), anchor, returns, returns, None)
+    )
 
 
 def objective(settings: RLConfig, roles: Roles, rollout: Rollout) -> Callable:
@@ -217,10 +220,10 @@ def test_the_loss_is_the_printed_one(placement: str) -> None:
         n += 1
         for t in range(int(rollout.completions.mask[b, g].sum())):
             logprob, value = float(statistics.logprobs[b, g, t]), float(values[b, g, t])
-            error = float(rollout.returns[b, g, t]) - value
+            error = float(rollout.experience.returns[b, g, t]) - value
             expected += -logprob * error + error**2
             if placement == "loss":
-                expected += 0.3 * 0.5 * (logprob - float(rollout.anchor_logprobs[b, g, t])) ** 2
+                expected += 0.3 * 0.5 * (logprob - float(rollout.experience.anchor_logprobs[b, g, t])) ** 2
     value, _ = jax.jit(objective(settings, roles, rollout))(roles.pick("policy", "value"))
     np.testing.assert_allclose(value, expected / n, rtol=1e-4)
 
@@ -233,7 +236,7 @@ def test_the_policy_loss_does_not_move_the_value_model() -> None:
     def squared_error(trainable: role_table.Trainable) -> jax.Array:
         now = roles.put(trainable)
         values = forward.values(CONFIG, now.weights("value"), now.heads["value"], *row)
-        return jnp.where(mask, (rollout.returns - values) ** 2, 0).sum() / 4
+        return jnp.where(mask, (rollout.experience.returns - values) ** 2, 0).sum() / 4
 
     trainable = roles.pick("policy", "value")
     whole = jax.jit(jax.grad(lambda t: objective(SETTINGS, roles, rollout)(t)[0]))(trainable)
