@@ -176,6 +176,45 @@ def test_rloo_learns_from_episodes_and_has_no_value_model(model: tuple[Processor
     assert "value" not in {*learned.slots, *learned.heads}
 
 
+@pytest.mark.parametrize("source", ["task", "learned"])
+def test_by_ppo_the_value_model_is_to_learn_what_it_is_by_reinforce_if_lambda_is_1(
+    model: tuple[Processor, Roles], source: str
+) -> None:
+    """Of episodes that were cut and that ended, and of turns that are judged one by one, with a head that tells places
+    apart; and the advantages by turns are the same all over a turn."""
+    processor, roles = model
+    model = processor, roles.with_head("value", jax.random.normal(jax.random.key(3), (128,)))
+    found = [*played(model, max_turns=2), *played(model, max_turns=3)]
+    assert {p.outcome.steps[-1].truncated for p in found} == {False, True}
+    plain = dataclasses.replace(SETTINGS, gamma=0.5, gae_lambda=1.0)
+    rows, expected, _ = assess(model, found, source, settings=plain)
+    for credit in ("token", "turn"):
+        settings = dataclasses.replace(plain, algorithm="ppo", credit=credit)
+        _, rollout, _ = assess(model, found, source, settings=settings)
+        one, other = (np.where(rows.mask, of.experience.returns, 0) for of in (rollout, expected))
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)
+        got = np.asarray(rollout.experience.advantages)
+        assert abs(got[rows.mask].mean()) < 1e-5
+        turns = [got[n][rows.mask[n] & (rows.turn[n] == turn)] for n in range(len(found)) for turn in range(3)]
+        assert all(np.ptp(turn) == 0 for turn in turns if len(turn)) == (credit == "turn")
+
+
+@pytest.mark.parametrize("algorithm", ["ppo", "grpo"])
+def test_other_algorithms_learn_from_episodes(model: tuple[Processor, Roles], algorithm: str) -> None:
+    """Words are copied more often on the last rollouts than on the first."""
+    processor, roles = model
+    settings = dataclasses.replace(
+        SETTINGS, algorithm=algorithm, group=4, steps=16, epochs=2, max_turns=1, beta=0.0,
+        learning_rate=3e-3, value_learning_rate=3e-3,
+    )  # fmt: skip
+    heard = Heard()
+    with EnvPool(Echo, 4) as pool:
+        given = (roles, processor, lambda: Gallery(processor.config), pool, SAMPLES, settings)
+        episodes.reinforce_episodes(*given, observer=heard)
+    earned = [numbers["earned"] for numbers in heard.steps]
+    assert np.mean(earned[-4:]) > np.mean(earned[:4]) + 0.1
+
+
 @pytest.mark.parametrize("gamma", [1.0, 0.5])
 def test_a_cut_episode_is_worth_the_value_beyond_the_cut_and_an_ended_one_is_not(
     model: tuple[Processor, Roles], gamma: float

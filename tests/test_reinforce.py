@@ -109,39 +109,81 @@ def test_the_policy_that_does_best_on_validation_is_kept(words: Processor, score
     assert len(heard.steps) == 6
 
 
-def test_in_mode_full_only_the_copies_of_policy_and_value_move(words: Processor) -> None:
-    before = full_sft()
-    after, _ = run(words, before, replace(SETTINGS, learning_rate=1e-3, value_learning_rate=1e-3))
+@pytest.mark.parametrize("algorithm", ["reinforce", "ppo"])
+def test_in_mode_full_only_the_copies_of_policy_and_value_move(words: Processor, algorithm: str) -> None:
+    before, rates = full_sft(), {"learning_rate": 1e-3, "value_learning_rate": 1e-3}
+    after, _ = run(words, before, replace(SETTINGS, algorithm=algorithm, **rates))
     assert fingerprint(after.backbone) == fingerprint(before.backbone)
     assert fingerprint(after.copies["sft"]) == fingerprint(after.copies["anchor"]) == fingerprint(before.copies["sft"])
     assert len({fingerprint(after.copies[role]) for role in ("sft", "policy", "value")}) == 3
 
 
-@pytest.mark.parametrize("algorithm", ["reinforce", "rloo"])
-@pytest.mark.parametrize("placement", ["return", "loss"])
-def test_a_bandit_is_solved(words: Processor, algorithm: str, placement: str) -> None:
-    settings = replace(SETTINGS, algorithm=algorithm, steps=60, kl=placement, max_tokens=2)
+@pytest.mark.parametrize(
+    ("algorithm", "placement", "epochs"),
+    [
+        ("reinforce", "return", 1),
+        ("reinforce", "loss", 1),
+        ("rloo", "return", 1),
+        ("rloo", "loss", 2),
+        ("grpo", "k3", 1),
+        ("dr-grpo", "return", 2),
+        ("ppo", "return", 3),
+    ],
+)
+def test_a_bandit_is_solved(words: Processor, algorithm: str, placement: str, epochs: int) -> None:
+    settings = replace(SETTINGS, algorithm=algorithm, steps=60, epochs=epochs, kl=placement, max_tokens=2)
     _, heard = run(words, random_roles("sft"), settings)
     rewards = [numbers["reward"] for numbers in heard.steps]
     assert np.mean(rewards[:3]) < 0.75
     assert np.mean(rewards[-5:]) > 0.9
 
 
-@pytest.mark.parametrize("start", [trained_sft, full_sft])
-def test_without_a_value_model_the_policy_alone_moves(words: Processor, start: Callable[[], Roles]) -> None:
+@pytest.mark.parametrize(("start", "algorithm"), [(trained_sft, "rloo"), (full_sft, "rloo"), (full_sft, "grpo")])
+def test_without_a_value_model_the_policy_alone_moves(
+    words: Processor, start: Callable[[], Roles], algorithm: str
+) -> None:
     before = start()
-    after, heard = run(words, before, replace(SETTINGS, algorithm="rloo", learning_rate=1e-3))
+    after, heard = run(words, before, replace(SETTINGS, algorithm=algorithm, learning_rate=1e-3))
     sft, anchor, policy = (fingerprint(after.weights(role)) for role in ("sft", "anchor", "policy"))
     assert anchor == sft == fingerprint(before.weights("sft")) != policy
     assert "value" not in {*after.slots, *after.copies, *after.heads}
     assert not {"value_loss", "explained_variance"} & heard.steps[0].keys()
 
 
-def test_equal_rewards_of_a_group_leave_nothing_to_learn(words: Processor) -> None:
+@pytest.mark.parametrize("algorithm", ["rloo", "grpo"])
+def test_equal_rewards_of_a_group_leave_nothing_to_learn(words: Processor, algorithm: str) -> None:
     """Every advantage is 0, from the first step on: no value model has to find out first."""
-    settings = replace(SETTINGS, algorithm="rloo", beta=0.0)
+    settings = replace(SETTINGS, algorithm=algorithm, beta=0.0)
     after, _ = run(words, trained_sft(), settings, scorer=first_reward(1.0))
     assert fingerprint(after.weights("policy")) == fingerprint(after.weights("sft"))
+
+
+def test_a_rollout_serves_as_many_steps_as_there_are_epochs(words: Processor) -> None:
+    """Five steps on three rollouts; at the first step on each, the policy is still the one that drew it."""
+    settings = replace(SETTINGS, algorithm="ppo", steps=5, epochs=2, learning_rate=1e-2)
+    _, heard = run(words, random_roles("sft"), settings)
+    drawn = [numbers["kl"] for numbers in heard.steps]
+    assert drawn[0] == drawn[1] == 0
+    assert drawn[2] == drawn[3] != 0
+    assert len(set(drawn)) == 3
+    staleness = [numbers["staleness"] for numbers in heard.steps]
+    assert max(staleness[::2]) < 1e-9
+    assert min(staleness[1::2]) > 1e-4
+
+
+def test_ppo_is_told_what_the_value_model_expects_before_it_learns(words: Processor) -> None:
+    roles = random_roles("policy", "value", "anchor")
+    settings = replace(SETTINGS, algorithm="ppo", gae_lambda=1.0, beta=0.0)
+    batch = words.prompts(ASKED[:4], Gallery(CONFIG), length=4)
+    given = (CONFIG, roles, roles.pick("policy", "value"), batch)
+    rollout, _ = reinforce.collect(*given, settings, settings.sampling, lucky, jax.random.key(0))
+    found, mask = rollout.experience, rollout.completions.mask
+    values = forward.score_values(CONFIG, roles.weights("value"), roles.heads["value"], batch, rollout.completions)
+    np.testing.assert_array_equal(found.values, values)
+    # λ = 1 and no penalty: what V is to learn is the reward, at every token.
+    np.testing.assert_allclose(np.where(mask, found.returns - rollout.rewards[..., None], 0), 0, atol=1e-5)
+    score = forward.score_policy(CONFIG, roles.weights("policy"), batch, rollout.completions, settings.sampling)
+    np.testing.assert_array_equal(found.logprobs, score.logprobs)
 
 
 def test_a_group_of_one_has_no_others() -> None:
