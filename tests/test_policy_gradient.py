@@ -28,7 +28,7 @@ def numbers(seed: int) -> jax.Array:
 
 NOW = PolicyStatistics(numbers(0), numbers(1), jnp.abs(numbers(2)))
 VALUES = numbers(3)
-MOVED = jnp.array([[0.5, -0.5, 0.05, 0], [-0.05, 0, 0, 0], [0, 0, 0, 0], [-0.3, 0.3, 0, 0]])
+MOVED = jnp.array([[0.5, -0.4, 0.05, 0], [-0.05, 0, 0, 0], [0, 0, 0, 0], [-0.25, 0.3, 0, 0]])
 """By how many nats tokens have become likelier since they were drawn."""
 SOME = Experience(NOW.logprobs - MOVED, *(numbers(k) for k in range(5, 9)))
 
