@@ -171,6 +171,26 @@ def test_a_rollout_serves_as_many_steps_as_there_are_epochs(words: Processor) ->
     assert min(staleness[1::2]) > 1e-4
 
 
+@pytest.mark.parametrize(("placement", "charged"), [("return", 0.3), ("loss", 0.0), ("k3", 0.0)])
+def test_the_penalty_is_charged_to_the_return_or_left_to_the_loss(
+    words: Processor, placement: str, charged: float
+) -> None:
+    """The first token's return is 0.7 R - 0.3 (log π - log anchor), summed over the completion."""
+    roles = random_roles("policy", "value", "anchor")
+    settings = replace(SETTINGS, kl=placement, beta=0.3)
+    batch = words.prompts(ASKED[:4], Gallery(CONFIG), length=4)
+    given = (CONFIG, roles, roles.pick("policy", "value"), batch)
+    rollout, _ = reinforce.collect(*given, settings, settings.sampling, lucky, jax.random.key(0))
+    policy, anchor = (
+        forward.score_policy(CONFIG, roles.weights(role), batch, rollout.completions, settings.sampling)
+        for role in ("policy", "anchor")
+    )
+    divergence = np.asarray(policy.logprobs - anchor.logprobs).sum(axis=-1)
+    expected = 0.7 * rollout.rewards - charged * divergence
+    np.testing.assert_allclose(rollout.experience.returns[..., 0], expected, rtol=1e-4, atol=1e-4)
+    np.testing.assert_array_equal(rollout.experience.anchor_logprobs, anchor.logprobs)
+
+
 def test_ppo_is_told_what_the_value_model_expects_before_it_learns(words: Processor) -> None:
     roles = random_roles("policy", "value", "anchor")
     settings = replace(SETTINGS, algorithm="ppo", gae_lambda=1.0, beta=0.0)
