@@ -101,7 +101,7 @@ def _generalized(settings: RLConfig, earned: Earned) -> Credit:
 def _weighted(
     settings: RLConfig, logprobs: Array, drawn: Array, gains: Float[Array, "*n T"], mask: Array
 ) -> Float[Array, "*n T"]:
-    """By how much likelier tokens have become since they were drawn, up to a cap; with one epoch, they have just been."""
+    """By how much likelier tokens have become since they were drawn, up to a cap; with one epoch, just now."""
     if settings.epochs == 1:
         return gains
     return ratios.truncated(logprobs, drawn, mask, settings.truncation) * gains
