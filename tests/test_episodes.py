@@ -147,7 +147,7 @@ def test_what_is_earned_later_is_owed_to_every_token_before_it(model: tuple[Proc
     for row, episode in enumerate(found):
         earned = [step.reward for step in episode.outcome.steps[1:]]
         expected = [0.9 * sum(earned[n:]) for n, turn in enumerate(episode.turns) for _ in turn.reply]
-        np.testing.assert_allclose(np.asarray(rollout.returns[row])[rows.mask[row]], expected, atol=1e-6)
+        np.testing.assert_allclose(np.asarray(rollout.experience.returns[row])[rows.mask[row]], expected, atol=1e-6)
     assert float(metrics["earned"]) == pytest.approx(
         np.mean([sum(step.reward for step in p.outcome.steps) for p in found])
     )
@@ -162,7 +162,7 @@ def test_by_rloo_an_episode_is_measured_against_the_others_of_its_sample(model: 
     assert (earned[0] != earned[1]).any()
     expected = 0.9 * np.concatenate([earned[0] - earned[1], earned[1] - earned[0]])
     for row, advantage in enumerate(expected):
-        np.testing.assert_allclose(np.asarray(rollout.returns[row])[rows.mask[row]], advantage, atol=1e-6)
+        np.testing.assert_allclose(np.asarray(rollout.experience.advantages[row])[rows.mask[row]], advantage, atol=1e-6)
 
 
 def test_rloo_learns_from_episodes_and_has_no_value_model(model: tuple[Processor, Roles]) -> None:
@@ -176,6 +176,45 @@ def test_rloo_learns_from_episodes_and_has_no_value_model(model: tuple[Processor
     assert "value" not in {*learned.slots, *learned.heads}
 
 
+@pytest.mark.parametrize("source", ["task", "learned"])
+def test_by_ppo_the_value_model_is_to_learn_what_it_is_by_reinforce_if_lambda_is_1(
+    model: tuple[Processor, Roles], source: str
+) -> None:
+    """Of episodes that were cut and that ended, and of turns that are judged one by one, with a head that tells places
+    apart; and the advantages by turns are the same all over a turn."""
+    processor, roles = model
+    model = processor, roles.with_head("value", jax.random.normal(jax.random.key(3), (128,)))
+    found = [*played(model, max_turns=2), *played(model, max_turns=3)]
+    assert {p.outcome.steps[-1].truncated for p in found} == {False, True}
+    plain = dataclasses.replace(SETTINGS, gamma=0.5, gae_lambda=1.0)
+    rows, expected, _ = assess(model, found, source, settings=plain)
+    for credit in ("token", "turn"):
+        settings = dataclasses.replace(plain, algorithm="ppo", credit=credit)
+        _, rollout, _ = assess(model, found, source, settings=settings)
+        one, other = (np.where(rows.mask, of.experience.returns, 0) for of in (rollout, expected))
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)
+        got = np.asarray(rollout.experience.advantages)
+        assert abs(got[rows.mask].mean()) < 1e-5
+        turns = [got[n][rows.mask[n] & (rows.turn[n] == turn)] for n in range(len(found)) for turn in range(3)]
+        assert all(np.ptp(turn) == 0 for turn in turns if len(turn)) == (credit == "turn")
+
+
+@pytest.mark.parametrize("algorithm", ["ppo", "grpo"])
+def test_other_algorithms_learn_from_episodes(model: tuple[Processor, Roles], algorithm: str) -> None:
+    """Words are copied more often on the last rollouts than on the first."""
+    processor, roles = model
+    settings = dataclasses.replace(
+        SETTINGS, algorithm=algorithm, group=4, steps=16, epochs=2, max_turns=1, beta=0.0,
+        learning_rate=3e-3, value_learning_rate=3e-3,
+    )  # fmt: skip
+    heard = Heard()
+    with EnvPool(Echo, 4) as pool:
+        given = (roles, processor, lambda: Gallery(processor.config), pool, SAMPLES, settings)
+        episodes.reinforce_episodes(*given, observer=heard)
+    earned = [numbers["earned"] for numbers in heard.steps]
+    assert np.mean(earned[-4:]) > np.mean(earned[:4]) + 0.1
+
+
 @pytest.mark.parametrize("gamma", [1.0, 0.5])
 def test_a_cut_episode_is_worth_the_value_beyond_the_cut_and_an_ended_one_is_not(
     model: tuple[Processor, Roles], gamma: float
@@ -187,7 +226,7 @@ def test_a_cut_episode_is_worth_the_value_beyond_the_cut_and_an_ended_one_is_not
     for row, episode in enumerate(found):
         beyond = 2.0 * gamma if episode.outcome.steps[-1].truncated else 0.0
         expected = 0.9 * episode.outcome.steps[1].reward + beyond
-        np.testing.assert_allclose(np.asarray(rollout.returns[row])[rows.mask[row]], expected, atol=1e-6)
+        np.testing.assert_allclose(np.asarray(rollout.experience.returns[row])[rows.mask[row]], expected, atol=1e-6)
 
 
 def test_episodes_that_share_rows_are_worth_what_they_are_alone(model: tuple[Processor, Roles]) -> None:
@@ -204,7 +243,7 @@ def test_episodes_that_share_rows_are_worth_what_they_are_alone(model: tuple[Pro
         alone_rows, alone, _ = assess(model, [episode])
         for name in ("returns", "anchor_logprobs"):
             one, other = (
-                np.asarray(getattr(rollout, name))[row][of.mask[row]]
+                np.asarray(getattr(rollout.experience, name))[row][of.mask[row]]
                 for rollout, of, row in ((together, rows, n), (alone, alone_rows, 0))
             )
             np.testing.assert_allclose(one, other, atol=1e-4)
@@ -258,8 +297,8 @@ def test_every_reply_is_judged_as_if_it_were_the_last_one(model: tuple[Processor
         outcome = dataclasses.replace(whole.outcome, steps=whole.outcome.steps[: turn + 2])
         kept = whole.logprobs[: starts[turn + 1]]
         _, alone, _ = assess(model, [Played(outcome, whole.turns[: turn + 1], kept, None)], "learned")
-        expected = np.asarray(alone.returns[0])[starts[turn] : starts[turn + 1]]
-        got = np.asarray(rollout.returns[0])[starts[turn] : starts[turn + 1]]
+        expected = np.asarray(alone.experience.returns[0])[starts[turn] : starts[turn + 1]]
+        got = np.asarray(rollout.experience.returns[0])[starts[turn] : starts[turn + 1]]
         np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)
         assert len(set(got.round(5))) == 1
 
@@ -269,7 +308,8 @@ def test_a_step_makes_what_was_rewarded_likelier(model: tuple[Processor, Roles])
     found = played(model)
     rows, rollout, _ = assess(model, found)
     signs = np.where([sum(s.reward for s in p.outcome.steps) > 0 for p in found], 1.0, -1.0)
-    rollout = rollout._replace(returns=jnp.broadcast_to(2.0 + 5 * signs[:, None], rollout.returns.shape))
+    earned = jnp.broadcast_to(2.0 + 5 * signs[:, None], rollout.mask.shape)
+    rollout = rollout._replace(experience=rollout.experience._replace(advantages=earned, returns=earned))
     objective = functools.partial(episodes.loss, processor.config, SETTINGS, False)
     optimizer = adam(1e-2, 1)
     learned = new_state(roles.pick("policy", "value"), roles, optimizer, jax.random.key(0))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import json
 import math
@@ -120,6 +121,12 @@ def test_every_stage_compiles_and_is_given_what_it_holds(stage: str, mode: str) 
         assert cost.temporaries > 0
         assert cost.peak >= found.held.total
     assert found.costs[-1].arguments <= found.held.total + 1_000_000  # and a batch of a few kilobytes
+
+
+def test_by_ppo_the_value_model_is_asked_before_it_learns() -> None:
+    settings = dataclasses.replace(SMALL, rl=dataclasses.replace(SMALL.rl, algorithm="ppo", epochs=2))
+    names = [cost.program for cost in plan(TINY.config, settings, LOAD, stage="rl", topology="here").costs]
+    assert names == ["sample", "score (policy, anchor)", "score (reward)", "score (value)", "update"]
 
 
 def test_a_larger_batch_takes_more(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,6 +20,7 @@ from pe_rlhf_mm.errors import OutOfRange, TrainingDiverged
 from pe_rlhf_mm.rollout.settings import Sampling
 from pe_rlhf_mm.training import forward, reinforce
 from pe_rlhf_mm.training.config import RLConfig
+from pe_rlhf_mm.training.policy_gradient import Experience
 from pe_rlhf_mm.training.reinforce import Rollout
 from pe_rlhf_mm.training.scorers import Asked, Scorer, Worth
 from pe_rlhf_mm.types import Completions
@@ -114,39 +115,101 @@ def test_the_policy_that_does_best_on_validation_is_kept(words: Processor, score
     assert len(heard.steps) == 6
 
 
-def test_in_mode_full_only_the_copies_of_policy_and_value_move(words: Processor) -> None:
-    before = full_sft()
-    after, _ = run(words, before, replace(SETTINGS, learning_rate=1e-3, value_learning_rate=1e-3))
+@pytest.mark.parametrize("algorithm", ["reinforce", "ppo"])
+def test_in_mode_full_only_the_copies_of_policy_and_value_move(words: Processor, algorithm: str) -> None:
+    before, rates = full_sft(), {"learning_rate": 1e-3, "value_learning_rate": 1e-3}
+    after, _ = run(words, before, replace(SETTINGS, algorithm=algorithm, **rates))
     assert fingerprint(after.backbone) == fingerprint(before.backbone)
     assert fingerprint(after.copies["sft"]) == fingerprint(after.copies["anchor"]) == fingerprint(before.copies["sft"])
     assert len({fingerprint(after.copies[role]) for role in ("sft", "policy", "value")}) == 3
 
 
-@pytest.mark.parametrize("algorithm", ["reinforce", "rloo"])
-@pytest.mark.parametrize("placement", ["return", "loss"])
-def test_a_bandit_is_solved(words: Processor, algorithm: str, placement: str) -> None:
-    settings = replace(SETTINGS, algorithm=algorithm, steps=60, kl=placement, max_tokens=2)
+@pytest.mark.parametrize(
+    ("algorithm", "placement", "epochs"),
+    [
+        ("reinforce", "return", 1),
+        ("reinforce", "loss", 1),
+        ("rloo", "return", 2),
+        ("rloo", "loss", 1),
+        ("grpo", "k3", 1),
+        ("dr-grpo", "return", 2),
+        ("ppo", "return", 3),
+    ],
+)
+def test_a_bandit_is_solved(words: Processor, algorithm: str, placement: str, epochs: int) -> None:
+    settings = replace(SETTINGS, algorithm=algorithm, steps=60, epochs=epochs, kl=placement, max_tokens=2)
     _, heard = run(words, random_roles("sft"), settings)
     rewards = [numbers["reward"] for numbers in heard.steps]
     assert np.mean(rewards[:3]) < 0.75
-    assert np.mean(rewards[-5:]) > 0.9
+    assert np.mean(rewards[-5 * epochs :]) > 0.9  # five rollouts
 
 
-@pytest.mark.parametrize("start", [trained_sft, full_sft])
-def test_without_a_value_model_the_policy_alone_moves(words: Processor, start: Callable[[], Roles]) -> None:
+@pytest.mark.parametrize(("start", "algorithm"), [(trained_sft, "rloo"), (full_sft, "rloo"), (full_sft, "grpo")])
+def test_without_a_value_model_the_policy_alone_moves(
+    words: Processor, start: Callable[[], Roles], algorithm: str
+) -> None:
     before = start()
-    after, heard = run(words, before, replace(SETTINGS, algorithm="rloo", learning_rate=1e-3))
+    after, heard = run(words, before, replace(SETTINGS, algorithm=algorithm, learning_rate=1e-3))
     sft, anchor, policy = (fingerprint(after.weights(role)) for role in ("sft", "anchor", "policy"))
     assert anchor == sft == fingerprint(before.weights("sft")) != policy
     assert "value" not in {*after.slots, *after.copies, *after.heads}
     assert not {"value_loss", "explained_variance"} & heard.steps[0].keys()
 
 
-def test_equal_rewards_of_a_group_leave_nothing_to_learn(words: Processor) -> None:
+@pytest.mark.parametrize("algorithm", ["rloo", "grpo"])
+def test_equal_rewards_of_a_group_leave_nothing_to_learn(words: Processor, algorithm: str) -> None:
     """Every advantage is 0, from the first step on: no value model has to find out first."""
-    settings = replace(SETTINGS, algorithm="rloo", beta=0.0)
+    settings = replace(SETTINGS, algorithm=algorithm, beta=0.0)
     after, _ = run(words, trained_sft(), settings, scorer=first_reward(1.0))
     assert fingerprint(after.weights("policy")) == fingerprint(after.weights("sft"))
+
+
+def test_a_rollout_serves_as_many_steps_as_there_are_epochs(words: Processor) -> None:
+    """Five steps on three rollouts; at the first step on each, the policy is still the one that drew it."""
+    settings = replace(SETTINGS, algorithm="ppo", steps=5, epochs=2, learning_rate=1e-2)
+    _, heard = run(words, random_roles("sft"), settings)
+    drawn = [numbers["kl"] for numbers in heard.steps]
+    assert drawn[0] == drawn[1] == 0
+    assert drawn[2] == drawn[3] != 0
+    assert len(set(drawn)) == 3
+    staleness = [numbers["staleness"] for numbers in heard.steps]
+    assert max(staleness[::2]) < 1e-9
+    assert min(staleness[1::2]) > 1e-4
+
+
+@pytest.mark.parametrize(("placement", "charged"), [("return", 0.3), ("loss", 0.0), ("k3", 0.0)])
+def test_the_penalty_is_charged_to_the_return_or_left_to_the_loss(
+    words: Processor, placement: str, charged: float
+) -> None:
+    """The first token's return is 0.7 R - 0.3 (log π - log anchor), summed over the completion."""
+    roles = random_roles("policy", "value", "anchor")
+    settings = replace(SETTINGS, kl=placement, beta=0.3)
+    batch = words.prompts(ASKED[:4], Gallery(CONFIG), length=4)
+    given = (CONFIG, roles, roles.pick("policy", "value"), batch)
+    rollout, _ = reinforce.collect(*given, settings, settings.sampling, lucky, jax.random.key(0))
+    policy, anchor = (
+        forward.score_policy(CONFIG, roles.weights(role), batch, rollout.completions, settings.sampling)
+        for role in ("policy", "anchor")
+    )
+    divergence = np.asarray(policy.logprobs - anchor.logprobs).sum(axis=-1)
+    expected = 0.7 * rollout.rewards - charged * divergence
+    np.testing.assert_allclose(rollout.experience.returns[..., 0], expected, rtol=1e-4, atol=1e-4)
+    np.testing.assert_array_equal(rollout.experience.anchor_logprobs, anchor.logprobs)
+
+
+def test_ppo_is_told_what_the_value_model_expects_before_it_learns(words: Processor) -> None:
+    roles = random_roles("policy", "value", "anchor")
+    settings = replace(SETTINGS, algorithm="ppo", gae_lambda=1.0, beta=0.0)
+    batch = words.prompts(ASKED[:4], Gallery(CONFIG), length=4)
+    given = (CONFIG, roles, roles.pick("policy", "value"), batch)
+    rollout, _ = reinforce.collect(*given, settings, settings.sampling, lucky, jax.random.key(0))
+    found, mask = rollout.experience, rollout.completions.mask
+    values = forward.score_values(CONFIG, roles.weights("value"), roles.heads["value"], batch, rollout.completions)
+    np.testing.assert_array_equal(found.values, values)
+    # λ = 1 and no penalty: what V is to learn is the reward, at every token.
+    np.testing.assert_allclose(np.where(mask, found.returns - rollout.rewards[..., None], 0), 0, atol=1e-5)
+    score = forward.score_policy(CONFIG, roles.weights("policy"), batch, rollout.completions, settings.sampling)
+    np.testing.assert_array_equal(found.logprobs, score.logprobs)
 
 
 def test_a_group_of_one_has_no_others() -> None:
@@ -201,8 +264,10 @@ def some_rollout() -> Rollout:
     rng = np.random.default_rng(5)
     prompts, completions = random_batch(rng, rows=2, group=2, steps=5)
     shape = completions.mask.shape
-    numbers = [rng.normal(size=s).astype(np.float32) for s in (shape[:2], shape, shape)]
-    return Rollout(prompts, completions, *numbers)
+    rewards, returns, anchor = (rng.normal(size=s).astype(np.float32) for s in (shape[:2], shape, shape))
+    return Rollout(
+        prompts, completions, rewards, Experience(np.zeros(shape, np.float32), anchor, returns, returns, None)
+    )
 
 
 def objective(settings: RLConfig, roles: Roles, rollout: Rollout) -> Callable:
@@ -223,10 +288,10 @@ def test_the_loss_is_the_printed_one(placement: str) -> None:
         n += 1
         for t in range(int(rollout.completions.mask[b, g].sum())):
             logprob, value = float(statistics.logprobs[b, g, t]), float(values[b, g, t])
-            error = float(rollout.returns[b, g, t]) - value
+            error = float(rollout.experience.returns[b, g, t]) - value
             expected += -logprob * error + error**2
             if placement == "loss":
-                expected += 0.3 * 0.5 * (logprob - float(rollout.anchor_logprobs[b, g, t])) ** 2
+                expected += 0.3 * 0.5 * (logprob - float(rollout.experience.anchor_logprobs[b, g, t])) ** 2
     value, _ = jax.jit(objective(settings, roles, rollout))(roles.pick("policy", "value"))
     np.testing.assert_allclose(value, expected / n, rtol=1e-4)
 
@@ -239,7 +304,7 @@ def test_the_policy_loss_does_not_move_the_value_model() -> None:
     def squared_error(trainable: role_table.Trainable) -> jax.Array:
         now = roles.put(trainable)
         values = forward.values(CONFIG, now.weights("value"), now.heads["value"], *row)
-        return jnp.where(mask, (rollout.returns - values) ** 2, 0).sum() / 4
+        return jnp.where(mask, (rollout.experience.returns - values) ** 2, 0).sum() / 4
 
     trainable = roles.pick("policy", "value")
     whole = jax.jit(jax.grad(lambda t: objective(SETTINGS, roles, rollout)(t)[0]))(trainable)

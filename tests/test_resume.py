@@ -56,7 +56,9 @@ JOBS = {
         --reward.steps 3 --reward.batch-size 8 --reward.learning-rate 1e-3 --reward.validate-every 2
         --reward.validation-pairs 8
     """,
-    "canvas": "fickle_tasks:Canvas" + COMMON + RL + "--rl.environments 4 --rl.max-turns 1 --rl.reward task",
+    "canvas": "fickle_tasks:Canvas" + COMMON + RL + """
+        --rl.environments 4 --rl.max-turns 1 --rl.reward task --rl.algorithm ppo --rl.epochs 2
+    """,
     "pairs": "fickle_tasks:Pictures" + COMMON + """
         --method dpo --mode full --preferences.steps 3 --preferences.batch-size 8 --preferences.evaluate-every 2
         --preferences.learning-rate 1e-3

@@ -40,7 +40,7 @@ from pe_rlhf_mm.types import Completions, Preference
         (lambda: pe.RLConfig(top_p=2.0), "RLConfig.top_p must be above 0 and at most 1, not 2.0"),
         (lambda: pe.RLConfig(top_k=-1), "RLConfig.top_k must be 0"),
         (lambda: pe.RLConfig(temperature=math.inf), "RLConfig.temperature must be a finite number"),
-        (lambda: pe.RLConfig(kl="foo"), "RLConfig.kl must be one of return, loss, not 'foo'"),
+        (lambda: pe.RLConfig(kl="foo"), "RLConfig.kl must be one of return, loss, k3, not 'foo'"),
         (lambda: pe.RLConfig(max_tokens=0), "RLConfig.max_tokens must be at least 1"),
         (lambda: pe.RewardConfig(loss="foo"), "RewardConfig.loss must be one of pairwise, pointwise, not 'foo'"),
         (lambda: pe.RewardConfig(pairs=-1), "RewardConfig.pairs must be 0 or more, not -1"),

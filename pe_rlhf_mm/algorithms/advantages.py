@@ -1,4 +1,4 @@
-"""From a reward for a whole completion to a return for every token."""
+"""From a reward for a whole completion to a return, or an advantage, for every token."""
 
 from __future__ import annotations
 
@@ -66,11 +66,126 @@ def above_the_others(
     Kool et al. 2019 (Buy 4 REINFORCE samples, get a baseline for free); Ahmadian et al. 2024 (arXiv 2402.14740),
     equation 7.
     """
-    first = mask & (scope != jnp.roll(scope, 1, axis=-1)).at[..., 0].set(True)
-    places = jnp.where(first, jnp.arange(returns.shape[-1]), 0)
-    whole = jnp.take_along_axis(returns, jax.lax.cummax(places, axis=places.ndim - 1), axis=-1)
-    earned, known = masked.sequence_mean(returns, first), mask.any(axis=-1)
+    whole = at_first(returns, scope, mask)
+    earned, known = masked.sequence_mean(returns, _first(scope, mask)), mask.any(axis=-1)
     others = known.sum(axis=-1, keepdims=True) - known
     total = jnp.where(known, earned, 0)
     baseline = (total.sum(axis=-1, keepdims=True) - total) / jnp.maximum(others, 1)
     return jnp.where((known & (others > 0))[..., None], whole - baseline[..., None], 0)
+
+
+def above_the_mean(
+    returns: Float[Array, "*n G T"], scope: Int[Array, "*n G T"], mask: Bool[Array, "*n G T"]
+) -> Float[Array, "*n G T"]:
+    """Dr. GRPO: how much more a completion earned than its whole group did in the mean.
+
+        A[i, t] = R[i] - mean(R),   R = the return of the whole scope that t is in
+
+    Where a completion is one scope it is `above_the_others` times (G - 1) / G. Of several scopes, the mean is over all
+    of them in the group.
+
+    Liu et al. 2025 (Understanding R1-Zero-like training, arXiv 2503.20783), section 3.2.
+    """
+    return _in_group(returns, scope, mask)[0]
+
+
+def standardized(
+    returns: Float[Array, "*n G T"], scope: Int[Array, "*n G T"], mask: Bool[Array, "*n G T"], least: float = 1e-4
+) -> Float[Array, "*n G T"]:
+    """GRPO: the same in deviations of the group, with n - 1 in the denominator of the variance.
+
+        A[i, t] = (R[i] - mean(R)) / (std(R) + ε),   R = the return of the whole scope that t is in
+
+    ε is `least`: where the rewards of a group differ by rounding alone they must not become a signal, and a model may
+    score the same reply otherwise in the last bits where it stands elsewhere in a row.
+
+    Shao et al. 2024 (DeepSeekMath, arXiv 2402.03300), section 4.1.2, outcome supervision.
+    """
+    above, deviation = _in_group(returns, scope, mask)
+    return above / (deviation + least)
+
+
+def _in_group(
+    returns: Float[Array, "*n G T"], scope: Int[Array, "*n G T"], mask: Bool[Array, "*n G T"]
+) -> tuple[Float[Array, "*n G T"], Float[Array, "*n 1 1"]]:
+    """Of each scope, its return above the mean of the group's; and the deviation of all of them.
+
+    All is measured from the best of the group first: equal returns then differ from their mean by exactly 0.
+    """
+    first, group = _first(scope, mask), (-2, -1)
+    count = first.sum(group, keepdims=True)
+    best = jnp.where(count > 0, jnp.where(first, returns, -jnp.inf).max(group, keepdims=True), 0)
+    below = jnp.where(first, returns - best, 0)
+    mean = below.sum(group, keepdims=True) / jnp.maximum(count, 1)
+    squares = jnp.where(first, (below - mean) ** 2, 0).sum(group, keepdims=True)
+    above = jnp.where(mask, at_first(returns, scope, mask) - best - mean, 0)
+    return above, jnp.sqrt(squares / jnp.maximum(count - 1, 1))
+
+
+def at_first(x: Float[Array, "*n T"], scope: Int[Array, "*n T"], mask: Bool[Array, "*n T"]) -> Float[Array, "*n T"]:
+    """Of each token, `x` at the first token of the scope that it is in."""
+    first = _first(scope, mask)
+    places = jnp.where(first, jnp.arange(x.shape[-1]), 0)
+    return jnp.take_along_axis(x, jax.lax.cummax(places, axis=places.ndim - 1), axis=-1)
+
+
+def _first(scope: Int[Array, "*n T"], mask: Bool[Array, "*n T"]) -> Bool[Array, "*n T"]:
+    return mask & (scope != jnp.roll(scope, 1, axis=-1)).at[..., 0].set(True)
+
+
+def discounts(
+    turn: Int[Array, "*n T"], scope: Int[Array, "*n T"], mask: Bool[Array, "*n T"], gamma: float
+) -> Float[Array, "*n T"]:
+    """What the next token's value is worth at each token: γ a turn, 1 within a turn, and 0 in another scope.
+
+    Behind the last token, what lies beyond is a turn away.
+    """
+    more = jnp.roll(mask, -1, axis=-1).at[..., -1].set(False)
+    turns = jnp.where(more, jnp.roll(turn, -1, axis=-1) - turn, 1)
+    own = ~more | (jnp.roll(scope, -1, axis=-1) == scope)
+    return jnp.where(own, jnp.asarray(gamma, jnp.float32) ** turns, 0)
+
+
+def traces(turn: Int[Array, "*n T"], mask: Bool[Array, "*n T"], decay: float) -> Float[Array, "*n T"]:
+    """λ behind the last token of each turn, and 1 within: estimates are mixed from turn to turn, and not within one."""
+    more = jnp.roll(mask, -1, axis=-1).at[..., -1].set(False)
+    return jnp.where(more & (jnp.roll(turn, -1, axis=-1) == turn), 1.0, decay)
+
+
+def generalized(
+    rewards: Float[Array, "*n T"],
+    values: Float[Array, "*n T"],
+    beyond: Float[Array, "*n"],
+    discount: Float[Array, "*n T"],
+    trace: Float[Array, "*n T"] | float,
+    mask: Bool[Array, "*n T"],
+) -> Float[Array, "*n T"]:
+    """Generalised advantage estimates.
+
+        A[t] = δ[t] + γ[t] λ[t] A[t+1],   δ[t] = r[t] + γ[t] V[t+1] - V[t]
+
+    V behind the last token is `beyond`: 0 of an episode that has ended, what is expected of one that was cut. λ = 1
+    gives returns less values, λ = 0 the surprise of a single step. Padding gets 0.
+
+    Schulman et al. 2016 (arXiv 1506.02438), equation 16, with a γ and a λ of every step's own.
+    """
+    more = jnp.roll(mask, -1, axis=-1).at[..., -1].set(False)
+    following = jnp.where(more, jnp.roll(values, -1, axis=-1), beyond[..., None])
+    surprise = jnp.where(mask, rewards + discount * following - values, 0)
+    kept = jnp.where(mask, discount * trace, 0)
+
+    def back(later: Float[Array, "*n"], step: tuple) -> tuple[Float[Array, "*n"], Float[Array, "*n"]]:
+        now = step[0] + step[1] * later
+        return now, now
+
+    steps = jax.tree.map(lambda x: jnp.moveaxis(x, -1, 0), (surprise, kept))
+    return jnp.moveaxis(jax.lax.scan(back, jnp.zeros_like(surprise[..., 0]), steps, reverse=True)[1], 0, -1)
+
+
+def whitened(advantages: Float[Array, "*n"], mask: Bool[Array, "*n"], least: float = 1e-8) -> Float[Array, "*n"]:
+    """Moved and scaled to mean 0 and variance 1 over the unmasked tokens; 0 where they are masked.
+
+    `least` is added to the variance: advantages that are all equal become 0.
+    """
+    spread = jnp.sqrt(masked.token_variance(advantages, mask) + least)
+    return jnp.where(mask, (advantages - masked.token_mean(advantages, mask)) / spread, 0)

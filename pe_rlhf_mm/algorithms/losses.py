@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from pe_rlhf_mm.algorithms import masked
+from pe_rlhf_mm.algorithms import masked, ratios
 
 
 def sft(logprobs: Float[Array, "*n T"], mask: Bool[Array, "*n T"]) -> Float[Array, ""]:
@@ -73,3 +73,73 @@ def value(values: Float[Array, "*n T"], returns: Float[Array, "*n T"], mask: Boo
     if returns.shape != values.shape:
         raise ValueError(f"one return a token is needed: {returns.shape} against values {values.shape}")
     return masked.sequence_sum_mean((jax.lax.stop_gradient(returns) - values) ** 2, mask)
+
+
+def ppo(
+    logprobs: Float[Array, "*n T"],
+    drawn: Float[Array, "*n T"],
+    advantages: Float[Array, "*n T"],
+    mask: Bool[Array, "*n T"],
+    clip: float,
+) -> Float[Array, ""]:
+    """Clipped policy-gradient loss against `drawn`, the log-probabilities at the time of the rollout.
+
+        L = -(1/N) Σ_n Σ_t mask[n,t] · min(ρ A, clip(ρ, 1 - ε, 1 + ε) A),   N = number of non-empty completions
+
+    Schulman et al. 2017 (arXiv 1707.06347), equation 7, but for its mean over time steps: here they are summed, as in
+    `reinforce`, whose gradient it has where ρ = 1. Within a batch that is one constant factor.
+    """
+    return -masked.sequence_sum_mean(ratios.clipped(logprobs, drawn, advantages, mask, clip), mask)
+
+
+def grpo(
+    logprobs: Float[Array, "*n T"],
+    drawn: Float[Array, "*n T"],
+    advantages: Float[Array, "*n T"],
+    mask: Bool[Array, "*n T"],
+    clip: float,
+) -> Float[Array, ""]:
+    """The same, where every completion weighs alike, however long it is.
+
+        L = -(1/N) Σ_n (1/|n|) Σ_t mask[n,t] · min(ρ A, clip(ρ, 1 - ε, 1 + ε) A),   |n| = Σ_t mask[n,t]
+
+    Shao et al. 2024 (DeepSeekMath, arXiv 2402.03300), equation 3, without its KL term.
+    """
+    return -masked.sequence_mean_mean(ratios.clipped(logprobs, drawn, advantages, mask, clip), mask)
+
+
+def dr_grpo(
+    logprobs: Float[Array, "*n T"],
+    drawn: Float[Array, "*n T"],
+    advantages: Float[Array, "*n T"],
+    mask: Bool[Array, "*n T"],
+    clip: float,
+    longest: int,
+) -> Float[Array, ""]:
+    """The same, divided by a constant: a long completion that fails is not let off, nor a short one that wins favoured.
+
+        L = -(1/N) Σ_n (1/T) Σ_t mask[n,t] · min(ρ A, clip(ρ, 1 - ε, 1 + ε) A),   T = `longest`
+
+    Liu et al. 2025 (Understanding R1-Zero-like training, arXiv 2503.20783), section 3.2.
+    """
+    return ppo(logprobs, drawn, advantages, mask, clip) / longest
+
+
+def clipped_value(
+    values: Float[Array, "*n T"],
+    before: Float[Array, "*n T"],
+    returns: Float[Array, "*n T"],
+    mask: Bool[Array, "*n T"],
+    clip: float,
+) -> Float[Array, ""]:
+    """Squared error of a value model that gains nothing by moving further than ε from what it said `before`.
+
+        L = (1/N) Σ_n Σ_t mask[n,t] · max((Z - V)², (Z - V_before - clip(V - V_before, -ε, ε))²)
+
+    As in the code of Ziegler et al. 2019 (arXiv 1909.08593), but for a factor ½. Returns and `before` are constants.
+    """
+    if returns.shape != values.shape:
+        raise ValueError(f"one return a token is needed: {returns.shape} against values {values.shape}")
+    returns, before = jax.lax.stop_gradient(returns), jax.lax.stop_gradient(before)
+    near = before + jnp.clip(values - before, -clip, clip)
+    return masked.sequence_sum_mean(jnp.maximum((returns - values) ** 2, (returns - near) ** 2), mask)

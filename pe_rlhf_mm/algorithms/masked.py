@@ -29,3 +29,8 @@ def sequence_mean(values: Float[Array, "*n T"], mask: Bool[Array, "*n T"]) -> Fl
 def sequence_sum_mean(values: Float[Array, "*n T"], mask: Bool[Array, "*n T"]) -> Float[Array, ""]:
     """Sum over each sequence's tokens, then the mean over the sequences that have any; 0 when none has."""
     return sequence_sum(values, mask).sum() / jnp.maximum(mask.any(axis=-1).sum(), 1)
+
+
+def sequence_mean_mean(values: Float[Array, "*n T"], mask: Bool[Array, "*n T"]) -> Float[Array, ""]:
+    """Mean over each sequence's tokens, then the mean over the sequences that have any; 0 when none has."""
+    return sequence_mean(values, mask).sum() / jnp.maximum(mask.any(axis=-1).sum(), 1)

@@ -17,6 +17,7 @@ from pe_rlhf_mm.planning.held import Held, held, part_of, roles_of, rows, traine
 from pe_rlhf_mm.rollout.sampler import sample
 from pe_rlhf_mm.training import forward, reinforce, reward, sft
 from pe_rlhf_mm.training.config import TuneConfig
+from pe_rlhf_mm.training.policy_gradient import ALGORITHMS, Experience
 from pe_rlhf_mm.training.step import adam, train_step
 from pe_rlhf_mm.types import Completions, Features, Pixels, Prompts
 
@@ -104,7 +105,7 @@ def reward_stage(config: VLMConfig, settings: TuneConfig, load: Load, mesh: Mesh
 
 def rl_stage(config: VLMConfig, settings: TuneConfig, load: Load, mesh: Mesh) -> Stage:
     """One iteration of RL: replies are drawn, scored by policy, anchor and reward model, and learned from."""
-    rl, learners = settings.rl, reinforce.ALGORITHMS[settings.rl.algorithm].roles
+    rl, (learners, appraised, *_) = settings.rl, ALGORITHMS[settings.rl.algorithm]
     roles = roles_of(config, settings, ("anchor", *learners), mesh)
     optimizer = reinforce.optimizer_for(rl, part_of(roles, learners))
     state = trained(roles, learners, optimizer, mesh)
@@ -114,7 +115,8 @@ def rl_stage(config: VLMConfig, settings: TuneConfig, load: Load, mesh: Mesh) ->
     keys = whole(jax.eval_shape(lambda: jax.random.split(jax.random.key(0), rl.prompts)), mesh)
     tokens: Any = rows(completions.tokens.shape, jnp.float32, mesh)
     rewards: Any = rows((rl.prompts, rl.group), jnp.float32, mesh)
-    rollout = reinforce.Rollout(prompts, completions, rewards, tokens, tokens)
+    experience = Experience(tokens, tokens, tokens, tokens, tokens if appraised else None)
+    rollout = reinforce.Rollout(prompts, completions, rewards, experience)
     loss = functools.partial(reinforce.loss, config, rl, sampling, settings.remat)
     draw = functools.partial(
         sample.trace, config, *weights_of(now, "policy"), prompts, keys, group=rl.group, sampling=sampling
@@ -126,15 +128,17 @@ def rl_stage(config: VLMConfig, settings: TuneConfig, load: Load, mesh: Mesh) ->
         forward.score_rewards.trace, config, weights_of(roles, "reward"), roles.heads["reward"], prompts, completions
     )
     update = functools.partial(train_step.trace, state, roles, rollout, loss=loss, optimizer=optimizer)
-    return Stage(
-        held(roles, state),
-        [
-            Program("sample", draw, (prompts, keys), turns=rl.max_tokens),
-            Program("score (policy, anchor)", score, (prompts, completions)),
-            *([Program("score (reward)", judge, (prompts, completions))] if settings.learns_reward else []),
-            Program("update", update, rollout),
-        ],
-    )
+    programs = [
+        Program("sample", draw, (prompts, keys), turns=rl.max_tokens),
+        Program("score (policy, anchor)", score, (prompts, completions)),
+    ]
+    if settings.learns_reward:
+        programs.append(Program("score (reward)", judge, (prompts, completions)))
+    if appraised:
+        value = (config, weights_of(now, "value"), now.heads["value"], prompts, completions)
+        appraise = functools.partial(forward.score_values.trace, *value)
+        programs.append(Program("score (value)", appraise, (prompts, completions)))
+    return Stage(held(roles, state), [*programs, Program("update", update, rollout)])
 
 
 STAGES: dict[str, Callable[[VLMConfig, TuneConfig, Load, Mesh], Stage]] = {

@@ -59,6 +59,7 @@ METRICS = (
     Metric("rl", "kl", "RL: KL to the SFT policy", "nats", "Of a reply or an episode: how far RL has moved."),
     Metric("rl", "length", "RL: reply length", "tokens", "A drift often means that the reward is being gamed."),
     Metric("rl", "entropy", "RL: entropy", "nats per token", "Near zero, the policy no longer tries anything new."),
+    Metric("rl", "staleness", "RL: staleness", "nats per token", "How far the policy is from the one that drew."),
     Metric("rl", "sampler_gap", "RL: sampler-trainer gap", "nats", "Largest gap between their log-probabilities."),
     Metric("preferences", CHECKED, "Preferences: validation accuracy", "%", "Held-out samples got right."),
     Metric("preferences", "loss", "Preferences: loss", "a pair", "Of DPO, knowing nothing gives 0.693."),

@@ -31,8 +31,8 @@ from pe_rlhf_mm.training.examine import gain, numbers
 from pe_rlhf_mm.training.job import Job, attach
 from pe_rlhf_mm.training.judged import judge, label_source
 from pe_rlhf_mm.training.observer import counted
+from pe_rlhf_mm.training.policy_gradient import ALGORITHMS
 from pe_rlhf_mm.training.prepare import SPLITS, new_gallery
-from pe_rlhf_mm.training.reinforce import ALGORITHMS
 from pe_rlhf_mm.training.reward import Judged, train_reward_model
 from pe_rlhf_mm.training.reward_accuracy import examine_reward
 from pe_rlhf_mm.training.sft import sft_episodes

@@ -17,6 +17,8 @@ from pe_rlhf_mm.models.config import Quantization
 from pe_rlhf_mm.rollout.settings import Sampling
 
 TARGETS = ("q", "k", "v", "o", "gate", "up", "down")
+GROUPED = ("rloo", "grpo", "dr-grpo")
+"""Algorithms whose baseline is the group."""
 SAVE_EVERY = 60.0
 """Seconds from one save of a run to the next: what a crash costs at most. A save costs far less of them."""
 
@@ -134,24 +136,42 @@ class RewardConfig:
 
 @dataclass(frozen=True)
 class RLConfig:
-    """REINFORCE with a baseline and a KL penalty to the SFT policy."""
+    """Policy gradients with a baseline and a KL penalty to the SFT policy."""
 
-    algorithm: Literal["reinforce", "rloo"] = "reinforce"
-    """What a completion must do better than: `reinforce`: what the value model expects of it, as in the paper. `rloo`:
-    what the others of its group earned; there is no value model then."""
+    algorithm: Literal["reinforce", "rloo", "grpo", "dr-grpo", "ppo"] = "reinforce"
+    """What a completion must do better than, and how far a step goes. `reinforce`: what the value model expects of it,
+    as in the paper. `rloo`: what the others of its group earned; there is no value model then. `grpo`: the mean of its
+    group, in deviations of the group, with a clipped ratio. `dr-grpo`: the same without its two divisions. `ppo`: what
+    the value model expects from token to token (GAE), with a clipped ratio."""
     steps: int = 1000
     prompts: int = 128
     """Prompts of one iteration."""
     group: int = 1
     """Completions of each prompt."""
+    epochs: int = 1
+    """Steps on one rollout, each on all of it; with 1 every rollout is drawn with the policy that learns from it."""
     learning_rate: float = 1e-5
     value_learning_rate: float = 1e-5
     beta: float = 0.05
     """J = E[(1 - beta) · reward - beta · KL]."""
     gamma: float = 1.0
     """What a reward is worth a turn earlier, of tasks that are played; the tokens of a turn are not discounted."""
-    kl: Literal["return", "loss"] = "return"
-    """Where the KL term acts: in every token's return (default), or as a differentiable term of the loss."""
+    kl: Literal["return", "loss", "k3"] = "return"
+    """Where the KL term acts: in every token's return (default), or as a differentiable term of the loss, half the
+    squared log-ratio (`loss`) or the estimate of the GRPO paper (`k3`)."""
+    entropy: float = 0.0
+    """What a nat of entropy, mean over tokens, takes off the loss (ours: nothing)."""
+    clip: float = 0.2
+    """Of `ppo`, `grpo` and `dr-grpo`: a token gains nothing by becoming likelier, or less likely, by a larger share."""
+    value_clip: float = 0.2
+    """Of `ppo`: the value model gains nothing by moving further than this from what it said of a rollout at first."""
+    truncation: float = 2.0
+    """Of `reinforce` and `rloo`, with more than one epoch: the most that a token's importance weight may be (ours)."""
+    gae_lambda: float = 0.95
+    """Of `ppo`: 1 trusts what was earned, 0 what the value model expects a step later."""
+    credit: Literal["token", "turn"] = "token"
+    """Of `ppo`: what a step is. With `turn`, gae_lambda acts from turn to turn, and all tokens of a turn share its
+    advantage."""
     reward: str = "learned"
     """`learned`: the reward model's. `task`: what the environment gives; only for tasks that are played in one. Or the
     id of an evaluator, or path.py:Class of one, which scores each reply or episode: its part `reward`, or its value."""
@@ -175,15 +195,25 @@ class RLConfig:
         _refuse_other_types(self)
         _positive(self, "steps", "prompts", "group", "learning_rate", "value_learning_rate", "temperature")
         _positive(self, "evaluate_every", "evaluation_samples", "max_turns", "environments", "judge_calls")
+        _positive(self, "epochs", "value_clip")
+        _not_negative(self, "entropy")
         self._refuse_impossible_sampling()
         if not 0 <= self.beta <= 1:
             raise OutOfRange(f"RLConfig.beta must be in [0, 1], not {self.beta}")
         if not 0 < self.gamma <= 1:
             raise OutOfRange(f"RLConfig.gamma must be above 0 and at most 1, not {self.gamma}")
-        if self.algorithm == "rloo" and self.group < 2:
+        if not 0 < self.clip < 1:
+            raise OutOfRange(f"RLConfig.clip must be above 0 and below 1, not {self.clip}")
+        if not self.truncation >= 1:
+            raise OutOfRange(f"RLConfig.truncation must be at least 1, not {self.truncation}: less is no weight of 1")
+        if not 0 <= self.gae_lambda <= 1:
+            raise OutOfRange(f"RLConfig.gae_lambda must be in [0, 1], not {self.gae_lambda}")
+        if self.credit == "turn" and self.algorithm != "ppo":
+            raise OutOfRange(f"RLConfig.credit turn is for ppo, not for {self.algorithm}, which has no other credit")
+        if self.algorithm in GROUPED and self.group < 2:
             raise OutOfRange(
-                f"RLConfig.group must be at least 2 for rloo, not {self.group}: a completion is measured against the "
-                "others of its prompt"
+                f"RLConfig.group must be at least 2 for {self.algorithm}, not {self.group}: a completion is measured "
+                "against the others of its prompt"
             )
 
     def _refuse_impossible_sampling(self) -> None:

@@ -1,4 +1,4 @@
-"""REINFORCE and RLOO over whole episodes: what `reinforce.py` does with completions, with episodes of several turns.
+"""RL over whole episodes: what `reinforce.py` does with completions, with episodes of several turns.
 
 An episode stands in a row as it was played, [read | reply | read | reply | ..], with others that fit beside it; a loss
 reads the tokens that the policy chose and no others. Returns run over the whole episode. An episode that the
@@ -39,7 +39,8 @@ from pe_rlhf_mm.training import forward
 from pe_rlhf_mm.training.config import RLConfig
 from pe_rlhf_mm.training.keeper import Forgetful, Keeper
 from pe_rlhf_mm.training.observer import Observer, Silent
-from pe_rlhf_mm.training.reinforce import ALGORITHMS, improve, objective
+from pe_rlhf_mm.training.policy_gradient import ALGORITHMS, PLACEMENTS, Earned, Experience, experience, objective
+from pe_rlhf_mm.training.reinforce import improve
 from pe_rlhf_mm.training.scorers import EvaluatorReward, rewarded
 from pe_rlhf_mm.types import Outcome, Packed, Sample
 
@@ -71,14 +72,13 @@ class Rows(NamedTuple):
 
 
 class EpisodeRollout(NamedTuple):
-    """Episodes with everything that is constant for the update."""
+    """Episodes with everything that is constant for the updates."""
 
     packed: Packed
     place: Int[Array, "N T"]
     mask: Bool[Array, "N T"]
     ends: Int[Array, " N"]
-    returns: Float[Array, "N T"]
-    anchor_logprobs: Float[Array, "N T"]
+    experience: Experience
 
 
 def rows_of(config: VLMConfig, gallery: Gallery, played: Sequence[Played]) -> Rows:
@@ -139,11 +139,32 @@ def _scope(source: str, turn: Int[Array, "N T"]) -> Int[Array, "N T"]:
     return turn if source == "learned" else jnp.zeros_like(turn)
 
 
+def _appraised(
+    config: VLMConfig, settings: RLConfig, roles: Roles, rows: Rows
+) -> tuple[Float[Array, "N T"] | None, Float[Array, " N"]]:
+    """What V says of every chosen token, if the algorithm asks, and of what lies beyond the end of what was cut.
+
+    Where a learned reward judges each turn by itself, nothing lies beyond.
+    """
+    values, beyond = None, jnp.zeros(rows.cut.shape)
+
+    def ask() -> tuple[Float[Array, "B K"], Float[Array, " N"]]:
+        ends = (rows.packed, rows.ends)
+        return forward.packed_values(config, roles.weights("value"), roles.heads["value"], *ends)
+
+    if ALGORITHMS[settings.algorithm].appraised:
+        found, beyond = ask()
+        values = _by_episode(found, rows.place)
+    elif settings.reward != "learned" and "value" in roles.heads:
+        beyond = jax.lax.cond(rows.cut.any(), lambda: ask()[1], lambda: beyond)
+    return values, jnp.zeros(rows.cut.shape) if settings.reward == "learned" else jnp.where(rows.cut, beyond, 0)
+
+
 @functools.partial(jax.jit, static_argnames=("config", "settings"))
 def _assess(
     config: VLMConfig, settings: RLConfig, roles: Roles, rows: Rows
 ) -> tuple[EpisodeRollout, dict[str, jax.Array]]:
-    """Returns of every chosen token, centred if the algorithm asks for it, and the metrics of a rollout.
+    """What every chosen token is given credit for, by the algorithm, and the metrics of a rollout.
 
     The episodes of a sample are a whole round of samples apart.
     """
@@ -159,20 +180,16 @@ def _assess(
         last = mask & (rows.turn != jnp.pad(rows.turn, ((0, 0), (0, 1)), constant_values=-1)[:, 1:])
         rewards = jnp.where(last, judged, 0)
     divergence = kl.k1(policy_now.full_logprobs, anchor.full_logprobs)
-    earned = (1 - beta) * rewards - (beta * jnp.where(mask, divergence, 0) if settings.kl == "return" else 0)
+    charge = PLACEMENTS[settings.kl].charge(policy_now.full_logprobs, anchor.full_logprobs)
+    earned = (1 - beta) * rewards - beta * jnp.where(mask, charge, 0)
+    values, beyond = _appraised(config, settings, roles, rows)
+    away = rows.turn.max(axis=-1, keepdims=True) + 1 - rows.turn
     returns = advantages.returns_within(earned, scope, rows.turn, settings.gamma)
-    if source != "learned" and "value" in roles.heads:
-        ends = (packed, rows.ends)
-        beyond = jax.lax.cond(
-            rows.cut.any(),
-            lambda: forward.packed_values(config, roles.weights("value"), roles.heads["value"], *ends)[1],
-            lambda: jnp.zeros(rows.cut.shape),
-        )
-        away = rows.turn.max(axis=-1, keepdims=True) + 1 - rows.turn
-        returns = returns + settings.gamma**away * jnp.where(rows.cut, beyond, 0)[:, None]
-    if ALGORITHMS[settings.algorithm].centred:
-        grouped = (x.reshape(settings.group, -1, x.shape[-1]).swapaxes(0, 1) for x in (returns, scope, mask))
-        returns = advantages.above_the_others(*grouped).swapaxes(0, 1).reshape(returns.shape)
+    returns = returns + settings.gamma**away * beyond[:, None]
+    whole = Earned(earned, returns, rows.turn, scope, mask, values, beyond)
+    given = (whole, policy_now.logprobs, anchor.full_logprobs)
+    grouped = jax.tree.map(lambda x: x.reshape(settings.group, -1, *x.shape[1:]).swapaxes(0, 1), given)
+    found = jax.tree.map(lambda x: x.swapaxes(0, 1).reshape(mask.shape), experience(settings, *grouped))
     known = mask.any(axis=-1)
     metrics = {
         EARNED.get(source, "scored"): masked.token_mean(masked.sequence_sum(rewards, mask), known),
@@ -182,7 +199,7 @@ def _assess(
         "turns": masked.token_mean(rows.turn.max(axis=-1) + 1, known),
         "sampler_gap": jnp.where(mask, jnp.abs(rows.logprobs - policy_now.logprobs), 0).max(),
     }
-    return EpisodeRollout(packed, rows.place, mask, rows.ends, returns, anchor.full_logprobs), metrics
+    return EpisodeRollout(packed, rows.place, mask, rows.ends, found), metrics
 
 
 def loss(
@@ -201,7 +218,7 @@ def loss(
         ends = (packed, rollout.ends)
         values, _ = forward.packed_values(config, roles.weights("value"), roles.heads["value"], *ends, how)
     statistics, values = jax.tree.map(lambda found: _by_episode(found, rollout.place), (statistics, values))
-    return objective(settings, statistics, values, rollout.returns, rollout.anchor_logprobs, rollout.mask)
+    return objective(settings, statistics, values, rollout.experience, rollout.mask)
 
 
 def told(outcomes: Sequence[Outcome]) -> dict[str, float]:
@@ -227,7 +244,7 @@ def collect_episodes(
     evaluator: EvaluatorReward | None,
     key: jax.Array,
 ) -> tuple[EpisodeRollout, dict[str, Any]]:
-    """Plays a group of every sample with the current policy and works out what is constant for the update.
+    """Plays a group of every sample with the current policy and works out what is constant for the updates on it.
 
     `evaluator`: what rewards episodes in place of the environment, or of the role `reward`.
     """
@@ -257,7 +274,7 @@ def reinforce_episodes(
     observer: Observer = Silent(),
     keeper: Keeper = Forgetful(),
 ) -> Roles:
-    """Trains the role `policy`, and `value` by REINFORCE, from the role `sft` on episodes of samples that are drawn.
+    """Trains the role `policy`, and `value` if the algorithm has one, from `sft` on episodes of samples that are drawn.
 
     The reward is the task's own, or, with `settings.reward` "learned", what the role `reward` says of each reply, or
     what an evaluator says of the episode. Every rollout has a gallery of its own: its screens are never seen again, and

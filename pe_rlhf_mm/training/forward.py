@@ -138,3 +138,6 @@ score_policy = functools.partial(jax.jit, static_argnames=("config", "sampling")
 
 score_rewards = functools.partial(jax.jit, static_argnames="config")(rewards)
 """`rewards`, compiled."""
+
+score_values = functools.partial(jax.jit, static_argnames="config")(values)
+"""`values`, compiled."""

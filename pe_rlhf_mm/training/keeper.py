@@ -20,7 +20,7 @@ class Keeper(Protocol):
         """Where a stage goes on: as it was kept, or `fresh` if nothing is kept of it."""
 
     def step(self, stage: str, reached: Reached[Learned]) -> None:
-        """A step is done. Whether it is kept the keeper decides; the next step gives these weights away."""
+        """The last step on a batch is done. Whether it is kept the keeper decides; the next gives the weights away."""
 
 
 class Forgetful:

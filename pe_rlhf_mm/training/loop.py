@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import closing
-from typing import Any
+from typing import Any, Generic, NamedTuple
 
 import jax
 import optax
@@ -17,13 +17,19 @@ from pe_rlhf_mm.training.observer import Observer, refuse_non_finite
 from pe_rlhf_mm.training.step import Learned, Loss, new_state, train_step
 from pe_rlhf_mm.training.termination import held
 
-Draw = Callable[[Learned, Any, int], tuple[Any, Mapping[str, Any]]]
-"""(what is trained, what was fed, the number of the step) -> (the batch of the step, what was measured in drawing)."""
+
+class Drawing(NamedTuple, Generic[Learned]):
+    """How batches are made of what is fed, and how many steps are taken on each.
+
+    `draw`: (what is trained, what was fed, the number of the step) -> (the batch, what was measured in drawing).
+    """
+
+    draw: Callable[[Learned, Any, int], tuple[Any, Mapping[str, Any]]]
+    epochs: int = 1
 
 
-def as_fed(trainable: Learned, fed: Any, step: int) -> tuple[Any, Mapping[str, Any]]:
-    """The batch is what was fed; nothing is drawn with what is trained."""
-    return by_rows(fed), {}
+AS_FED: Drawing[Any] = Drawing(lambda trainable, fed, step: (by_rows(fed), {}))
+"""The batch is what was fed; nothing is drawn with what is trained."""
 
 
 def train(
@@ -38,25 +44,28 @@ def train(
     key: jax.Array,
     observer: Observer,
     keeper: Keeper = Forgetful(),
-    draw: Draw[Learned] = as_fed,
+    drawing: Drawing[Learned] = AS_FED,
     validate: Callable[[Learned], float] | None = None,
     validate_every: int = 0,
     validate_from: int = 1,
 ) -> Learned:
     """Trains for `steps` steps. With `validate`, returns what scored best on it; otherwise what came out last.
 
-    It is asked every so many steps and after the last; with `validate_from` 0, of what training begins with too. What
-    the keeper has of this stage is gone on with: a step is kept before it is validated, so that comes first then.
+    It is asked every so many steps, when all those on a batch are done, and after the last; with `validate_from` 0, of
+    what training begins with too. What the keeper has of this stage is gone on with: a step is kept before it is
+    validated, so that comes first then; and only the last step on a batch is, so that the next comes out the same.
     Raises TrainingDiverged at the first step whose loss or gradient is not finite.
     """
     reached = keeper.begin(stage, Reached(new_state(trainable, roles, optimizer, key)))
-    start = int(reached.state.step)
+    start, (draw, epochs) = int(reached.state.step), drawing
     observer.begin(stage, steps)
     if not start and fed.padding_share is not None:
         observer.note(stage, 0, {"padding_share": fed.padding_share})
 
     def validated(reached: Reached[Learned], step: int) -> Reached[Learned]:
-        if validate is None or step < validate_from or (step % validate_every and step != steps):
+        if validate is None or step < validate_from:
+            return reached
+        if (step - epochs) // validate_every == step // validate_every and step != steps:
             return reached
         score = validate(reached.state.trainable)
         observer.note(stage, step, {"validation_accuracy": score})
@@ -66,16 +75,17 @@ def train(
         return Reached(reached.state, jax.tree.map(jax.numpy.copy, reached.state.trainable), score)
 
     reached = validated(reached, start)
-    with closing(fed.batches(start)) as batches:
-        for step in range(start + 1, steps + 1):
-            batch, drawn = draw(reached.state.trainable, next(batches), step)
+    with closing(fed.batches(start // epochs)) as batches:
+        for done in range(start, steps, epochs):
+            batch, drawn = draw(reached.state.trainable, next(batches), done + 1)
             with held():
-                state, metrics = train_step(reached.state, roles, batch, loss=loss, optimizer=optimizer)
-                reached = reached._replace(state=state)
-                # Fetching the numbers also waits for the step: several CPU devices dead-lock if steps pile up.
-                numbers = {name: float(value) for name, value in jax.device_get({**drawn, **metrics}).items()}
-                refuse_non_finite(stage, step, numbers)
-                observer.step(stage, step, numbers)
+                for step in range(done + 1, min(done + epochs, steps) + 1):
+                    state, metrics = train_step(reached.state, roles, batch, loss=loss, optimizer=optimizer)
+                    reached = reached._replace(state=state)
+                    # Fetching the numbers also waits for the step: several CPU devices dead-lock if steps pile up.
+                    numbers = {name: float(value) for name, value in jax.device_get({**drawn, **metrics}).items()}
+                    refuse_non_finite(stage, step, numbers)
+                    observer.step(stage, step, numbers)
                 keeper.step(stage, reached)
             reached = validated(reached, step)
     return reached.state.trainable if reached.best is None else reached.best

@@ -1,11 +1,11 @@
-"""REINFORCE with a baseline and a KL penalty, as in the paper.
+"""RL on completions: REINFORCE with a baseline and a KL penalty, as in the paper, or another policy gradient.
 
     J(θ) = E[(1 - β) r(x, y) - β KL(π_θ(·|x) || anchor(·|x))]         PE-RLHF (arXiv 2403.10704), equation 1
 
 One iteration: draw completions from the policy; score them with the reward model; score their tokens with the policy
-and with the anchor; turn both into a return for every token (γ = 1); take one step on L_pg + L_v. The policy and the
-value model start as the SFT policy, which is also the anchor. No clipping, no ratio: the data are always on-policy.
-In place of the value model the others of a group can be the baseline, which is RLOO.
+and with the anchor; turn both into a return for every token (γ = 1); take one step on L_pg + L_v, or several
+(`epochs`). The policy and the value model start as the SFT policy, which is also the anchor. What the algorithms differ
+in is the table of `policy_gradient.py`.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from pe_rlhf_mm.adapters.roles import Roles, Trainable
-from pe_rlhf_mm.algorithms import advantages, kl, losses, masked
+from pe_rlhf_mm.algorithms import advantages, kl, masked
 from pe_rlhf_mm.data.images import Gallery
 from pe_rlhf_mm.data.pipeline import pick
 from pe_rlhf_mm.data.processor import EncodedPrompt, Processor
@@ -33,74 +33,21 @@ from pe_rlhf_mm.rollout.settings import Sampling
 from pe_rlhf_mm.training import forward
 from pe_rlhf_mm.training.config import RLConfig
 from pe_rlhf_mm.training.keeper import Forgetful, Keeper
-from pe_rlhf_mm.training.loop import train
+from pe_rlhf_mm.training.loop import Drawing, train
 from pe_rlhf_mm.training.observer import Observer, Silent
+from pe_rlhf_mm.training.policy_gradient import ALGORITHMS, PLACEMENTS, Earned, Experience, experience, objective
 from pe_rlhf_mm.training.scorers import Asked, Scorer, learned_reward
 from pe_rlhf_mm.training.step import Loss, adam
 from pe_rlhf_mm.types import Completions, Prompts
 
 
-class Algorithm(NamedTuple):
-    """The roles that are trained, and whether returns are centred within groups before the update.
-
-    Where there is a value model, the update subtracts what it says.
-    """
-
-    roles: tuple[str, ...]
-    centred: bool
-
-
-ALGORITHMS = {"reinforce": Algorithm(("policy", "value"), False), "rloo": Algorithm(("policy",), True)}
-
-
 class Rollout(NamedTuple):
-    """One iteration's completions with everything that is constant for the update."""
+    """One iteration's completions with everything that is constant for the updates."""
 
     prompts: Prompts
     completions: Completions
     rewards: Float[Array, "B G"]
-    returns: Float[Array, "B G T"]
-    anchor_logprobs: Float[Array, "B G T"]
-
-
-def kl_in_return(
-    rewards: Float[Array, "B G"], divergence: Float[Array, "B G T"], mask: Bool[Array, "B G T"], beta: float
-) -> Float[Array, "B G T"]:
-    """Z[t] = (1 - β) R - β Σ_{s >= t} x[s]: the penalty is part of what each token earns, and of what V predicts."""
-    return advantages.returns_to_go(advantages.token_rewards(rewards, divergence, mask, beta))
-
-
-def kl_in_loss(
-    rewards: Float[Array, "B G"], divergence: Float[Array, "B G T"], mask: Bool[Array, "B G T"], beta: float
-) -> Float[Array, "B G T"]:
-    """Z[t] = (1 - β) R for every token; the penalty is a term of the loss instead."""
-    return advantages.returns_to_go(advantages.on_last_token((1 - beta) * rewards, mask))
-
-
-def no_penalty(logprobs: Array, anchor: Array, mask: Array) -> Array:
-    """The penalty is in the return already."""
-    return jnp.zeros(())
-
-
-def kl_penalty(
-    logprobs: Float[Array, "B G T"], anchor: Float[Array, "B G T"], mask: Bool[Array, "B G T"]
-) -> Float[Array, ""]:
-    """Σ_t ½ (log π - log anchor)², mean over completions.
-
-    On tokens drawn from π the gradient of this square, x ∇log π, is an unbiased gradient of the divergence at the
-    states visited; that of the log-ratio itself has mean zero, and would do nothing.
-    """
-    return masked.sequence_sum_mean(0.5 * (logprobs - anchor) ** 2, mask)
-
-
-class Placement(NamedTuple):
-    """Where the KL term acts: what it does to the returns, and what it adds to the loss."""
-
-    returns: Callable[..., Float[Array, "B G T"]]
-    penalty: Callable[..., Float[Array, ""]]
-
-
-PLACEMENTS = {"return": Placement(kl_in_return, no_penalty), "loss": Placement(kl_in_loss, kl_penalty)}
+    experience: Experience
 
 
 def loss(
@@ -113,38 +60,13 @@ def loss(
     rollout: Rollout,
     key: jax.Array,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """L_pg + L_v (+ β · penalty, where the KL term is part of the loss); without a value model there is no L_v."""
+    """The algorithm's objective, of completions."""
     values, roles, mask = None, roles.put(trainable), rollout.completions.mask
     row, how = (rollout.prompts, rollout.completions), forward.Pass(remat=remat)
     statistics = forward.policy(config, roles.weights("policy"), *row, sampling, how)
     if "value" in trainable.heads:
         values = forward.values(config, roles.weights("value"), roles.heads["value"], *row, how)
-    return objective(settings, statistics, values, rollout.returns, rollout.anchor_logprobs, mask)
-
-
-def objective(
-    settings: RLConfig,
-    statistics: forward.PolicyStatistics,
-    values: Float[Array, "*n T"] | None,
-    returns: Float[Array, "*n T"],
-    anchor_logprobs: Float[Array, "*n T"],
-    mask: Bool[Array, "*n T"],
-) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """L_pg + L_v (+ β · penalty), of rows of completions or of episodes, and its metrics.
-
-    `values`: what is subtracted from the returns; None where they are above a baseline already.
-    """
-    policy_loss = losses.reinforce(statistics.logprobs, returns if values is None else returns - values, mask)
-    penalty = PLACEMENTS[settings.kl].penalty(statistics.full_logprobs, anchor_logprobs, mask)
-    metrics = {"policy_loss": policy_loss, "entropy": masked.token_mean(statistics.entropy, mask)}
-    loss = policy_loss + settings.beta * penalty
-    if values is None:
-        return loss, metrics
-    value_loss = losses.value(values, returns, mask)
-    unexplained = masked.token_variance(returns - values, mask) / jnp.maximum(
-        masked.token_variance(returns, mask), 1e-8
-    )
-    return loss + value_loss, {**metrics, "value_loss": value_loss, "explained_variance": 1 - unexplained}
+    return objective(settings, statistics, values, rollout.experience, mask)
 
 
 @functools.partial(jax.jit, static_argnames="settings")
@@ -154,8 +76,9 @@ def _assess(
     policy_now: forward.PolicyStatistics,
     anchor: forward.PolicyStatistics,
     rewards: Float[Array, "B G"],
-) -> tuple[Float[Array, "B G T"], dict[str, jax.Array]]:
-    """Returns of every token, centred if the algorithm asks for it, and the metrics of a rollout."""
+    values: Float[Array, "B G T"] | None,
+) -> tuple[Experience, dict[str, jax.Array]]:
+    """What every token is given credit for, by the algorithm, and the metrics of a rollout."""
     mask = sampled.completions.mask
     divergence = kl.k1(policy_now.full_logprobs, anchor.full_logprobs)
     gap = jnp.where(mask, jnp.abs(sampled.logprobs - policy_now.logprobs), 0)
@@ -165,10 +88,11 @@ def _assess(
         "finished": sampled.finished.mean(),
         "sampler_gap": gap.max(),
     }
-    returns = PLACEMENTS[settings.kl].returns(rewards, divergence, mask, settings.beta)
-    if ALGORITHMS[settings.algorithm].centred:
-        returns = advantages.above_the_others(returns, jnp.zeros(mask.shape, int), mask)
-    return returns, metrics
+    charge = PLACEMENTS[settings.kl].charge(policy_now.full_logprobs, anchor.full_logprobs)
+    earned = advantages.token_rewards(rewards, charge, mask, settings.beta)
+    turn, beyond = jnp.zeros(mask.shape, int), jnp.zeros(rewards.shape)
+    whole = Earned(earned, advantages.returns_to_go(earned), turn, turn, mask, values, beyond)
+    return experience(settings, whole, policy_now.logprobs, anchor.full_logprobs), metrics
 
 
 def collect(
@@ -181,7 +105,7 @@ def collect(
     scorer: Scorer,
     key: jax.Array,
 ) -> tuple[Rollout, dict[str, Any]]:
-    """Draws completions with the current policy and works out what is constant for the update."""
+    """Draws completions with the current policy and works out what is constant for the updates on them."""
     now, prompts = roles.put(trainable), by_rows(asked.prompts)
     keys = jax.random.split(key, len(prompts.tokens))
     sampled = sample(config, *now.weights("policy"), prompts, keys, group=settings.group, sampling=sampling)
@@ -191,9 +115,12 @@ def collect(
         forward.score_policy(config, now.weights(role), prompts, sampled.completions, sampling)
         for role in ("policy", "anchor")
     )
-    returns, metrics = _assess(settings, sampled, policy_now, anchor, worth.rewards)
-    rollout = Rollout(prompts, sampled.completions, worth.rewards, returns, anchor.full_logprobs)
-    return rollout, {**metrics, **worth.metrics}
+    values = None
+    if ALGORITHMS[settings.algorithm].appraised:
+        row = (prompts, sampled.completions)
+        values = forward.score_values(config, now.weights("value"), now.heads["value"], *row)
+    found, metrics = _assess(settings, sampled, policy_now, anchor, worth.rewards, values)
+    return Rollout(prompts, sampled.completions, worth.rewards, found), {**metrics, **worth.metrics}
 
 
 def feed(
@@ -245,7 +172,7 @@ def reinforce(
     observer: Observer = Silent(),
     keeper: Keeper = Forgetful(),
 ) -> Roles:
-    """Trains the role `policy`, and `value` by REINFORCE, from the role `sft`, against `scorer` (the learned reward).
+    """Trains the role `policy`, and `value` if the algorithm has one, from `sft`, against `scorer` (a learned reward).
 
     It is given prompts and nothing else: no target, no demonstration; what a scorer knows, it keeps to itself. Raises
     TrainingDiverged at the first number that is not finite.
@@ -306,7 +233,9 @@ def improve(
         key=training_key,
         observer=observer,
         keeper=keeper,
-        draw=lambda now, asked, step: draw(roles, now, asked, jax.random.fold_in(drawing_key, step)),
+        drawing=Drawing(
+            lambda now, asked, step: draw(roles, now, asked, jax.random.fold_in(drawing_key, step)), settings.epochs
+        ),
         validate=None if monitor is None else lambda now: monitor(roles.put(now)),
         validate_every=settings.evaluate_every,
         validate_from=0,

@@ -39,11 +39,12 @@ from pe_rlhf_mm.training.examine import answer, examine
 from pe_rlhf_mm.training.job import Job, attach
 from pe_rlhf_mm.training.judged import label_source, preference_source
 from pe_rlhf_mm.training.observer import Observer, Observers
+from pe_rlhf_mm.training.policy_gradient import ALGORITHMS
 from pe_rlhf_mm.training.preferences import optimize_preferences
 from pe_rlhf_mm.training.prepare import Data, prepare
 from pe_rlhf_mm.training.presets import settings_of
 from pe_rlhf_mm.training.progress import ProgressBar
-from pe_rlhf_mm.training.reinforce import ALGORITHMS, reinforce
+from pe_rlhf_mm.training.reinforce import reinforce
 from pe_rlhf_mm.training.reward import train_reward_model
 from pe_rlhf_mm.training.run import Run, is_finished, refuse_other
 from pe_rlhf_mm.training.run_keeper import RunKeeper
