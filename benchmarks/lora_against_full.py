@@ -29,6 +29,7 @@ from pe_rlhf_mm.training.config import TuneConfig
 from pe_rlhf_mm.training.job import attach
 from pe_rlhf_mm.training.prepare import prepare
 from pe_rlhf_mm.training.presets import settings_of
+from pe_rlhf_mm.training.scorers import learned_reward
 from pe_rlhf_mm.training.step import adam, new_state, train_step
 from pe_rlhf_mm.types import PreferenceTask
 
