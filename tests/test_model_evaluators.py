@@ -161,7 +161,7 @@ def test_a_function_has_no_drift_and_is_asked_nothing() -> None:
         return "yes"
 
     with pytest.raises(
-        UserError, match=r"pe/drift reads probabilities, and a function as policy has none\. Name a run"
+        UserError, match=r"pe/drift reads probabilities, and a function or a server as policy tells none\. Name a run"
     ):
         pe.evaluate("pe/easy-vqa", says_yes, limit=2, evaluators=["pe/drift"], given=Given(anchor=anchor()))
     assert asked == []

@@ -185,7 +185,7 @@ def test_the_penalty_is_charged_to_the_return_or_left_to_the_loss(
     roles = random_roles("policy", "value", "anchor")
     settings = replace(SETTINGS, kl=placement, beta=0.3)
     batch = words.prompts(ASKED[:4], Gallery(CONFIG), length=4)
-    given = (CONFIG, roles, roles.pick("policy", "value"), batch)
+    given = (CONFIG, roles, roles.pick("policy", "value"), Asked(batch, range(4)))
     rollout, _ = reinforce.collect(*given, settings, settings.sampling, lucky, jax.random.key(0))
     policy, anchor = (
         forward.score_policy(CONFIG, roles.weights(role), batch, rollout.completions, settings.sampling)
@@ -201,7 +201,7 @@ def test_ppo_is_told_what_the_value_model_expects_before_it_learns(words: Proces
     roles = random_roles("policy", "value", "anchor")
     settings = replace(SETTINGS, algorithm="ppo", gae_lambda=1.0, beta=0.0)
     batch = words.prompts(ASKED[:4], Gallery(CONFIG), length=4)
-    given = (CONFIG, roles, roles.pick("policy", "value"), batch)
+    given = (CONFIG, roles, roles.pick("policy", "value"), Asked(batch, range(4)))
     rollout, _ = reinforce.collect(*given, settings, settings.sampling, lucky, jax.random.key(0))
     found, mask = rollout.experience, rollout.completions.mask
     values = forward.score_values(CONFIG, roles.weights("value"), roles.heads["value"], batch, rollout.completions)
