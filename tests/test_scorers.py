@@ -21,6 +21,7 @@ from pe_rlhf_mm.data.images import Gallery
 from pe_rlhf_mm.data.processor import EncodedPrompt
 from pe_rlhf_mm.errors import UserError
 from pe_rlhf_mm.testing import ToyTask
+from pe_rlhf_mm.training import agents
 from pe_rlhf_mm.training.config import RLConfig
 from pe_rlhf_mm.training.reinforce import reinforce
 from pe_rlhf_mm.training.scorers import Asked, EvaluatorReward, Worth, evaluator_reward, reward_by, rewarded
@@ -165,15 +166,17 @@ def test_the_reward_of_the_paper_s_direct_rlaif(tmp_path: Path) -> None:
         assert step["scored"] == (1 if grades[0] == 10 else -1)
 
 
-def test_episodes_are_rewarded_at_their_end(tmp_path: Path) -> None:
+def test_episodes_are_rewarded_at_their_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     steps = [Step([]), Step([], reward=3.0), Step([], reward=4.0, terminated=True)]
     played = [Outcome(sample, ["a", "b"], steps) for sample in SAMPLES[:2]]
     told = Told({("0", 0): Score(0.5), ("1", 0): Score(None, "unreadable")})
     one, other = rewarded(EvaluatorReward("told", told), played)
     assert [step.reward for step in one.steps] == [0, 0, 0.5]
     assert (one.unanswered, other.unanswered) == (None, "unreadable")
+    monkeypatch.setattr(agents, "DIVERGENCE_EPISODES", 4)
     rl = replace(SMALL.rl, reward="fickle_tasks:Fickle", environments=2, max_turns=2, max_tokens=8)
-    pe.tune("fickle_tasks:Canvas", out=tmp_path / "run", config=replace(SMALL, rl=rl), quiet=True)
+    config = replace(SMALL, rl=rl, sft=replace(SMALL.sft, demonstrations=16))
+    pe.tune("fickle_tasks:Canvas", out=tmp_path / "run", config=config, quiet=True)
     lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
     (first, _) = (line for line in lines if line["stage"] == "rl" and "loss" in line)
     assert 0 < first["scored"] < 1  # what the environment gives, and what the evaluator gives, are different sums
