@@ -465,6 +465,23 @@ def test_agreement_with_people(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert found.text().splitlines()[1] == "1 unscored because no verdict: no idea"
 
 
+def test_agreement_is_told_by_domain(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The judge prefers the longer reply, which people do of summaries alone."""
+    asked, long, short = [Message("user", "?")], "a long reply", "short"
+    told = {"summaries": [(long, short)] * 3, "chat": [(short, long), (long, short)]}
+    pairs = [pe.Preference(asked, *pair, metadata={"domain": domain}) for domain, own in told.items() for pair in own]
+    pe.write_labels(tmp_path / "labels.jsonl", [*pairs, pe.Preference(asked, short, long)])
+    with serving(by_length) as server:
+        assert run(["eval", "agreement", str(tmp_path / "labels.jsonl"), "--judge", server.reference]) == 0
+    whole, *rows = capsys.readouterr().out.splitlines()
+    assert "agrees on 0.667" in whole
+    assert [row.split()[:4] for row in rows] == [
+        ["chat", "agrees", "on", "0.500"],
+        ["summaries", "agrees", "on", "1.000"],
+    ]
+    assert rows[0].endswith("of 2 labels (0 unscored)")
+
+
 def test_a_judge_that_says_nothing_is_an_exit_code_of_its_own(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from pe_rlhf_mm.data.labels import Label
 from pe_rlhf_mm.errors import UserError
@@ -26,7 +26,7 @@ class Agreement:
     """The share of `n` labels on which judge and people agree; a preference of exactly 1/2 is half of one.
 
     `ties`: labels of exactly 1/2, which are not asked about; `unscored`: labels without a verdict, and `whys` how often
-    each reason was given.
+    each reason was given. `domains`: the same of the labels of each "domain" in the metadata, where there is one.
     """
 
     accuracy: float
@@ -35,13 +35,16 @@ class Agreement:
     ties: int
     unscored: int
     whys: Mapping[str, int]
+    domains: Mapping[str, Agreement] = field(default_factory=dict)
 
     def text(self) -> str:
-        """A line, and one for the commonest reason why there is no verdict."""
+        """A line, one for the commonest reason why there is no verdict, and a row a domain."""
         value, interval = or_dash(self.accuracy, ".3f"), self.interval.text(".3f")
         ties = f", {self.ties} of 1/2 left out" * bool(self.ties)
         lines = [f"agrees on {value} {interval} of {self.n} labels ({self.unscored} unscored{ties})"]
         lines += [f"{n} unscored because {why:.{SHOWN}}" for why, n in list(self.whys.items())[:1]]
+        width = max(map(len, self.domains), default=0)
+        lines += [f"{name:<{width}}  {found.text().splitlines()[0]}" for name, found in self.domains.items()]
         return "\n".join(lines)
 
 
@@ -60,7 +63,24 @@ def agreement(labels: Sequence[Label], evaluator: str, judge: Judge, *, seed: in
 def agreed(
     labels: Sequence[Label], scores: Sequence[Score], evaluator: str, *, ties: int = 0, seed: int = 0
 ) -> Agreement:
-    """How often labels, none of which is a tie, are what an evaluator's scores of them say."""
+    """How often labels, none of which is a tie, are what an evaluator's scores of them say, and in each domain."""
+    whole = _agreed(labels, scores, evaluator, ties=ties, seed=seed)
+    own: dict[str, list[int]] = {}
+    for i, label in enumerate(labels):
+        if "domain" in label.metadata:
+            own.setdefault(str(label.metadata["domain"]), []).append(i)
+    return replace(
+        whole,
+        domains={
+            name: _agreed([labels[i] for i in chosen], [scores[i] for i in chosen], evaluator, seed=seed)
+            for name, chosen in sorted(own.items())
+        },
+    )
+
+
+def _agreed(
+    labels: Sequence[Label], scores: Sequence[Score], evaluator: str, *, ties: int = 0, seed: int = 0
+) -> Agreement:
     values, clusters = [], []
     for i, (label, score) in enumerate(zip(labels, scores, strict=True)):
         if score.value is not None:
