@@ -62,7 +62,7 @@ METRICS = (
     Metric("rl", "staleness", "RL: staleness", "nats per token", "How far the policy is from the one that drew."),
     Metric("rl", "sampler_gap", "RL: sampler-trainer gap", "nats", "Largest gap between their log-probabilities."),
     Metric("preferences", CHECKED, "Preferences: validation accuracy", "%", "Held-out samples got right."),
-    Metric("preferences", "loss", "Preferences: loss", "a pair", "Of DPO, knowing nothing gives 0.693."),
+    Metric("preferences", "loss", "Preferences: loss", "a pair", "Knowing nothing gives 0.693 of DPO, 0.5 of KTO."),
     Metric(
         "preferences",
         "accuracy",
