@@ -8,7 +8,7 @@ import random
 import numpy as np
 import pytest
 
-from pe_rlhf_mm.evaluation.intervals import clustered_mean
+from pe_rlhf_mm.evaluation.intervals import clustered_mean, mean_of_repeats
 
 
 def test_two_clusters_by_hand() -> None:
@@ -98,3 +98,16 @@ def test_names_and_order_of_clusters_do_not_matter() -> None:
     shuffled = clustered_mean([values[i] for i in order], [clusters[i] for i in order])
     assert shuffled == clustered_mean(values, clusters)
     assert clustered_mean(values, [f"picture {c}" for c in clusters]) == clustered_mean(values, clusters)
+
+
+def test_repeats_are_few_and_their_interval_is_that_of_student() -> None:
+    # 4.30265 at 97.5 % with 2 degrees of freedom, from a printed table; the deviation of 1, 2, 3 is 1.
+    mean, (low, high) = mean_of_repeats([1.0, 2.0, 3.0])
+    assert (mean, low, high) == pytest.approx((2, 2 - 4.30265 / 3**0.5, 2 + 4.30265 / 3**0.5), abs=1e-5)
+    assert mean_of_repeats([1.0, 2.0, 3.0], bounds=(0.0, 3.0))[1] == pytest.approx((0.0, 3.0))
+
+
+@pytest.mark.parametrize("values", [[], [0.4]])
+def test_of_one_repeat_nothing_can_be_said(values: list[float]) -> None:
+    mean, ends = mean_of_repeats(values)
+    assert np.array_equal([mean, *ends], [*(values or [np.nan]), np.nan, np.nan], equal_nan=True)

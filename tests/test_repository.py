@@ -23,7 +23,7 @@ ORDER: list[set[str]] = [
     {"rollout", "envs"},
     {"evaluation", "reports"},
     {"training", "testing", "judging"},
-    {"planning"},
+    {"planning", "sweeping"},
     {"tasks", "evaluators"},
     {"cli", "assets"},
 ]

@@ -15,6 +15,8 @@ from pe_rlhf_mm.errors import Terminated, UserError
 VERBS = {
     "tune": ("tune", "tune", "SFT, reward model, RL and evaluation of a model on a task"),
     "plan": ("plan", "plan", "whether a tuning fits a slice of TPUs, by their compiler"),
+    "sweep tune": ("sweep", "tune", "tune with several settings and seeds, and compare them in a table"),
+    "sweep report": ("sweep", "report", "write the table of a sweep again"),
     "label": ("label", "label", "have a judge say which reply is better, for a reward model or DPO to learn from"),
     "export": ("export", "export", "a role of a run as PEFT adapter, or merged into its checkpoint"),
     "eval run": ("evaluation", "run", "evaluate a policy on a task"),

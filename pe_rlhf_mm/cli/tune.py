@@ -61,7 +61,8 @@ def tune(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _tune(arguments: Sequence[str]) -> None:
+def read_options(arguments: Sequence[str]) -> Tune:
+    """What a command line asks for, the task's own settings where it says nothing. Raises UserError for nonsense."""
     from pe_rlhf_mm import registry
     from pe_rlhf_mm.training.presets import settings_of
 
@@ -69,7 +70,12 @@ def _tune(arguments: Sequence[str]) -> None:
     if named is None:  # options stand before the task
         named = parse(Tune, arguments, prog=PROG, default=Tune(task=tyro.MISSING, settings=TuneConfig())).task
     settings = settings_of(registry.tasks.make(named))
-    options = parse(Tune, arguments, prog=PROG, default=Tune(task=named, settings=settings))
+    return parse(Tune, arguments, prog=PROG, default=Tune(task=named, settings=settings))
+
+
+def _tune(arguments: Sequence[str]) -> None:
+    options = read_options(arguments)
+    from pe_rlhf_mm import registry
     from pe_rlhf_mm.training.run import is_finished
     from pe_rlhf_mm.training.tune import tune as run_tuning
 

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
+from scipy.special import stdtrit
 
 LEVEL = 0.95
 DRAWS = 2000
@@ -61,6 +62,19 @@ def clustered_mean(
     means = _bootstrap_means(sums, sizes, np.random.default_rng(seed))
     low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return mean, Interval(float(low), float(high))
+
+
+def mean_of_repeats(values: Sequence[float], bounds: Bounds = None) -> tuple[float, Interval]:
+    """The mean of n independent repeats with its 95 % interval, mean ± t · s / √n, t of Student's distribution with
+    n - 1 degrees of freedom, cut at `bounds`, what values lie between. Of one repeat nothing can be said, and the
+    interval is (nan, nan)."""
+    repeats = len(values)
+    if repeats < 2:
+        return (float(values[0]) if repeats else float("nan")), Interval(float("nan"), float("nan"))
+    mean, deviation = float(np.mean(values)), float(np.std(values, ddof=1))
+    reach = float(stdtrit(repeats - 1, (1 + LEVEL) / 2)) * deviation / math.sqrt(repeats)
+    low, high = (-math.inf, math.inf) if bounds is None else bounds
+    return mean, Interval(max(mean - reach, low), min(mean + reach, high))
 
 
 def _of_agreement(mean: float, clusters: int, bounds: Bounds) -> Interval:

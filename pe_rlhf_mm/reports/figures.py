@@ -77,6 +77,18 @@ def run_figures(run: RunRecord) -> dict[str, bytes]:
     return _png_files(drawn)
 
 
+def sweep_figures(tuned: Sequence[Mark], reward_model: Sequence[Mark]) -> dict[str, bytes]:
+    """PNG files of a sweep, by their paths. Raises UserError without matplotlib."""
+    drawn: dict[str, Plot] = {}
+    for name, marks, unit in (
+        ("tuned", tuned, "accuracy of the tuned policy on the test split, %"),
+        ("reward_model", reward_model, "test pairs ranked right, %"),
+    ):
+        if marks:
+            drawn[name] = partial(plots.intervals, marks=marks, scale=Scale(0, 100), unit=unit, names={})
+    return _png_files(drawn)
+
+
 def _png_files(drawn: Mapping[str, Plot]) -> dict[str, bytes]:
     try:
         import matplotlib.style

@@ -13,7 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 
-def render(template: str, values: dict[str, Any], *, styles: tuple[str, ...], script: str) -> str:
+def render(template: str, values: dict[str, Any], *, styles: tuple[str, ...], script: str = "") -> str:
     """A template of this folder, with style sheets and a script of this folder; no other script can run on the page."""
     environment = Environment(
         loader=PackageLoader("pe_rlhf_mm.reports", "."),
@@ -22,7 +22,7 @@ def render(template: str, values: dict[str, Any], *, styles: tuple[str, ...], sc
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    code = _source(script)
+    code = _source(script) if script else Markup("")
     return environment.get_template(template).render(
         **values,
         style=Markup("\n").join(map(_source, styles)),

@@ -1,0 +1,1 @@
+"""Sweeps: the same tuning with other settings and other seeds, in a table."""
