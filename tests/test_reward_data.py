@@ -315,11 +315,29 @@ def test_accuracy_is_told_apart_by_confidence_in_its_order_and_by_no_other_metad
     found = reward_accuracy(labels, [1.0, 0.0, 0.5, 1.0])
     assert (found["accuracy"], found["n"]) == (0.625, 4)
     assert list(found["interval"]) == [0.5, 0.75], "two clusters, of means 0.5 and 0.75"
-    assert list(found["by"]) == ["confidence"]
+    assert list(found["by"]) == ["confidence", "length of the better reply"]
     assert [(value, row["accuracy"], row["n"]) for value, row in found["by"]["confidence"].items()] == [
         ("9", 0.75, 2),
         ("10", 0.0, 1),
     ]
+
+
+def test_accuracy_tells_whether_a_reward_model_judges_by_length() -> None:
+    """By hand: it takes the longer reply of every pair, whose better one is a, of three pairs the longer one."""
+    pairs = [
+        ("aaa", "b", 1.0),
+        ("aaa", "b", 0.9),
+        ("a", "bbb", 1.0),
+        ("b", "aaa", 0.2),
+        ("a", "b", 1.0),
+        ("aa", "b", 0.5),
+    ]
+    labels = [Preference(ASK, chosen, rejected, probability) for chosen, rejected, probability in pairs]
+    found = reward_accuracy(labels, [1.0, 1.0, 0.0, 1.0, 1.0, 0.5])["by"]["length of the better reply"]
+    assert {name: (row["accuracy"], row["n"]) for name, row in found.items()} == {
+        "longer": (1.0, 3),
+        "shorter": (0.0, 1),
+    }
 
 
 def test_the_gain_in_reward_is_paired_and_its_interval_clustered_by_hand() -> None:

@@ -26,7 +26,7 @@ from pe_rlhf_mm.evaluation.intervals import SHARE, Interval, clustered_mean, or_
 from pe_rlhf_mm.training.judged import judge
 from pe_rlhf_mm.training.reward import Scored, score_judged
 from pe_rlhf_mm.training.reward_model import RewardModel
-from pe_rlhf_mm.types import PreferenceTask, RatedTask
+from pe_rlhf_mm.types import PreferenceTask, Rated, RatedTask
 
 BROKEN_DOWN_BY = ("confidence", "domain")
 """Metadata of pairs and ratings whose values the reward model's accuracy is told apart for."""
@@ -34,8 +34,13 @@ VALIDATED_ON = 1000
 """Labels that the scale of its probabilities is fitted on."""
 
 
+LENGTH = "length of the better reply"
+"""What pairs are told apart by besides: one that is right where the better reply is the longer one, and wrong where it
+is the shorter one, judges by length."""
+
+
 def reward_accuracy(labels: Sequence[Label], right: Sequence[float]) -> dict[str, Any]:
-    """The reward model's accuracy on all labels, and on each value of what their metadata are broken down by."""
+    """The reward model's accuracy on all labels, and on each value of what they are broken down by."""
     clusters = [label.cluster or str(i) for i, label in enumerate(labels)]
 
     def over(chosen: Sequence[int]) -> dict[str, Any]:
@@ -44,14 +49,25 @@ def reward_accuracy(labels: Sequence[Label], right: Sequence[float]) -> dict[str
         return {"accuracy": mean, "n": len(chosen), "interval": interval}
 
     parts: dict[str, dict[str, Any]] = {}
-    for name in BROKEN_DOWN_BY:
+    told = {name: [label.metadata.get(name) for label in labels] for name in BROKEN_DOWN_BY}
+    for name, values in {**told, LENGTH: [_length(label) for label in labels]}.items():
         members: dict[str | Real, list[int]] = {}
-        for i, label in enumerate(labels):
-            if isinstance(value := label.metadata.get(name), str | Real):
+        for i, value in enumerate(values):
+            if isinstance(value, str | Real):
                 members.setdefault(value, []).append(i)
         if members:
             parts[name] = {str(value): over(members[value]) for value in sorted(members, key=_order)}
     return {**over(range(len(labels))), "by": parts}
+
+
+def _length(label: Label) -> str | None:
+    """Whether the better reply of a pair has more characters than the other; None of ties, and where neither does."""
+    if isinstance(label, Rated) or label.probability == 0.5:
+        return None
+    chosen, rejected = (reply if isinstance(reply, str) else None for reply in (label.chosen, label.rejected))
+    if chosen is None or rejected is None or len(chosen) == len(rejected):
+        return None
+    return "longer" if (len(chosen) > len(rejected)) == (label.probability > 0.5) else "shorter"
 
 
 def _order(value: str | Real) -> tuple[float, str]:
