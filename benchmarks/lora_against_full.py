@@ -27,6 +27,7 @@ from pe_rlhf_mm.registry import tasks
 from pe_rlhf_mm.training import reinforce, reward
 from pe_rlhf_mm.training.config import TuneConfig
 from pe_rlhf_mm.training.job import attach
+from pe_rlhf_mm.training.policy_gradient import begun
 from pe_rlhf_mm.training.prepare import prepare
 from pe_rlhf_mm.training.presets import settings_of
 from pe_rlhf_mm.training.scorers import learned_reward
@@ -66,8 +67,8 @@ def reward_step(model: Model, config: TuneConfig, data: Any) -> tuple[Timed, flo
 def rl_step(model: Model, config: TuneConfig, data: Any) -> tuple[Timed, float]:
     """One iteration of RL (sampling, scoring, anchor and update), and the peak memory of its update."""
     settings, processor = config.rl, model.processor
-    roles = attach(model, config).start("policy", "sft").start("anchor", "sft").start("value", "sft")
-    roles = roles.with_head("value", jax.numpy.zeros(model.config.decoder.width))
+    roles = attach(model, config)
+    roles = begun(roles.put(roles.pick("sft", "reward")), model.config, settings)
     sampling = settings.sampling
     stream = reinforce.feed(processor, data.gallery, data.prompts, settings, seed=0).batches(0)
     trainable = roles.pick("policy", "value")
@@ -77,7 +78,8 @@ def rl_step(model: Model, config: TuneConfig, data: Any) -> tuple[Timed, float]:
     scorer, key = learned_reward(model.config), jax.random.key(1)
     collect = functools.partial(reinforce.collect, model.config, roles)
     rollout, _ = collect(state.trainable, next(stream), settings, sampling, scorer, key)
-    beside = sum(x.nbytes for x in jax.tree.leaves(roles.pick("anchor", "reward"))) / 2**20
+    frozen = [part.get(role) for part in (roles.slots, roles.copies, roles.heads) for role in ("anchor", "reward")]
+    beside = sum(x.nbytes for x in jax.tree.leaves(frozen)) / 2**20
     peak = compiled_peak(state, roles, rollout, loss=loss, optimizer=optimizer) + beside
 
     def step() -> float:

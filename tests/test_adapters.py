@@ -137,10 +137,32 @@ def test_a_role_started_from_another_is_a_copy_of_it() -> None:
     assert moved.backbone is made.backbone
 
 
-def test_a_full_copy_is_float32_whatever_the_backbone_is() -> None:
+def test_all_weights_of_a_role_are_trained_in_float32_and_read_in_the_type_of_the_backbone() -> None:
     half = jax.tree.map(lambda x: x.astype(jnp.bfloat16), BACKBONE)
-    copy = roles.only_backbone(half).start("sft", roles.BACKBONE).copies["sft"]
-    assert {leaf.dtype for leaf in jax.tree.leaves(copy)} == {jnp.dtype(jnp.float32)}
+    made = roles.only_backbone(half).start("sft", roles.BACKBONE)
+    learned = made.pick("sft")
+    assert kinds(learned) == {jnp.dtype(jnp.float32)}
+    moved = made.put(jax.tree.map(lambda x: x + 2**-12, learned))
+    assert kinds(moved.copies) == kinds(moved.weights("sft").state) == {jnp.dtype(jnp.bfloat16)}
+    for now, before in zip(jax.tree.leaves(moved.copies), jax.tree.leaves(half), strict=True):
+        np.testing.assert_array_equal(now, (before.astype(jnp.float32) + 2**-12).astype(jnp.bfloat16))
+
+
+def test_roles_share_their_arrays_until_they_are_trained() -> None:
+    made = roles.only_backbone(BACKBONE).start("sft", roles.BACKBONE).start("reward", roles.BACKBONE)
+    assert pointers(made.copies["sft"]) == pointers(made.copies["reward"]) == pointers(BACKBONE)
+    learned = made.pick("sft")
+    assert not pointers(learned) & pointers(BACKBONE)
+    after = made.put(learned).start("anchor", "sft").start("policy", "sft")
+    assert pointers(after.copies["anchor"]) == pointers(after.copies["policy"]) == pointers(learned)
+
+
+def kinds(tree: object) -> set[jnp.dtype]:
+    return {leaf.dtype for leaf in jax.tree.leaves(tree)}
+
+
+def pointers(tree: object) -> set[int]:
+    return {leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves(tree)}
 
 
 def test_what_is_picked_may_be_donated() -> None:

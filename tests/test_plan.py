@@ -73,8 +73,9 @@ def test_a_shape_has_as_many_weights_as_the_published_checkpoint(name: str, weig
 @pytest.mark.parametrize("mode", ["lora", "full"])
 def test_shapes_are_those_of_the_arrays_that_a_tuning_makes(mode: str) -> None:
     settings = pe.TuneConfig(mode=mode, lora=SMALL.lora)  # type: ignore[arg-type]
-    real = attach(TINY, settings)
-    planned = roles_of(TINY.config, settings, ("reward",), alone())
+    half = jax.tree.map(lambda x: x.astype(jnp.bfloat16), TINY.state)
+    real = attach(dataclasses.replace(TINY, state=half), settings)
+    planned = roles_of(TINY.config, settings, "sft", alone())
     for name in ("slots", "scales", "copies", "heads"):
         assert shapes(getattr(planned, name)) == shapes(getattr(real, name)), name
     optimizer, learners = adam(1e-3, 10), ("reward",)
@@ -84,7 +85,7 @@ def test_shapes_are_those_of_the_arrays_that_a_tuning_makes(mode: str) -> None:
 
 def test_moments_lie_where_the_weights_lie_that_they_are_of() -> None:
     rl = SMALL.rl
-    roles = roles_of(TINY.config, SMALL, ("anchor", "policy", "value"), alone())
+    roles = roles_of(TINY.config, SMALL, "rl", alone())
     optimizer = reinforce.optimizer_for(rl, part_of(roles, ("policy", "value")))
     state = trained(roles, ("policy", "value"), optimizer, alone())
     weights = sorted(x.shape for x in jax.tree.leaves(state.trainable))
@@ -94,17 +95,34 @@ def test_moments_lie_where_the_weights_lie_that_they_are_of() -> None:
 
 def test_bytes_are_counted_by_hand() -> None:
     """A rank costs (in + out) numbers of q, k, v and o each, in every layer; a head width + 1. What is trained is there
-    twice; Adam has two moments of it, and counts steps."""
+    three times: as it was, as it is, and at its best. Adam has two moments of it, and counts steps."""
     block = TINY.config.decoder
     wide = {"q": block.heads, "k": block.kv_heads, "v": block.kv_heads}
     each = sum(block.width + n * block.head_width for n in wide.values()) + block.heads * block.head_width + block.width
-    roles = roles_of(TINY.config, SMALL, ("reward",), alone())
-    found = held(roles, trained(roles, ("reward",), adam(1e-3, 10), alone()))
+    roles = roles_of(TINY.config, SMALL, "reward", alone())
+    found = held(roles, trained(roles, ("reward",), adam(1e-3, 10), alone()), validated=True)
     sft, reward, head = block.layers * 2 * each, block.layers * 3 * each, block.width + 1
     assert found.backbone == 2 * count(TINY.state)  # bfloat16
-    assert found.adapters == 4 * (sft + 2 * (reward + head))
+    assert found.adapters == 4 * (sft + 3 * (reward + head))
     assert found.copies == 0
     assert 0 <= found.optimizer - 4 * 2 * (reward + head) <= 16
+
+
+@pytest.mark.parametrize(
+    ("stage", "learners", "others", "learned"),
+    [("sft", ("sft",), 0, 1), ("reward", ("reward",), 1, 1), ("rl", ("policy", "value"), 2, 2)],
+)
+def test_mode_full_holds_what_full_tuning_needs(stage: str, learners: tuple, others: int, learned: int) -> None:
+    """Of N weights: the backbone, and what other stages have trained, in bfloat16, the anchor and `sft` being one;
+    what is trained in float32 with two moments; and the best of it so far in bfloat16, where it is validated."""
+    settings = dataclasses.replace(SMALL, mode="full")
+    roles, weights = roles_of(TINY.config, settings, stage, alone()), count(TINY.state)
+    state = trained(roles, learners, adam(1e-3, 10), alone())
+    found = held(roles, state, validated=stage != "sft")
+    assert found.backbone == 2 * weights
+    assert found.copies == (2 * others + 4 * learned + 2 * learned * (stage != "sft")) * weights
+    assert found.adapters < 10_000  # heads
+    assert 0 <= found.optimizer - 8 * learned * weights < 10_000
 
 
 # --- programs -------------------------------------------------------------------------------------------------------
@@ -160,8 +178,8 @@ def test_the_smallest_slice_is_the_first_that_fits(monkeypatch: pytest.MonkeyPat
 
 
 def held_nothing():  # type: ignore[no-untyped-def]
-    roles = roles_of(TINY.config, SMALL, ("reward",), alone())
-    return held(roles, trained(roles, ("reward",), adam(1e-3, 10), alone()))._replace(backbone=0)
+    roles = roles_of(TINY.config, SMALL, "reward", alone())
+    return held(roles, trained(roles, ("reward",), adam(1e-3, 10), alone()), validated=False)._replace(backbone=0)
 
 
 def test_no_room_is_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import math
 import os
@@ -13,12 +14,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import jax
 import pytest
 
 import pe_rlhf_mm as pe
 from pe_rlhf_mm.data.processor import EncodedPrompt
 from pe_rlhf_mm.tasks.vqa.easy_vqa import EasyVQA
 from pe_rlhf_mm.training import tune as tune_module
+from pe_rlhf_mm.training.step import train_step
 
 ROOT = Path(__file__).parent.parent
 SMALL = pe.TuneConfig(
@@ -102,8 +105,26 @@ def test_a_policy_read_back_answers_as_it_did_in_the_run(lora_run: Path) -> None
     assert [group[0] for group in replies] == [s["rl"]["reply"] for s in samples]
 
 
-def test_full_mode_is_the_same_job_on_whole_copies(tmp_path: Path) -> None:
+def test_full_mode_is_the_same_job_on_whole_copies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And holds no more of them than it needs: beside the backbone, what other stages have trained, what is trained
+    with two moments, and the best of it so far."""
+    backbone: Any = pe.load_model("tiny-vlm").state
+    shape = backbone["decoder"]["embedding"].get_value().shape
+    there: list[int] = []
+
+    def tables() -> int:
+        gc.collect()
+        return sum(x.shape == shape for x in jax.live_arrays())
+
+    def counted(*given: Any, **how: Any) -> Any:
+        found = train_step(*given, **how)
+        there.append(tables() - before)
+        return found
+
+    before = tables()
+    monkeypatch.setattr("pe_rlhf_mm.training.loop.train_step", counted)
     summary = pe.tune("pe/easy-vqa", out=tmp_path / "full", config=replace(SMALL, mode="full"), quiet=True)
+    assert there == [3] * 6 + [4] * 3 + [5] * 3 + [10] * 3
     assert summary["trainable_fraction"] == 1.0
     first = next(line for line in lines(tmp_path / "full", "rl") if line["step"] == 1)
     assert first["kl"] == 0.0

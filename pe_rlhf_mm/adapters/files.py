@@ -9,7 +9,7 @@ import numpy as np
 
 from pe_rlhf_mm.adapters.origin import JUDGES, origin_of, read_origin
 from pe_rlhf_mm.adapters.peft import Serving, read_adapter, write_adapter
-from pe_rlhf_mm.adapters.roles import Head, Roles
+from pe_rlhf_mm.adapters.roles import Head, Roles, type_of
 from pe_rlhf_mm.adapters.tensors import read_tensors, write_tensors
 from pe_rlhf_mm.checkpoints import backbone
 from pe_rlhf_mm.errors import UserError
@@ -23,7 +23,7 @@ def save_role(
     """Writes one role's adapters or copy, and its head if it has one, replacing older files only when complete."""
     folder.mkdir(parents=True, exist_ok=True)
     if role in roles.copies:
-        backbone.save_state(folder, roles.copies[role], jnp.float32)
+        backbone.save_state(folder, roles.copies[role], type_of(roles.copies[role]))
     else:
         origin = origin_of(role, config, roles.backbone, model=base, head=role in roles.heads)
         write_adapter(folder, roles.slots[role], float(roles.scales[role]), config, origin, serving=serving)
@@ -38,7 +38,7 @@ def load_role(folder: Path, roles: Roles, role: str, config: VLMConfig) -> Roles
     if origin is not None:
         origin.refuse_other(folder, config, roles.backbone)
     if (folder / "model.safetensors").is_file():
-        copy = backbone.load_state(folder, config, jnp.dtype(jnp.float32))
+        copy = backbone.load_state(folder, config, type_of(roles.backbone))
         roles = roles._replace(copies={**roles.copies, role: copy})
     else:
         slot, scale = read_adapter(folder, config)

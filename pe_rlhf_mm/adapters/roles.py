@@ -1,13 +1,15 @@
 """One backbone, every role: what is frozen, what each role adds to it, and which part is being trained.
 
-A role is a slot of low-rank adapters (mode `lora`) or a copy of all weights (mode `full`), and a scalar head if it
-judges. Training code names roles; which of the two modes it is in, it never asks.
+A role is a slot of low-rank adapters (mode `lora`) or weights of its own (mode `full`), and a scalar head if it
+judges. Training code names roles; which of the two modes it is in, it never asks. What equals another role shares its
+arrays until it is trained. While it is, its weights are a `Trainable` in float32, and afterwards they are frozen in the
+type of the backbone, in which every pass reads them.
 """
 
 from __future__ import annotations
 
 import hashlib
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -43,15 +45,19 @@ class Weights(NamedTuple):
 
 
 class Trainable(NamedTuple):
-    """The part of the roles that one recipe trains: gradients and optimizer state have exactly this shape."""
+    """The part of the roles that one recipe trains, in float32: gradients and optimizer state have just this shape."""
 
     slots: dict[str, lora.Slot]
     copies: dict[str, nnx.State]
     heads: dict[str, Head]
 
 
+Learned = TypeVar("Learned")
+"""A pytree: what the steps of a training change, for instance a `Trainable` of some roles."""
+
+
 class Roles(NamedTuple):
-    """The frozen backbone and, by role, adapters with their scale, or whole copies, and heads."""
+    """The frozen backbone and, by role, adapters with their scale, or all weights, and heads."""
 
     backbone: nnx.State
     slots: dict[str, lora.Slot]
@@ -70,33 +76,47 @@ class Roles(NamedTuple):
         raise KeyError(f"no role {role!r}; there are {sorted([BACKBONE, *self.slots, *self.copies])}")
 
     def pick(self, *roles: str) -> Trainable:
-        """The trainable part of the named roles, copied, so that its buffers may be donated."""
+        """The trainable part of the named roles, copied, so that its buffers may be donated.
+
+        In float32, since a bfloat16 weight swallows most updates.
+        """
         chosen = Trainable(
             slots={role: self.slots[role] for role in roles if role in self.slots},
             copies={role: self.copies[role] for role in roles if role in self.copies},
             heads={role: self.heads[role] for role in roles if role in self.heads},
         )
-        return jax.tree.map(jnp.copy, chosen)
+        # Copied indeed: `astype` gives back what is float32 already, and a training step gives it away.
+        return jax.tree.map(lambda x: jnp.array(x, jnp.float32), chosen)
+
+    def frozen(self, trained: Learned) -> Learned:
+        """What is trained, as passes read it: all weights of a role in the type of the backbone."""
+        if not isinstance(trained, Trainable):
+            return trained
+        kind = type_of(self.backbone)
+
+        def read(x: Array) -> Array:
+            return x if x.dtype == kind else x.astype(kind)
+
+        copies: Any = jax.tree.map(read, trained.copies)
+        return trained._replace(copies=copies)
 
     def put(self, trained: Trainable) -> Roles:
-        """The roles with a trained part in its place."""
+        """The roles with a trained part in its place, frozen."""
         return self._replace(
             slots={**self.slots, **trained.slots},
-            copies={**self.copies, **trained.copies},
+            copies={**self.copies, **self.frozen(trained).copies},
             heads={**self.heads, **trained.heads},
         )
 
     def start(self, role: str, source: str) -> Roles:
-        """`role` begins as `source` is now: the policy as the SFT policy, for instance.
+        """`role` begins as `source` is now, and shares its arrays: the policy as the SFT policy, for instance.
 
-        Raises UserError if that is to be a copy of a quantised backbone.
+        Raises UserError if those are to be the weights of a quantised backbone.
         """
         if source in self.copies or source == BACKBONE:
-            quantize.refuse(self.weights(source).state, "whole numbers cannot be trained, as mode full would")
-            # Copies are trained: in float32, since a bfloat16 weight swallows most updates.
-            # And copies indeed: `astype` gives back what is float32 already, and a training step gives it away.
-            copy = jax.tree.map(lambda x: jnp.array(x, jnp.float32), self.weights(source).state)
-            return self._replace(copies={**self.copies, role: copy})
+            weights = self.weights(source).state
+            quantize.refuse(weights, "whole numbers cannot be trained, as mode full would")
+            return self._replace(copies={**self.copies, role: weights})
         return self._replace(
             slots={**self.slots, role: self.slots[source]}, scales={**self.scales, role: self.scales[source]}
         )
@@ -109,6 +129,12 @@ class Roles(NamedTuple):
 def only_backbone(backbone: nnx.State) -> Roles:
     """No role but the checkpoint itself."""
     return Roles(backbone, {}, {}, {}, {})
+
+
+def type_of(state: nnx.State) -> jnp.dtype:
+    """In which type the weights of a model are that are not quantised: that of its embeddings, for one."""
+    embedding: Any = state["decoder"]["embedding"]
+    return jnp.dtype(embedding.get_value().dtype)
 
 
 def new_slot_role(

@@ -11,7 +11,7 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from pe_rlhf_mm.adapters.lora import Bank, LowRank, Slot
-from pe_rlhf_mm.adapters.roles import Roles, Trainable, Weights
+from pe_rlhf_mm.adapters.roles import Roles, Trainable, Weights, type_of
 from pe_rlhf_mm.models import vlm
 from pe_rlhf_mm.models.config import VLMConfig
 from pe_rlhf_mm.models.model import Model
@@ -19,7 +19,11 @@ from pe_rlhf_mm.models.places import cuts_of_slot, places_of
 from pe_rlhf_mm.models.sharding import partition
 from pe_rlhf_mm.training.config import TuneConfig
 from pe_rlhf_mm.training.job import attach
+from pe_rlhf_mm.training.policy_gradient import begun
 from pe_rlhf_mm.training.step import TrainState
+
+BEFORE: dict[str, tuple[str, ...]] = {"sft": (), "reward": ("sft",), "rl": ("sft", "reward")}
+"""The roles that have been trained when a stage begins."""
 
 
 def rows(shape: tuple[int, ...], dtype: Any, mesh: Mesh) -> jax.ShapeDtypeStruct:
@@ -40,36 +44,45 @@ def placed(tree: Any, places: Any, dtype: Any = None) -> Any:
 
 
 def bytes_a_device(tree: Any) -> int:
-    """Of arrays in their places, without what a layout adds."""
+    """Of arrays in their places, without what a layout adds. What stands in a tree twice is there once."""
     return sum(
         math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
-        for x in jax.tree.leaves(tree)
+        for x in {id(x): x for x in jax.tree.leaves(tree)}.values()
         if not jnp.issubdtype(x.dtype, jax.dtypes.extended)
     )
 
 
-def roles_of(config: VLMConfig, settings: TuneConfig, learners: tuple[str, ...], mesh: Mesh) -> Roles:
-    """All roles of a tuning where `learners` are to be trained: `sft` and `reward`, and those that begin as `sft`.
+def roles_of(config: VLMConfig, settings: TuneConfig, stage: str, mesh: Mesh) -> Roles:
+    """All roles as a stage begins, those that share their arrays with shapes that they share.
 
-    The backbone is in bfloat16, as on every accelerator; what is trained is in float32.
+    The backbone is in bfloat16, as on every accelerator.
     """
     places = places_of(config, mesh)
     backbone = placed(vlm.abstract_state(config), places, jnp.bfloat16)
+    made: list[Roles] = []
 
-    def begun(state: Any) -> Roles:
+    def as_it_begins(state: Any) -> Roles:
         roles = attach(Model("plan", config, state, None), settings)  # type: ignore[arg-type]
-        for role in learners:
-            roles = roles if role in ("sft", "reward") else roles.start(role, "sft")
-        return roles.with_head("value", jnp.zeros(config.decoder.width)) if "value" in learners else roles
+        for role in BEFORE[stage]:
+            roles = roles.put(roles.pick(role))
+        made.append(begun(roles, config, settings.rl) if stage == "rl" else roles)
+        return made[0]
 
-    shapes = jax.eval_shape(begun, backbone)
+    shapes = jax.eval_shape(as_it_begins, backbone)
+    slots = {name: _placed_slot(config, slot, mesh) for name, slot in shapes.slots.items()}
+    copies = {name: placed(copy, places) for name, copy in shapes.copies.items()}
     return Roles(
         backbone=backbone,
-        slots={name: _placed_slot(config, slot, mesh) for name, slot in shapes.slots.items()},
+        slots=_shared(slots, made[0].slots, {}),
         scales=whole(shapes.scales, mesh),
-        copies={name: placed(copy, places) for name, copy in shapes.copies.items()},
+        copies=_shared(copies, made[0].copies, {id(made[0].backbone): backbone}),
         heads=whole(shapes.heads, mesh),
     )
+
+
+def _shared(parts: dict[str, Any], made: dict[str, Any], known: dict[int, Any]) -> dict[str, Any]:
+    """By role its shapes: one and the same tree for roles that were made of one."""
+    return {role: known.setdefault(id(made[role]), part) for role, part in parts.items()}
 
 
 def _placed_slot(config: VLMConfig, slot: Slot, mesh: Mesh) -> Slot:
@@ -79,12 +92,22 @@ def _placed_slot(config: VLMConfig, slot: Slot, mesh: Mesh) -> Slot:
 
 
 def part_of(roles: Roles, learners: tuple[str, ...]) -> Trainable:
-    """What of the roles is trained."""
-    return Trainable(
+    """What of the roles is trained, in float32, as `Roles.pick` gives it of arrays."""
+    picked = Trainable(
         slots={role: slot for role, slot in roles.slots.items() if role in learners},
         copies={role: copy for role, copy in roles.copies.items() if role in learners},
         heads={role: head for role, head in roles.heads.items() if role in learners},
     )
+    return _in_type(picked, jnp.float32)
+
+
+def frozen(roles: Roles, trained: Trainable) -> Trainable:
+    """What is trained as passes read it, as `Roles.frozen` gives it of arrays."""
+    return Trainable(trained.slots, _in_type(trained.copies, type_of(roles.backbone)), trained.heads)
+
+
+def _in_type(tree: Any, dtype: Any) -> Any:
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, dtype, sharding=x.sharding), tree)
 
 
 def trained(roles: Roles, learners: tuple[str, ...], optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
@@ -130,11 +153,18 @@ class Held(NamedTuple):
         return sum(self)
 
 
-def held(roles: Roles, state: TrainState) -> Held:
-    """What is trained is held twice where it is a role already: as the role was before, and as it is now."""
+def held(roles: Roles, state: TrainState, *, validated: bool) -> Held:
+    """Of roles that share their arrays one is counted, and none that shares those of the backbone.
+
+    What is trained is there beside the role that it began as; and where it is `validated`, so is the best so far.
+    """
+    now, best = state.trainable, frozen(roles, state.trainable)
+    parts = ([roles.slots, roles.heads, now.slots, now.heads], [roles.backbone, roles.copies, now.copies])
+    adapters, weights = (bytes_a_device(part) for part in parts)
+    backbone = bytes_a_device(roles.backbone)
     return Held(
-        backbone=bytes_a_device(roles.backbone),
-        adapters=bytes_a_device((roles.slots, roles.heads, state.trainable.slots, state.trainable.heads)),
-        copies=bytes_a_device((roles.copies, state.trainable.copies)),
+        backbone=backbone,
+        adapters=adapters + validated * bytes_a_device((best.slots, best.heads)),
+        copies=weights - backbone + validated * bytes_a_device(best.copies),
         optimizer=bytes_a_device(state.optimizer),
     )

@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from jax.stages import Traced
 
 from pe_rlhf_mm.models.config import VLMConfig
-from pe_rlhf_mm.planning.held import Held, held, part_of, roles_of, rows, trained, weights_of, whole
+from pe_rlhf_mm.planning.held import Held, frozen, held, part_of, roles_of, rows, trained, weights_of, whole
 from pe_rlhf_mm.rollout.sampler import sample
 from pe_rlhf_mm.training import forward, reinforce, reward, sft
 from pe_rlhf_mm.training.config import TuneConfig
@@ -79,13 +79,13 @@ def sft_stage(config: VLMConfig, settings: TuneConfig, load: Load, mesh: Mesh) -
     """Supervised fine-tuning, one demonstration a row."""
     count, learners = settings.sft.batch_size, ("sft",)
     optimizer = adam(settings.sft.learning_rate, settings.sft.steps)
-    roles = roles_of(config, settings, learners, mesh)
+    roles = roles_of(config, settings, "sft", mesh)
     state = trained(roles, learners, optimizer, mesh)
     prompts = _prompts(config, count, load, looked_at=settings.mode == "lora", mesh=mesh)
     batch = (prompts, _completions(count, 1, load.reply_tokens, mesh))
     loss = functools.partial(sft.loss, config, settings.lora.dropout, settings.remat)
     step = functools.partial(train_step.trace, state, roles, batch, loss=loss, optimizer=optimizer)
-    return Stage(held(roles, state), [Program("step", step, batch)])
+    return Stage(held(roles, state, validated=False), [Program("step", step, batch)])
 
 
 def reward_stage(config: VLMConfig, settings: TuneConfig, load: Load, mesh: Mesh) -> Stage:
@@ -93,23 +93,24 @@ def reward_stage(config: VLMConfig, settings: TuneConfig, load: Load, mesh: Mesh
     count, learners = settings.reward.batch_size, ("reward",)
     group = 2 if settings.reward.loss == "pairwise" else 1
     optimizer = adam(settings.reward.learning_rate, settings.reward.steps)
-    roles = roles_of(config, settings, learners, mesh)
+    roles = roles_of(config, settings, "reward", mesh)
     state = trained(roles, learners, optimizer, mesh)
     prompts = _prompts(config, count, load, looked_at=settings.mode == "lora", mesh=mesh)
     labels, margin = rows((count, group), jnp.float32, mesh), rows((count,), jnp.float32, mesh)
     batch = reward.JudgedBatch(prompts, _completions(count, group, load.reply_tokens, mesh), labels, margin)
     loss = functools.partial(reward.LOSSES[settings.reward.loss], config, settings.reward.dropout, settings.remat)
     step = functools.partial(train_step.trace, state, roles, batch, loss=loss, optimizer=optimizer)
-    return Stage(held(roles, state), [Program("step", step, batch)])
+    return Stage(held(roles, state, validated=True), [Program("step", step, batch)])
 
 
 def rl_stage(config: VLMConfig, settings: TuneConfig, load: Load, mesh: Mesh) -> Stage:
     """One iteration of RL: replies are drawn, scored by policy, anchor and reward model, and learned from."""
     rl, (learners, appraised, *_) = settings.rl, ALGORITHMS[settings.rl.algorithm]
-    roles = roles_of(config, settings, ("anchor", *learners), mesh)
+    roles = roles_of(config, settings, "rl", mesh)
     optimizer = reinforce.optimizer_for(rl, part_of(roles, learners))
     state = trained(roles, learners, optimizer, mesh)
-    now, sampling = roles.put(state.trainable), rl.sampling
+    read, sampling = frozen(roles, state.trainable), rl.sampling
+    now, cast = roles.put(read), read.copies  # weights are read in the type of the backbone
     prompts = _prompts(config, rl.prompts, load, looked_at=settings.mode == "lora", mesh=mesh)
     completions = _completions(rl.prompts, rl.group, rl.max_tokens, mesh)
     keys = whole(jax.eval_shape(lambda: jax.random.split(jax.random.key(0), rl.prompts)), mesh)
@@ -129,16 +130,16 @@ def rl_stage(config: VLMConfig, settings: TuneConfig, load: Load, mesh: Mesh) ->
     )
     update = functools.partial(train_step.trace, state, roles, rollout, loss=loss, optimizer=optimizer)
     programs = [
-        Program("sample", draw, (prompts, keys), turns=rl.max_tokens),
-        Program("score (policy, anchor)", score, (prompts, completions)),
+        Program("sample", draw, (prompts, keys, cast), turns=rl.max_tokens),
+        Program("score (policy, anchor)", score, (prompts, completions, cast)),
     ]
     if settings.learns_reward:
-        programs.append(Program("score (reward)", judge, (prompts, completions)))
+        programs.append(Program("score (reward)", judge, (prompts, completions, cast)))
     if appraised:
         value = (config, weights_of(now, "value"), now.heads["value"], prompts, completions)
         appraise = functools.partial(forward.score_values.trace, *value)
-        programs.append(Program("score (value)", appraise, (prompts, completions)))
-    return Stage(held(roles, state), [*programs, Program("update", update, rollout)])
+        programs.append(Program("score (value)", appraise, (prompts, completions, cast)))
+    return Stage(held(roles, state, validated=True), [*programs, Program("update", update, rollout)])
 
 
 STAGES: dict[str, Callable[[VLMConfig, TuneConfig, Load, Mesh], Stage]] = {

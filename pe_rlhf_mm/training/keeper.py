@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Generic, NamedTuple, Protocol
 
-from pe_rlhf_mm.training.step import Learned, TrainState
+from pe_rlhf_mm.adapters.roles import Learned
+from pe_rlhf_mm.training.step import TrainState
 
 
 class Reached(NamedTuple, Generic[Learned]):

@@ -9,12 +9,12 @@ from typing import Any, Generic, NamedTuple
 import jax
 import optax
 
-from pe_rlhf_mm.adapters.roles import Roles
+from pe_rlhf_mm.adapters.roles import Learned, Roles
 from pe_rlhf_mm.data.streams import Fed
 from pe_rlhf_mm.models.sharding import by_rows
 from pe_rlhf_mm.training.keeper import Forgetful, Keeper, Reached
 from pe_rlhf_mm.training.observer import Observer, refuse_non_finite
-from pe_rlhf_mm.training.step import Learned, Loss, new_state, train_step
+from pe_rlhf_mm.training.step import Loss, new_state, train_step
 from pe_rlhf_mm.training.termination import held
 
 
@@ -72,7 +72,8 @@ def train(
         if score <= reached.best_score:
             return reached
         # A copy: a step gives the weights it was given away.
-        return Reached(reached.state, jax.tree.map(jax.numpy.copy, reached.state.trainable), score)
+        best = jax.tree.map(jax.numpy.copy, roles.frozen(reached.state.trainable))
+        return Reached(reached.state, best, score)
 
     reached = validated(reached, start)
     with closing(fed.batches(start // epochs)) as batches:

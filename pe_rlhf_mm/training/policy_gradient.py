@@ -14,7 +14,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from pe_rlhf_mm.adapters.roles import Roles
 from pe_rlhf_mm.algorithms import advantages, kl, losses, masked, ratios
+from pe_rlhf_mm.models.config import VLMConfig
 from pe_rlhf_mm.training import forward
 from pe_rlhf_mm.training.config import RLConfig
 
@@ -159,6 +161,17 @@ ALGORITHMS = {
     "dr-grpo": Algorithm(("policy",), False, _above, _dr_grpo, None, _share),
     "ppo": Algorithm(("policy", "value"), True, _generalized, _ppo, _clipped_squares, _sum),
 }
+
+
+# --- how it begins ----------------------------------------------------------------------------------------------
+
+
+def begun(roles: Roles, config: VLMConfig, settings: RLConfig) -> Roles:
+    """The roles before the first step: the anchor and those that are trained equal `sft`; V says 0 of everything."""
+    learning = ALGORITHMS[settings.algorithm].roles
+    for role in ("anchor", *learning):
+        roles = roles.start(role, "sft")
+    return roles.with_head("value", jnp.zeros(config.decoder.width)) if "value" in learning else roles
 
 
 # --- the KL term ------------------------------------------------------------------------------------------------

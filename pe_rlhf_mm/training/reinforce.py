@@ -35,7 +35,7 @@ from pe_rlhf_mm.training.config import RLConfig
 from pe_rlhf_mm.training.keeper import Forgetful, Keeper
 from pe_rlhf_mm.training.loop import Drawing, train
 from pe_rlhf_mm.training.observer import Observer, Silent
-from pe_rlhf_mm.training.policy_gradient import ALGORITHMS, PLACEMENTS, Earned, Experience, experience, objective
+from pe_rlhf_mm.training.policy_gradient import ALGORITHMS, PLACEMENTS, Earned, Experience, begun, experience, objective
 from pe_rlhf_mm.training.scorers import Asked, Scorer, learned_reward
 from pe_rlhf_mm.training.step import Loss, adam
 from pe_rlhf_mm.types import Completions, Prompts
@@ -214,14 +214,9 @@ def improve(
 
     With a `monitor`, returns what scored best on it, the policy that RL began with included; otherwise the last.
     """
-    learning = ALGORITHMS[settings.algorithm].roles
-    roles = roles.start("anchor", "sft")
-    for role in learning:
-        roles = roles.start(role, "sft")
-    if "value" in learning:
-        roles = roles.with_head("value", jnp.zeros(config.decoder.width))
+    roles = begun(roles, config, settings)
     training_key, drawing_key = jax.random.split(jax.random.key(seed))
-    trainable = roles.pick(*learning)
+    trainable = roles.pick(*ALGORITHMS[settings.algorithm].roles)
     trained = train(
         "rl",
         roles,

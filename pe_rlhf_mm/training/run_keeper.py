@@ -19,7 +19,7 @@ from types import TracebackType
 from typing import Any
 
 from pe_rlhf_mm.adapters.files import load_role
-from pe_rlhf_mm.adapters.roles import Roles
+from pe_rlhf_mm.adapters.roles import Learned, Roles
 from pe_rlhf_mm.checkpoints.sums import first_wrong, sums
 from pe_rlhf_mm.checkpoints.training import Saves
 from pe_rlhf_mm.errors import Terminated, UserError
@@ -27,7 +27,6 @@ from pe_rlhf_mm.models.config import VLMConfig
 from pe_rlhf_mm.training.config import SAVE_EVERY
 from pe_rlhf_mm.training.keeper import Reached
 from pe_rlhf_mm.training.run import STATE, Run
-from pe_rlhf_mm.training.step import Learned
 from pe_rlhf_mm.training.stopwatch import Stopwatch
 from pe_rlhf_mm.training.termination import held
 

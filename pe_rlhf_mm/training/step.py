@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple
 
 import jax
 import optax
 from jaxtyping import Array, Int
 
-from pe_rlhf_mm.adapters.roles import Roles
+from pe_rlhf_mm.adapters.roles import Learned, Roles
 
-Learned = TypeVar("Learned")
-"""A pytree: what the steps change, for instance a `Trainable` of some roles."""
 Loss = Callable[[Learned, Roles, Any, jax.Array], tuple[jax.Array, dict[str, jax.Array]]]
 """(what is trained, everything else, a batch, a key) -> (a scalar, metrics)."""
 

@@ -22,6 +22,8 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from pe_rlhf_mm import registry
 from pe_rlhf_mm.adapters import roles as role_table
 from pe_rlhf_mm.adapters.roles import Roles
@@ -258,7 +260,8 @@ def _summary(job: Job, roles: Roles, results: dict[str, Any]) -> dict[str, Any]:
         "seed": job.config.seed,
         "start_from": job.start and job.start.remembered(),
         **results,
-        "trainable_fraction": role_table.count(roles.pick("policy")) / role_table.count(job.model.state),
+        "trainable_fraction": role_table.count(jax.eval_shape(lambda: roles.pick("policy")))
+        / role_table.count(job.model.state),
         "seconds": round(job.run.seconds, 1),
         "peak_rss_gib": round(peak_rss_gib(), 3),
         "stages": job.watch.seconds,
