@@ -20,7 +20,7 @@ from pe_rlhf_mm.reports.plots import Mark
 from pe_rlhf_mm.reports.records import at, number
 from pe_rlhf_mm.reports.rendering import render, write_whole
 from pe_rlhf_mm.reports.stages import Bar
-from pe_rlhf_mm.reports.wording import DASH, decimal, percent, points
+from pe_rlhf_mm.reports.wording import DASH, count, decimal, percent, points
 
 LEDGER = "sweep.json"
 """What the runs of a sweep's folder are: the task, and of every run the options it was given, and which were swept."""
@@ -47,12 +47,17 @@ class Measured(NamedTuple):
 
 
 class Line(NamedTuple):
-    """One combination of settings. `seeds`: how many of its runs are finished, and of how many."""
+    """One combination of settings, with the number of its runs, and of those that are finished."""
 
     values: list[str]
-    seeds: str
+    runs: int
+    finished: int
     accuracies: list[Measured]
     costs: list[str]
+
+    @property
+    def seeds(self) -> str:
+        return str(self.runs) if self.finished == self.runs else f"{self.finished} of {self.runs}"
 
 
 class Sweep(NamedTuple):
@@ -61,6 +66,12 @@ class Sweep(NamedTuple):
     task: str
     axes: list[str]
     lines: list[Line]
+
+    @property
+    def headline(self) -> str:
+        """How far it has come."""
+        finished, runs = sum(line.finished for line in self.lines), sum(line.runs for line in self.lines)
+        return f"{count(finished)} of {count(runs)} runs are finished."
 
 
 def read_sweep(folder: Path) -> Sweep:
@@ -97,8 +108,7 @@ def _line(values: Sequence[str], folders: Sequence[Path]) -> Line:
         decimal(_middle(_known(_seconds_a_step(run, "reward_model") for run in runs))),
         decimal(_middle(_known(_seconds_a_step(run, method_of(run.config).stage) for run in runs))),
     ]
-    done = str(len(runs)) if len(runs) == len(folders) else f"{len(runs)} of {len(folders)}"
-    return Line([*values], done, accuracies, costs)
+    return Line([*values], len(folders), len(runs), accuracies, costs)
 
 
 def _known(values: Iterable[float | None]) -> list[float]:
@@ -155,11 +165,17 @@ def sweep_table(found: Sweep) -> str:
     """The table in Markdown."""
     head = [*found.axes, "seeds", *ACCURACIES, *COSTS]
     rows = [[*x.values, x.seeds, *(measured.text for measured in x.accuracies), *x.costs] for x in found.lines]
-    return "\n\n".join([f"# Sweep: {markdown.plain(found.task)}", markdown.table(head, rows), NOTE]) + "\n"
+    title = f"# Sweep: {markdown.plain(found.task)}"
+    return "\n\n".join([title, found.headline, markdown.table(head, rows), NOTE]) + "\n"
 
 
 def _marks(found: Sweep, which: int) -> list[Mark]:
     """One accuracy of every line that has an interval."""
     of = ("sft", "reward_model", "rl")[which]
-    named = [(", ".join(line.values), line.accuracies[which]) for line in found.lines]
+
+    def name(line: Line) -> str:
+        told = zip(found.axes, line.values, strict=True)
+        return ", ".join(f"{axis} {value}" for axis, value in told if value != DASH)
+
+    named = [(name(line), line.accuracies[which]) for line in found.lines]
     return [Mark(name, measured.bar, measured.value, of) for name, measured in named if measured.bar is not None]
