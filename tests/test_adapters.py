@@ -11,7 +11,10 @@ from models import CONFIG, Batch, random_batch, random_roles, random_slot, state
 from pe_rlhf_mm.adapters import lora, roles
 from pe_rlhf_mm.adapters.lora import Bank, LowRank, Slot
 from pe_rlhf_mm.models import vlm
+from pe_rlhf_mm.models.model import Model
 from pe_rlhf_mm.training import forward
+from pe_rlhf_mm.training.config import LoraConfig, TuneConfig
+from pe_rlhf_mm.training.job import attach
 
 BACKBONE = state()
 EVERY = ("q", "k", "v", "o", "gate", "up", "down")
@@ -54,11 +57,17 @@ def test_one_layers_part_is_the_printed_formula() -> None:
     np.testing.assert_array_equal(out, [[220.0, 264.0]])
 
 
-def test_a_role_scales_by_alpha_over_rank() -> None:
+@pytest.mark.parametrize(("scaling", "scale"), [("lora", 16 / 4), ("rslora", 16 / 2)])
+def test_a_role_scales_by_alpha_over_rank_or_over_its_root(scaling: str, scale: float) -> None:
+    start, key = roles.only_backbone(BACKBONE), jax.random.key(0)
+    made = roles.new_slot_role(start, "sft", CONFIG, rank=4, alpha=16.0, targets=("q",), key=key, scaling=scaling)
+    assert made.scales["sft"] == scale
+
+
+def test_a_role_has_factors_of_its_rank() -> None:
     made = roles.new_slot_role(
         roles.only_backbone(BACKBONE), "sft", CONFIG, rank=8, alpha=16.0, targets=("q",), key=jax.random.key(0)
     )
-    assert made.scales["sft"] == 2.0
     assert made.slots["sft"]["q"].a.shape == (CONFIG.decoder.layers, CONFIG.decoder.width, 8)
 
 
@@ -182,3 +191,14 @@ def test_the_fingerprint_feels_a_single_bit() -> None:
 def test_an_unknown_role_is_named_with_those_there_are() -> None:
     with pytest.raises(KeyError, match=r"no role 'judge'; there are \['backbone', 'policy'\]"):
         random_roles("policy").weights("judge")
+
+
+def test_the_reward_model_may_have_other_targets_than_the_policy() -> None:
+    lora_config = LoraConfig(rank=2, reward_rank=3, alpha=6.0, scaling="rslora", reward_targets=("o", "down"))
+    made = attach(Model("tiny", CONFIG, BACKBONE, None), TuneConfig(lora=lora_config))  # type: ignore[arg-type]
+    assert {role: sorted(slot) for role, slot in made.slots.items()} == {
+        "sft": ["k", "o", "q", "v"],
+        "reward": ["down", "o"],
+    }
+    assert made.slots["reward"]["down"].a.shape == (CONFIG.decoder.layers, CONFIG.decoder.mlp_width, 3)
+    assert made.scales["reward"] == pytest.approx(6 / 3**0.5)

@@ -52,6 +52,8 @@ from pe_rlhf_mm.types import Completions, Preference
         (lambda: LoraConfig(targets=("q", "z")), "LoraConfig.targets must name some of q, k"),
         (lambda: LoraConfig(targets=3), "LoraConfig.targets must name some of q, k, .*, not 3"),
         (lambda: LoraConfig(targets=(["q"],)), "LoraConfig.targets must name some of q, k"),
+        (lambda: LoraConfig(reward_targets=("z",)), r"LoraConfig.reward_targets must name some of q, k, .*\('z',\)"),
+        (lambda: LoraConfig(scaling="dora"), "scaling"),
         (lambda: pe.TuneConfig(remat="no"), "TuneConfig.remat must be True or False, not 'no'"),
         (lambda: pe.TuneConfig(rl={"steps": 3}), r"TuneConfig.rl must be made by RLConfig\(..\), not {'steps': 3}"),
         (lambda: pe.TuneConfig(quantize="int4"), "TuneConfig.quantize must be one of int8, nf4, None, not 'int4'"),

@@ -11,7 +11,7 @@ so that a fresh slot changes nothing, exactly. LoRA: Hu et al. 2021 (arXiv 2106.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
@@ -28,6 +28,13 @@ class LowRank(NamedTuple):
     a: Float[Array, "... in R"]
     b: Float[Array, "... R out"]
 
+
+SCALES: dict[str, Callable[[float, int], float]] = {
+    "lora": lambda alpha, rank: alpha / rank,
+    "rslora": lambda alpha, rank: alpha / rank**0.5,
+}
+"""The scale of alpha and rank. Divided by the root, what an adapter learns does not shrink as its rank grows: rank
+stabilisation, Kalajdzievski 2023 (arXiv 2312.03732)."""
 
 Slot = dict[str, LowRank]
 """Target name ("q", "k", "v", "o", "gate", "up", "down") to its factors."""

@@ -138,11 +138,22 @@ def type_of(state: nnx.State) -> jnp.dtype:
 
 
 def new_slot_role(
-    roles: Roles, role: str, config: VLMConfig, *, rank: int, alpha: float, targets: tuple[str, ...], key: jax.Array
+    roles: Roles,
+    role: str,
+    config: VLMConfig,
+    *,
+    rank: int,
+    alpha: float,
+    targets: tuple[str, ...],
+    key: jax.Array,
+    scaling: str = "lora",
 ) -> Roles:
-    """Adds a role whose fresh adapters change nothing: it equals the backbone exactly."""
+    """Adds a role whose fresh adapters change nothing: it equals the backbone exactly.
+
+    `scaling`: how their scale comes of alpha and rank, a name in `lora.SCALES`.
+    """
     slot = lora.new_slot(key, adapter_shapes(config, targets), layers=config.decoder.layers, rank=rank)
-    scale = jnp.float32(alpha / rank)
+    scale = jnp.float32(lora.SCALES[scaling](alpha, rank))
     return roles._replace(slots={**roles.slots, role: placed_slot(config, slot)}, scales={**roles.scales, role: scale})
 
 

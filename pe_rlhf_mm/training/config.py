@@ -64,18 +64,22 @@ class LoraConfig:
     reward_rank: int = 4
     """Rank of the reward model's adapter."""
     alpha: float = 16.0
-    """Numerator of the scale alpha / rank (ours)."""
+    """Numerator of the scale (ours)."""
+    scaling: Literal["lora", "rslora"] = "lora"
+    """Of an adapter: alpha / rank, or, rank-stabilised, alpha / √rank."""
     targets: tuple[str, ...] = ("q", "k", "v", "o")
     """Adapted matrices of every decoder layer, out of q k v o gate up down."""
+    reward_targets: tuple[str, ...] = ()
+    """Those of the reward model's adapter; none named: the same."""
     dropout: float = 0.0
     """Dropout on the adapters' input while the SFT policy is trained (ours)."""
 
     def __post_init__(self) -> None:
         _refuse_other_types(self)
         _positive(self, "rank", "reward_rank", "alpha")
-        named = self.targets if isinstance(self.targets, tuple | list) else ()
-        if not named or any(target not in TARGETS for target in named):
-            raise OutOfRange(f"LoraConfig.targets must name some of {', '.join(TARGETS)}, not {self.targets!r}")
+        for name, named in (("targets", self.targets), ("reward_targets", self.reward_targets or self.targets)):
+            if not isinstance(named, tuple | list) or not named or any(target not in TARGETS for target in named):
+                raise OutOfRange(f"LoraConfig.{name} must name some of {', '.join(TARGETS)}, not {named!r}")
         if not 0 <= self.dropout < 1:
             raise OutOfRange(f"LoraConfig.dropout must be in [0, 1), not {self.dropout}")
 

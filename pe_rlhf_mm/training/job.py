@@ -76,13 +76,17 @@ def attach(model: Model, config: TuneConfig) -> Roles:
     """The roles before any training: `sft` and `reward` equal the backbone; `policy` and `value` start from `sft`."""
     keys = jax.random.split(jax.random.key(config.seed), 3)
     roles = role_table.only_backbone(model.state)
-    for role, rank, key in (("sft", config.lora.rank, keys[0]), ("reward", config.lora.reward_rank, keys[1])):
+    lora = config.lora
+    for role, rank, targets, key in (
+        ("sft", lora.rank, lora.targets, keys[0]),
+        ("reward", lora.reward_rank, lora.reward_targets or lora.targets, keys[1]),
+    ):
         if config.mode == "full":
             roles = roles.start(role, BACKBONE)
         else:
-            alpha, targets = config.lora.alpha, config.lora.targets
+            own = (roles, role, model.config)
             roles = role_table.new_slot_role(
-                roles, role, model.config, rank=rank, alpha=alpha, targets=targets, key=key
+                *own, rank=rank, alpha=lora.alpha, targets=targets, key=key, scaling=lora.scaling
             )
     width = model.config.decoder.width
     return roles.with_head("reward", jax.random.normal(keys[2], (width,)) * width**-0.5)
