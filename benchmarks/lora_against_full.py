@@ -27,11 +27,12 @@ from pe_rlhf_mm.registry import tasks
 from pe_rlhf_mm.training import reinforce, reward
 from pe_rlhf_mm.training.config import TuneConfig
 from pe_rlhf_mm.training.job import attach
+from pe_rlhf_mm.training.optimizers import adam
 from pe_rlhf_mm.training.policy_gradient import begun
 from pe_rlhf_mm.training.prepare import prepare
 from pe_rlhf_mm.training.presets import settings_of
 from pe_rlhf_mm.training.scorers import learned_reward
-from pe_rlhf_mm.training.step import adam, new_state, train_step
+from pe_rlhf_mm.training.step import new_state, train_step
 from pe_rlhf_mm.types import PreferenceTask
 
 Timed = Callable[[], float]

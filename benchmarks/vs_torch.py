@@ -139,7 +139,8 @@ def our_reward_step(checkpoint: str, sizes: Sizes) -> Run:
     import jax
 
     from pe_rlhf_mm.training import reward
-    from pe_rlhf_mm.training.step import adam, new_state, train_step
+    from pe_rlhf_mm.training.optimizers import adam
+    from pe_rlhf_mm.training.step import new_state, train_step
     from pe_rlhf_mm.types import Completions, Prompts
 
     config, held = our_roles(checkpoint)

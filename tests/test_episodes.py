@@ -29,7 +29,8 @@ from pe_rlhf_mm.training import episodes
 from pe_rlhf_mm.training.config import RLConfig
 from pe_rlhf_mm.training.demonstrate import demonstrate, transcript
 from pe_rlhf_mm.training.observer import Silent
-from pe_rlhf_mm.training.step import adam, new_state, train_step
+from pe_rlhf_mm.training.optimizers import adam
+from pe_rlhf_mm.training.step import new_state, train_step
 from pe_rlhf_mm.types import Message, Sample, Step
 
 WORDS = ("open", "save", "delete", "search", "send")

@@ -20,7 +20,7 @@ from pe_rlhf_mm.data.streams import Fed
 from pe_rlhf_mm.errors import Terminated
 from pe_rlhf_mm.training.keeper import Reached
 from pe_rlhf_mm.training.loop import Drawing, train
-from pe_rlhf_mm.training.step import adam
+from pe_rlhf_mm.training.optimizers import adam
 
 STEPS, EPOCHS = 7, 3
 """Three batches: of steps 1 to 3, 4 to 6, and 7."""

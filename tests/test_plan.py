@@ -29,7 +29,8 @@ from pe_rlhf_mm.planning.shapes import SHAPES
 from pe_rlhf_mm.planning.slices import GIB, slice_of
 from pe_rlhf_mm.training import reinforce
 from pe_rlhf_mm.training.job import attach
-from pe_rlhf_mm.training.step import adam, new_state
+from pe_rlhf_mm.training.optimizers import adam
+from pe_rlhf_mm.training.step import new_state
 
 TINY = pe.load_model("tiny-vlm")
 SMALL = pe.TuneConfig(

@@ -22,6 +22,7 @@ from pe_rlhf_mm.testing import ToyTask
 from pe_rlhf_mm.training import forward, reward, sft
 from pe_rlhf_mm.training.config import LoraConfig, RewardConfig, RLConfig, SFTConfig, TuneConfig
 from pe_rlhf_mm.training.loop import train
+from pe_rlhf_mm.training.optimizers import adam
 from pe_rlhf_mm.training.presets import settings_of
 from pe_rlhf_mm.training.reward import Judged, Row
 from pe_rlhf_mm.training.sft import Demonstration
@@ -197,7 +198,7 @@ def steps_of(numbers: list[float], **options: object) -> Trainable:
         yield from (jnp.float32(n) for n in numbers)
 
     roles = random_roles("reward")
-    optimizer = sft.adam(1.0, len(numbers))
+    optimizer = adam(1.0, len(numbers))
     key, silent = jax.random.key(0), Heard()
     return train(
         "reward_model", roles, roles.pick("reward"), Fed(lambda start: stream(), 0.0), walk, optimizer,

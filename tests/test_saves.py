@@ -30,9 +30,9 @@ from pe_rlhf_mm.errors import Terminated, UserError
 from pe_rlhf_mm.training.alarms import Alarms
 from pe_rlhf_mm.training.loop import train
 from pe_rlhf_mm.training.observer import Observers, Silent
+from pe_rlhf_mm.training.optimizers import adam
 from pe_rlhf_mm.training.run import Run, is_finished, refuse_other
 from pe_rlhf_mm.training.run_keeper import RunKeeper
-from pe_rlhf_mm.training.step import adam
 from pe_rlhf_mm.training.stopwatch import Stopwatch
 from pe_rlhf_mm.training.termination import held
 

@@ -112,9 +112,11 @@ def test_no_table_is_gathered_and_the_state_is_written_in_place() -> None:
         assert found["looking"] == [], shape  # in a thread of its own: it must wait for no other device
         # Numbers of a token travel while one is decoded, and no matrix.
         assert 0 < found["decoding"]["exchanged"] <= found["decoding"]["matrix"] / 4, shape
-        for mode in ("lora", "full"):
-            assert 0 < found[mode]["gathered"] <= 64 * 512 * 4, (shape, mode)  # the largest matrix of a layer
-            assert found[mode]["in_place"] >= found[mode]["state"] > 0, (shape, mode)
+        for mode, width in (("lora", 64), ("full", 64), ("factored", 128)):
+            assert 0 < found[mode]["gathered"] <= width * 512 * 4, (shape, mode)  # the largest matrix of a layer
+            # Adafactor has a number where it has no moment, which is not worth it.
+            assert found[mode]["in_place"] >= 0.999 * found[mode]["state"] > 0, (shape, mode)
+            assert found[mode]["state"] == found[mode]["planned"], (shape, mode)
 
 
 # --- the whole job ----------------------------------------------------------------------------------------------

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 from pe_rlhf_mm.adapters import roles as role_table
 from pe_rlhf_mm.adapters.roles import Roles, Trainable
 from pe_rlhf_mm.models.model import load_model
-from pe_rlhf_mm.training.step import adam, new_state, train_step
+from pe_rlhf_mm.training.optimizers import adam
+from pe_rlhf_mm.training.step import new_state, train_step
 
 
 def squares(

@@ -37,9 +37,9 @@ from pe_rlhf_mm.models.config import VLMConfig
 from pe_rlhf_mm.models.model import Model, load_model
 from pe_rlhf_mm.training import forward
 from pe_rlhf_mm.training.loop import train
+from pe_rlhf_mm.training.optimizers import adam
 from pe_rlhf_mm.training.progress import ProgressBar
 from pe_rlhf_mm.training.sft import one_a_row
-from pe_rlhf_mm.training.step import adam
 
 BATCH, RANK, SCALE, LEARNING_RATE = 16, 16, 2.0, 1e-3
 TARGETS = ("q", "k", "v", "o", "gate", "up", "down")

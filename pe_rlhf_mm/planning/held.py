@@ -19,6 +19,7 @@ from pe_rlhf_mm.models.places import cuts_of_slot, places_of
 from pe_rlhf_mm.models.sharding import partition
 from pe_rlhf_mm.training.config import TuneConfig
 from pe_rlhf_mm.training.job import attach
+from pe_rlhf_mm.training.optimizers import places_of_moments
 from pe_rlhf_mm.training.policy_gradient import begun
 from pe_rlhf_mm.training.step import TrainState
 
@@ -113,16 +114,9 @@ def _in_type(tree: Any, dtype: Any) -> Any:
 def trained(roles: Roles, learners: tuple[str, ...], optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
     """What a step changes. Moments lie where the weights lie that they are of."""
     learned = part_of(roles, learners)
-    weights = {jax.tree_util.keystr(path): x for path, x in jax.tree_util.tree_leaves_with_path(learned)}
-
-    def beside(path: Any, moment: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
-        name = jax.tree_util.keystr(path)  # which ends as that of the weight does, whatever the optimizer is made of
-        weight = next((x for end, x in weights.items() if name.endswith(end)), None)
-        return whole(moment, mesh) if weight is None else placed(moment, weight.sharding)
-
-    state = jax.tree_util.tree_map_with_path(beside, jax.eval_shape(optimizer.init, learned))
-    key = jax.eval_shape(lambda: jax.random.key(0))
-    return TrainState(learned, state, whole(jax.ShapeDtypeStruct((), jnp.int32), mesh), key)
+    moments, key = jax.eval_shape(optimizer.init, learned), jax.eval_shape(lambda: jax.random.key(0))
+    moments = placed(moments, places_of_moments(moments, learned, mesh))
+    return TrainState(learned, moments, whole(jax.ShapeDtypeStruct((), jnp.int32), mesh), key)
 
 
 def weights_of(roles: Roles, role: str) -> Weights:

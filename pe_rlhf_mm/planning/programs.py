@@ -17,8 +17,9 @@ from pe_rlhf_mm.planning.held import Held, frozen, held, part_of, roles_of, rows
 from pe_rlhf_mm.rollout.sampler import sample
 from pe_rlhf_mm.training import forward, reinforce, reward, sft
 from pe_rlhf_mm.training.config import TuneConfig
+from pe_rlhf_mm.training.optimizers import OPTIMIZERS
 from pe_rlhf_mm.training.policy_gradient import ALGORITHMS, Experience
-from pe_rlhf_mm.training.step import adam, train_step
+from pe_rlhf_mm.training.step import train_step
 from pe_rlhf_mm.types import Completions, Features, Pixels, Prompts
 
 
@@ -78,7 +79,7 @@ def _completions(count: int, group: int, steps: int, mesh: Mesh) -> Completions:
 def sft_stage(config: VLMConfig, settings: TuneConfig, load: Load, mesh: Mesh) -> Stage:
     """Supervised fine-tuning, one demonstration a row."""
     count, learners = settings.sft.batch_size, ("sft",)
-    optimizer = adam(settings.sft.learning_rate, settings.sft.steps)
+    optimizer = OPTIMIZERS[settings.optimizer](settings.sft.learning_rate, settings.sft.steps)
     roles = roles_of(config, settings, "sft", mesh)
     state = trained(roles, learners, optimizer, mesh)
     prompts = _prompts(config, count, load, looked_at=settings.mode == "lora", mesh=mesh)
@@ -92,7 +93,7 @@ def reward_stage(config: VLMConfig, settings: TuneConfig, load: Load, mesh: Mesh
     """A reward model from pairs, or from ratings."""
     count, learners = settings.reward.batch_size, ("reward",)
     group = 2 if settings.reward.loss == "pairwise" else 1
-    optimizer = adam(settings.reward.learning_rate, settings.reward.steps)
+    optimizer = OPTIMIZERS[settings.optimizer](settings.reward.learning_rate, settings.reward.steps)
     roles = roles_of(config, settings, "reward", mesh)
     state = trained(roles, learners, optimizer, mesh)
     prompts = _prompts(config, count, load, looked_at=settings.mode == "lora", mesh=mesh)
@@ -107,7 +108,7 @@ def rl_stage(config: VLMConfig, settings: TuneConfig, load: Load, mesh: Mesh) ->
     """One iteration of RL: replies are drawn, scored by policy, anchor and reward model, and learned from."""
     rl, (learners, appraised, *_) = settings.rl, ALGORITHMS[settings.rl.algorithm]
     roles = roles_of(config, settings, "rl", mesh)
-    optimizer = reinforce.optimizer_for(rl, part_of(roles, learners))
+    optimizer = reinforce.optimizer_for(rl, part_of(roles, learners), settings.optimizer)
     state = trained(roles, learners, optimizer, mesh)
     read, sampling = frozen(roles, state.trainable), rl.sampling
     now, cast = roles.put(read), read.copies  # weights are read in the type of the backbone

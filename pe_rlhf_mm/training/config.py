@@ -313,6 +313,9 @@ class TuneConfig:
     preferences: PreferenceConfig = field(default_factory=PreferenceConfig)
     test_samples: int = 0
     """Evaluate on so many test samples; 0 means all."""
+    optimizer: Literal["adam", "adafactor"] = "adam"
+    """Of all stages. `adafactor`, the paper's: of a matrix it remembers a number a row and a column, and `adam` two a
+    weight."""
     remat: bool = False
     """Recompute layers in the backward pass: less memory, about a third more arithmetic."""
     mesh: MeshConfig = field(default_factory=MeshConfig)

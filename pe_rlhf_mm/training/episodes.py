@@ -42,6 +42,7 @@ from pe_rlhf_mm.training.observer import Observer, Silent
 from pe_rlhf_mm.training.policy_gradient import ALGORITHMS, PLACEMENTS, Earned, Experience, experience, objective
 from pe_rlhf_mm.training.reinforce import improve
 from pe_rlhf_mm.training.scorers import EvaluatorReward, rewarded
+from pe_rlhf_mm.training.step import Technique
 from pe_rlhf_mm.types import Outcome, Packed, Sample
 
 ROWS, TOKENS = 4, 64
@@ -269,7 +270,7 @@ def reinforce_episodes(
     evaluator: EvaluatorReward | None = None,
     *,
     monitor: Callable[[Roles], float] | None = None,
-    remat: bool = False,
+    technique: Technique = Technique(),
     seed: int = 0,
     observer: Observer = Silent(),
     keeper: Keeper = Forgetful(),
@@ -306,8 +307,9 @@ def reinforce_episodes(
         processor.config,
         Fed(feed),
         draw,
-        functools.partial(loss, processor.config, settings, remat),
+        functools.partial(loss, processor.config, settings, technique.remat),
         settings,
+        technique,
         monitor=monitor,
         seed=seed,
         observer=observer,

@@ -17,6 +17,7 @@ from pe_rlhf_mm.training.run import Run
 from pe_rlhf_mm.training.run_keeper import RunKeeper
 from pe_rlhf_mm.training.scorers import EvaluatorReward
 from pe_rlhf_mm.training.start import Start
+from pe_rlhf_mm.training.step import Technique
 from pe_rlhf_mm.training.stopwatch import Stopwatch
 from pe_rlhf_mm.types import Task
 
@@ -24,7 +25,7 @@ from pe_rlhf_mm.types import Task
 class How(TypedDict):
     """What every stage is told alike."""
 
-    remat: bool
+    technique: Technique
     seed: int
     observer: Observer
     keeper: Keeper
@@ -50,7 +51,8 @@ class Job(NamedTuple):
     @property
     def how(self) -> How:
         """What every stage is told alike."""
-        return How(remat=self.config.remat, seed=self.config.seed, observer=self.observer, keeper=self.keeper)
+        technique = Technique(self.config.optimizer, self.config.remat)
+        return How(technique=technique, seed=self.config.seed, observer=self.observer, keeper=self.keeper)
 
     @property
     def given(self) -> tuple[str, ...]:

@@ -27,8 +27,9 @@ from pe_rlhf_mm.training.config import PreferenceConfig
 from pe_rlhf_mm.training.keeper import Forgetful, Keeper
 from pe_rlhf_mm.training.loop import train
 from pe_rlhf_mm.training.observer import Observer, Silent
+from pe_rlhf_mm.training.optimizers import OPTIMIZERS
 from pe_rlhf_mm.training.reward import Judged, JudgedBatch, Row, feed, ranked_right, rated_right
-from pe_rlhf_mm.training.step import adam
+from pe_rlhf_mm.training.step import Technique
 
 Loss = Callable[
     [PreferenceConfig, Float[Array, "B 2"], Float[Array, "B 2"], Float[Array, " B"]],
@@ -135,7 +136,7 @@ def optimize_preferences(
     settings: PreferenceConfig,
     *,
     monitor: Callable[[Roles], float] | None = None,
-    remat: bool = False,
+    technique: Technique = Technique(),
     seed: int = 0,
     observer: Observer = Silent(),
     keeper: Keeper = Forgetful(),
@@ -145,14 +146,14 @@ def optimize_preferences(
     With a `monitor`, returns what scored best on it, the SFT policy included; otherwise the last. Raises UserError if
     there are none, TrainingDiverged at the first number that is not finite.
     """
-    started = roles.start("anchor", "sft").start("policy", "sft")
+    started, make = roles.start("anchor", "sft").start("policy", "sft"), OPTIMIZERS[technique.optimizer]
     trained = train(
         "preferences",
         started,
         started.pick("policy"),
         feed(processor, gallery, METHODS[method].rows(examples, seed), batch_size=settings.batch_size, seed=seed),
-        functools.partial(loss, processor.config, method, settings, remat),
-        adam(settings.learning_rate, settings.steps, warmup=min(20, settings.steps // 10), decay=True),
+        functools.partial(loss, processor.config, method, settings, technique.remat),
+        make(settings.learning_rate, settings.steps, warmup=min(20, settings.steps // 10), decay=True),
         steps=settings.steps,
         key=jax.random.key(seed),
         observer=observer,

@@ -35,9 +35,10 @@ from pe_rlhf_mm.training.config import RLConfig
 from pe_rlhf_mm.training.keeper import Forgetful, Keeper
 from pe_rlhf_mm.training.loop import Drawing, train
 from pe_rlhf_mm.training.observer import Observer, Silent
+from pe_rlhf_mm.training.optimizers import OPTIMIZERS
 from pe_rlhf_mm.training.policy_gradient import ALGORITHMS, PLACEMENTS, Earned, Experience, begun, experience, objective
 from pe_rlhf_mm.training.scorers import Asked, Scorer, learned_reward
-from pe_rlhf_mm.training.step import Loss, adam
+from pe_rlhf_mm.training.step import Loss, Technique
 from pe_rlhf_mm.types import Completions, Prompts
 
 
@@ -148,14 +149,14 @@ def _sizes(prompts: Sequence[EncodedPrompt], settings: RLConfig) -> Int[np.ndarr
     return np.array([(len(p.tokens), settings.group * settings.max_tokens) for p in prompts]).reshape(-1, 2)
 
 
-def optimizer_for(settings: RLConfig, trainable: Trainable) -> optax.GradientTransformation:
-    """Adam for the policy and for the value model, if there is one, each with its own rate and gradient norm."""
+def optimizer_for(settings: RLConfig, trainable: Trainable, name: str = "adam") -> optax.GradientTransformation:
+    """One of OPTIMIZERS for the policy, one for the value model, if there is one: each has a rate and a norm."""
     labels = Trainable(
         *({role: jax.tree.map(lambda _, r=role: r, tree) for role, tree in p.items()} for p in trainable)
     )
     rates = {"policy": settings.learning_rate, "value": settings.value_learning_rate}
     roles = ALGORITHMS[settings.algorithm].roles
-    return optax.partition({role: adam(rates[role], settings.steps) for role in roles}, labels)
+    return optax.partition({role: OPTIMIZERS[name](rates[role], settings.steps) for role in roles}, labels)
 
 
 def reinforce(
@@ -167,7 +168,7 @@ def reinforce(
     *,
     scorer: Scorer | None = None,
     monitor: Callable[[Roles], float] | None = None,
-    remat: bool = False,
+    technique: Technique = Technique(),
     seed: int = 0,
     observer: Observer = Silent(),
     keeper: Keeper = Forgetful(),
@@ -188,8 +189,9 @@ def reinforce(
         config,
         feed(processor, gallery, prompts, settings, seed=seed),
         draw,
-        functools.partial(loss, config, settings, sampling, remat),
+        functools.partial(loss, config, settings, sampling, technique.remat),
         settings,
+        technique,
         monitor=monitor,
         seed=seed,
         observer=observer,
@@ -204,6 +206,7 @@ def improve(
     draw: Callable[[Roles, Trainable, Any, jax.Array], tuple[Any, dict[str, Any]]],
     loss: Loss[Trainable],
     settings: RLConfig,
+    technique: Technique,
     *,
     monitor: Callable[[Roles], float] | None,
     seed: int,
@@ -223,7 +226,7 @@ def improve(
         trainable,
         fed,
         loss,
-        optimizer_for(settings, trainable),
+        optimizer_for(settings, trainable, technique.optimizer),
         steps=settings.steps,
         key=training_key,
         observer=observer,

@@ -31,7 +31,8 @@ from pe_rlhf_mm.training.config import RewardConfig
 from pe_rlhf_mm.training.keeper import Forgetful, Keeper
 from pe_rlhf_mm.training.loop import train
 from pe_rlhf_mm.training.observer import Observer, Silent
-from pe_rlhf_mm.training.step import Loss, adam
+from pe_rlhf_mm.training.optimizers import OPTIMIZERS
+from pe_rlhf_mm.training.step import Loss, Technique
 from pe_rlhf_mm.types import Completions, Packed, Prompts
 
 
@@ -274,7 +275,7 @@ def train_reward_model(
     validation: Sequence[Judged],
     settings: RewardConfig,
     *,
-    remat: bool = False,
+    technique: Technique = Technique(),
     seed: int = 0,
     observer: Observer = Silent(),
     keeper: Keeper = Forgetful(),
@@ -296,7 +297,8 @@ def train_reward_model(
         size, margin = settings.batch_size, settings.margin
         fed = feed(processor, gallery, examples, batch_size=size, margin=margin, seed=seed)
         objective = LOSSES[settings.loss]
-    loss: Loss = functools.partial(objective, processor.config, settings.dropout, remat)
+    loss: Loss = functools.partial(objective, processor.config, settings.dropout, technique.remat)
+    make = OPTIMIZERS[technique.optimizer]
 
     def validate(trainable: Trainable) -> float:
         return float(score_judged(roles.put(trainable), processor, gallery, validation).right.mean())
@@ -307,7 +309,7 @@ def train_reward_model(
         roles.pick("reward"),
         fed,
         loss,
-        adam(settings.learning_rate, settings.steps, warmup=min(20, settings.steps // 10), decay=True),
+        make(settings.learning_rate, settings.steps, warmup=min(20, settings.steps // 10), decay=True),
         steps=settings.steps,
         key=jax.random.key(seed),
         observer=observer,

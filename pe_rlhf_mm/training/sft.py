@@ -23,7 +23,8 @@ from pe_rlhf_mm.training.config import SFTConfig
 from pe_rlhf_mm.training.keeper import Forgetful, Keeper
 from pe_rlhf_mm.training.loop import train
 from pe_rlhf_mm.training.observer import Observer, Silent
-from pe_rlhf_mm.training.step import Loss, adam
+from pe_rlhf_mm.training.optimizers import OPTIMIZERS
+from pe_rlhf_mm.training.step import Loss, Technique
 from pe_rlhf_mm.types import Completions, Packed, Prompts
 
 
@@ -94,7 +95,7 @@ def sft(
     settings: SFTConfig,
     *,
     dropout: float = 0.0,
-    remat: bool = False,
+    technique: Technique = Technique(),
     seed: int = 0,
     observer: Observer = Silent(),
     keeper: Keeper = Forgetful(),
@@ -106,8 +107,8 @@ def sft(
         fed: Fed = several_a_row(processor, gallery, turns, capacity=capacity, batch_size=batch_size, seed=seed)
     else:
         fed = one_a_row(processor, gallery, demonstrations, batch_size=batch_size, seed=seed)
-    objective = functools.partial(packed_loss if capacity else loss, processor.config, dropout, remat)
-    return _imitate(roles, fed, objective, settings, seed=seed, observer=observer, keeper=keeper)
+    objective = functools.partial(packed_loss if capacity else loss, processor.config, dropout, technique.remat)
+    return _imitate(roles, fed, objective, settings, technique, seed=seed, observer=observer, keeper=keeper)
 
 
 def sft_episodes(
@@ -118,7 +119,7 @@ def sft_episodes(
     settings: SFTConfig,
     *,
     dropout: float = 0.0,
-    remat: bool = False,
+    technique: Technique = Technique(),
     seed: int = 0,
     observer: Observer = Silent(),
     keeper: Keeper = Forgetful(),
@@ -128,8 +129,8 @@ def sft_episodes(
     capacity = settings.packed_length or rounded(longest)
     size = {"capacity": capacity, "batch_size": settings.batch_size, "seed": seed}
     fed = several_a_row(processor, gallery, transcripts, **size)
-    objective = functools.partial(packed_loss, processor.config, dropout, remat)
-    return _imitate(roles, fed, objective, settings, seed=seed, observer=observer, keeper=keeper)
+    objective = functools.partial(packed_loss, processor.config, dropout, technique.remat)
+    return _imitate(roles, fed, objective, settings, technique, seed=seed, observer=observer, keeper=keeper)
 
 
 def _imitate(
@@ -137,12 +138,14 @@ def _imitate(
     fed: Fed,
     objective: Loss[Trainable],
     settings: SFTConfig,
+    technique: Technique,
     *,
     seed: int,
     observer: Observer,
     keeper: Keeper,
 ) -> Roles:
-    optimizer = adam(settings.learning_rate, settings.steps, warmup=min(20, settings.steps // 10), decay=True)
+    make = OPTIMIZERS[technique.optimizer]
+    optimizer = make(settings.learning_rate, settings.steps, warmup=min(20, settings.steps // 10), decay=True)
     trained = train(
         "sft",
         roles,

@@ -11,9 +11,17 @@ import optax
 from jaxtyping import Array, Int
 
 from pe_rlhf_mm.adapters.roles import Learned, Roles
+from pe_rlhf_mm.training.optimizers import places_of_moments
 
 Loss = Callable[[Learned, Roles, Any, jax.Array], tuple[jax.Array, dict[str, jax.Array]]]
 """(what is trained, everything else, a batch, a key) -> (a scalar, metrics)."""
+
+
+class Technique(NamedTuple):
+    """How steps are taken, in all stages alike: by which of OPTIMIZERS, and whether layers are computed again."""
+
+    optimizer: str = "adam"
+    remat: bool = False
 
 
 class TrainState(NamedTuple, Generic[Learned]):
@@ -25,21 +33,14 @@ class TrainState(NamedTuple, Generic[Learned]):
     key: jax.Array
 
 
-def adam(learning_rate: float, steps: int, *, warmup: int = 0, decay: bool = False) -> optax.GradientTransformation:
-    """Adam with gradients clipped to norm 1, a linear warm-up, and then a constant or a cosine-decayed rate."""
-    after = optax.cosine_decay_schedule(learning_rate, max(steps - warmup, 1), 0.05) if decay else learning_rate
-    schedule = optax.join_schedules(
-        [optax.linear_schedule(0.0, learning_rate, max(warmup, 1)), after if decay else optax.constant_schedule(after)],
-        [warmup],
-    )
-    return optax.chain(optax.clip_by_global_norm(1.0), optax.adam(schedule))
-
-
 def new_state(
     trainable: Learned, roles: Roles, optimizer: optax.GradientTransformation, key: jax.Array
 ) -> TrainState[Learned]:
     """The state before the first step, on the devices of `roles`."""
-    return _beside(TrainState(trainable, optimizer.init(trainable), jax.numpy.int32(0), key), roles)
+    moments, mesh = optimizer.init(trainable), jax.sharding.get_mesh()
+    if not mesh.empty:
+        moments = jax.device_put(moments, places_of_moments(moments, trainable, mesh))
+    return _beside(TrainState(trainable, moments, jax.numpy.int32(0), key), roles)
 
 
 @functools.partial(jax.jit, donate_argnames="state", keep_unused=True)
