@@ -40,6 +40,7 @@ from pe_rlhf_mm.training.job import attach
 from pe_rlhf_mm.training.prepare import new_gallery
 from pe_rlhf_mm.training.reward import Judged, Row
 from pe_rlhf_mm.training.sft import Demonstration
+from pe_rlhf_mm.training.step import Technique
 from pe_rlhf_mm.types import Environment, Step
 
 STEPS, ROWS = 3, 8
@@ -93,10 +94,12 @@ def replies(i: int) -> list[list[int]]:
     return [[FIRST_WORD + (i * k) % 31, *[FIRST_WORD + k] * (i % 3), STOP] for k in (1, 2)]
 
 
-def by_sft(roles: Roles, made: Model, gallery: Gallery, heard: Heard, packed_length: int = 0) -> Roles:
+def by_sft(
+    roles: Roles, made: Model, gallery: Gallery, heard: Heard, packed_length: int = 0, how: Technique = Technique()
+) -> Roles:
     shown = [Demonstration(prompt, replies(i)[0]) for i, prompt in enumerate(asked(gallery))]
     settings = SFTConfig(steps=STEPS, batch_size=ROWS, learning_rate=1e-2, packed_length=packed_length)
-    return sft.sft(roles, made.processor, gallery, shown, settings, dropout=0.1, seed=1, observer=heard)
+    return sft.sft(roles, made.processor, gallery, shown, settings, dropout=0.1, technique=how, seed=1, observer=heard)
 
 
 def by_rewards(roles: Roles, made: Model, gallery: Gallery, heard: Heard, loss: str, packed_length: int = 0) -> Roles:
@@ -158,6 +161,7 @@ def by_episodes(roles: Roles, made: Model, gallery: Gallery, heard: Heard) -> Ro
 
 RECIPES: dict[str, Callable[..., Roles]] = {
     "sft": by_sft,
+    "sft in parts": functools.partial(by_sft, how=Technique(accumulate=2)),
     "sft packed": functools.partial(by_sft, packed_length=32),
     "pairs": functools.partial(by_rewards, loss="pairwise"),
     "ratings": functools.partial(by_rewards, loss="pointwise"),

@@ -16,6 +16,7 @@ from pe_rlhf_mm.models.config import VLMConfig
 from pe_rlhf_mm.planning.held import Held, frozen, held, part_of, roles_of, rows, trained, weights_of, whole
 from pe_rlhf_mm.rollout.sampler import sample
 from pe_rlhf_mm.training import forward, reinforce, reward, sft
+from pe_rlhf_mm.training.accumulation import Parts
 from pe_rlhf_mm.training.config import TuneConfig
 from pe_rlhf_mm.training.optimizers import OPTIMIZERS
 from pe_rlhf_mm.training.policy_gradient import ALGORITHMS, Experience
@@ -84,8 +85,9 @@ def sft_stage(config: VLMConfig, settings: TuneConfig, load: Load, mesh: Mesh) -
     state = trained(roles, learners, optimizer, mesh)
     prompts = _prompts(config, count, load, looked_at=settings.mode == "lora", mesh=mesh)
     batch = (prompts, _completions(count, 1, load.reply_tokens, mesh))
+    parts = Parts(settings.accumulate, sft.tokens)
     loss = functools.partial(sft.loss, config, settings.lora.dropout, settings.remat)
-    step = functools.partial(train_step.trace, state, roles, batch, loss=loss, optimizer=optimizer)
+    step = functools.partial(train_step.trace, state, roles, batch, loss=loss, optimizer=optimizer, parts=parts)
     return Stage(held(roles, state, validated=False), [Program("step", step, batch)])
 
 
@@ -99,8 +101,9 @@ def reward_stage(config: VLMConfig, settings: TuneConfig, load: Load, mesh: Mesh
     prompts = _prompts(config, count, load, looked_at=settings.mode == "lora", mesh=mesh)
     labels, margin = rows((count, group), jnp.float32, mesh), rows((count,), jnp.float32, mesh)
     batch = reward.JudgedBatch(prompts, _completions(count, group, load.reply_tokens, mesh), labels, margin)
+    parts = Parts(settings.accumulate, reward.share)
     loss = functools.partial(reward.LOSSES[settings.reward.loss], config, settings.reward.dropout, settings.remat)
-    step = functools.partial(train_step.trace, state, roles, batch, loss=loss, optimizer=optimizer)
+    step = functools.partial(train_step.trace, state, roles, batch, loss=loss, optimizer=optimizer, parts=parts)
     return Stage(held(roles, state, validated=True), [Program("step", step, batch)])
 
 
@@ -119,6 +122,7 @@ def rl_stage(config: VLMConfig, settings: TuneConfig, load: Load, mesh: Mesh) ->
     rewards: Any = rows((rl.prompts, rl.group), jnp.float32, mesh)
     experience = Experience(tokens, tokens, tokens, tokens, tokens if appraised else None)
     rollout = reinforce.Rollout(prompts, completions, rewards, experience)
+    parts = Parts(settings.accumulate, reinforce.replies)
     loss = functools.partial(reinforce.loss, config, rl, sampling, settings.remat)
     draw = functools.partial(
         sample.trace, config, *weights_of(now, "policy"), prompts, keys, group=rl.group, sampling=sampling
@@ -129,7 +133,7 @@ def rl_stage(config: VLMConfig, settings: TuneConfig, load: Load, mesh: Mesh) ->
     judge = functools.partial(
         forward.score_rewards.trace, config, weights_of(roles, "reward"), roles.heads["reward"], prompts, completions
     )
-    update = functools.partial(train_step.trace, state, roles, rollout, loss=loss, optimizer=optimizer)
+    update = functools.partial(train_step.trace, state, roles, rollout, loss=loss, optimizer=optimizer, parts=parts)
     programs = [
         Program("sample", draw, (prompts, keys, cast), turns=rl.max_tokens),
         Program("score (policy, anchor)", score, (prompts, completions, cast)),

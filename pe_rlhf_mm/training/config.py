@@ -318,6 +318,9 @@ class TuneConfig:
     weight."""
     remat: bool = False
     """Recompute layers in the backward pass: less memory, about a third more arithmetic."""
+    accumulate: int = 1
+    """Work through the batch of a step in so many parts, and add up their gradients: the memory of one, and the same
+    step."""
     mesh: MeshConfig = field(default_factory=MeshConfig)
 
     @property
@@ -328,8 +331,19 @@ class TuneConfig:
     def __post_init__(self) -> None:
         _refuse_other_types(self)
         _not_negative(self, "seed", "test_samples")
+        _positive(self, "accumulate")
         if self.seed >= 2**63:
             raise OutOfRange(f"TuneConfig.seed must be below 2^63, not {self.seed}")
+        if self.accumulate > 1 and self.method == "kto":
+            raise OutOfRange(
+                "TuneConfig.accumulate is for losses of each example by itself, and kto compares every reply with the "
+                "mean of its batch: give kto whole batches"
+            )
+        if self.accumulate > 1 and self.method == "rlhf" and self.rl.entropy:
+            raise OutOfRange(
+                "TuneConfig.accumulate is for losses with one mean, and rl.entropy is taken over tokens where the rest "
+                "is taken over completions: leave it at 0, or give RL whole batches"
+            )
         if self.mode == "full" and self.quantize is not None:
             raise OutOfRange(
                 f"mode full trains all weights, and a backbone quantised to {self.quantize} cannot be trained: use "

@@ -51,7 +51,7 @@ class Job(NamedTuple):
     @property
     def how(self) -> How:
         """What every stage is told alike."""
-        technique = Technique(self.config.optimizer, self.config.remat)
+        technique = Technique(self.config.optimizer, self.config.remat, self.config.accumulate)
         return How(technique=technique, seed=self.config.seed, observer=self.observer, keeper=self.keeper)
 
     @property

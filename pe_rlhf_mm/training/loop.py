@@ -12,6 +12,7 @@ import optax
 from pe_rlhf_mm.adapters.roles import Learned, Roles
 from pe_rlhf_mm.data.streams import Fed
 from pe_rlhf_mm.models.sharding import by_rows
+from pe_rlhf_mm.training.accumulation import WHOLE, Parts
 from pe_rlhf_mm.training.keeper import Forgetful, Keeper, Reached
 from pe_rlhf_mm.training.observer import Observer, refuse_non_finite
 from pe_rlhf_mm.training.step import Loss, new_state, train_step
@@ -19,13 +20,14 @@ from pe_rlhf_mm.training.termination import held
 
 
 class Drawing(NamedTuple, Generic[Learned]):
-    """How batches are made of what is fed, and how many steps are taken on each.
+    """How batches are made of what is fed, how many steps are taken on each, and in which parts a step reads it.
 
     `draw`: (what is trained, what was fed, the number of the step) -> (the batch, what was measured in drawing).
     """
 
     draw: Callable[[Learned, Any, int], tuple[Any, Mapping[str, Any]]]
     epochs: int = 1
+    parts: Parts = WHOLE
 
 
 AS_FED: Drawing[Any] = Drawing(lambda trainable, fed, step: (by_rows(fed), {}))
@@ -57,7 +59,7 @@ def train(
     Raises TrainingDiverged at the first step whose loss or gradient is not finite.
     """
     reached = keeper.begin(stage, Reached(new_state(trainable, roles, optimizer, key)))
-    start, (draw, epochs) = int(reached.state.step), drawing
+    start, (draw, epochs, parts) = int(reached.state.step), drawing
     observer.begin(stage, steps)
     if not start and fed.padding_share is not None:
         observer.note(stage, 0, {"padding_share": fed.padding_share})
@@ -81,7 +83,8 @@ def train(
             batch, drawn = draw(reached.state.trainable, next(batches), done + 1)
             with held():
                 for step in range(done + 1, min(done + epochs, steps) + 1):
-                    state, metrics = train_step(reached.state, roles, batch, loss=loss, optimizer=optimizer)
+                    how = {"loss": loss, "optimizer": optimizer, "parts": parts}
+                    state, metrics = train_step(reached.state, roles, batch, **how)
                     reached = reached._replace(state=state)
                     # Fetching the numbers also waits for the step: several CPU devices dead-lock if steps pile up.
                     numbers = {name: float(value) for name, value in jax.device_get({**drawn, **metrics}).items()}

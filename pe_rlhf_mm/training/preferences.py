@@ -23,9 +23,10 @@ from pe_rlhf_mm.data.processor import Processor
 from pe_rlhf_mm.errors import UserError
 from pe_rlhf_mm.models.config import VLMConfig
 from pe_rlhf_mm.training import forward
+from pe_rlhf_mm.training.accumulation import Parts
 from pe_rlhf_mm.training.config import PreferenceConfig
 from pe_rlhf_mm.training.keeper import Forgetful, Keeper
-from pe_rlhf_mm.training.loop import train
+from pe_rlhf_mm.training.loop import AS_FED, train
 from pe_rlhf_mm.training.observer import Observer, Silent
 from pe_rlhf_mm.training.optimizers import OPTIMIZERS
 from pe_rlhf_mm.training.reward import Judged, JudgedBatch, Row, feed, ranked_right, rated_right
@@ -158,6 +159,7 @@ def optimize_preferences(
         key=jax.random.key(seed),
         observer=observer,
         keeper=keeper,
+        drawing=AS_FED._replace(parts=Parts(technique.accumulate)),
         validate=None if monitor is None else lambda policy: monitor(started.put(policy)),
         validate_every=settings.evaluate_every,
         validate_from=0,

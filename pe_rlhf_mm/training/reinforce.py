@@ -31,6 +31,7 @@ from pe_rlhf_mm.models.sharding import by_rows
 from pe_rlhf_mm.rollout.sampler import Sampled, sample
 from pe_rlhf_mm.rollout.settings import Sampling
 from pe_rlhf_mm.training import forward
+from pe_rlhf_mm.training.accumulation import Parts
 from pe_rlhf_mm.training.config import RLConfig
 from pe_rlhf_mm.training.keeper import Forgetful, Keeper
 from pe_rlhf_mm.training.loop import Drawing, train
@@ -68,6 +69,11 @@ def loss(
     if "value" in trainable.heads:
         values = forward.values(config, roles.weights("value"), roles.heads["value"], *row, how)
     return objective(settings, statistics, values, rollout.experience, mask)
+
+
+def replies(rollout: Rollout) -> Array:
+    """How many there are to learn from: what all that a loss of RL sums up is divided by."""
+    return rollout.completions.mask.any(axis=-1).sum()
 
 
 @functools.partial(jax.jit, static_argnames="settings")
@@ -232,7 +238,9 @@ def improve(
         observer=observer,
         keeper=keeper,
         drawing=Drawing(
-            lambda now, asked, step: draw(roles, now, asked, jax.random.fold_in(drawing_key, step)), settings.epochs
+            lambda now, asked, step: draw(roles, now, asked, jax.random.fold_in(drawing_key, step)),
+            settings.epochs,
+            Parts(technique.accumulate, replies),
         ),
         validate=None if monitor is None else lambda now: monitor(roles.put(now)),
         validate_every=settings.evaluate_every,

@@ -27,9 +27,10 @@ from pe_rlhf_mm.data.transcript import Turn
 from pe_rlhf_mm.errors import UserError
 from pe_rlhf_mm.models.config import VLMConfig
 from pe_rlhf_mm.training import forward
+from pe_rlhf_mm.training.accumulation import Parts, alike
 from pe_rlhf_mm.training.config import RewardConfig
 from pe_rlhf_mm.training.keeper import Forgetful, Keeper
-from pe_rlhf_mm.training.loop import train
+from pe_rlhf_mm.training.loop import AS_FED, train
 from pe_rlhf_mm.training.observer import Observer, Silent
 from pe_rlhf_mm.training.optimizers import OPTIMIZERS
 from pe_rlhf_mm.training.step import Loss, Technique
@@ -152,6 +153,11 @@ def packed_pointwise(
         "margin": 2 * masked.token_mean((2 * batch.labels - 1) * scores, mask),
     }
     return losses.pointwise(scores, batch.labels, mask), metrics
+
+
+def share(batch: JudgedBatch | PackedBatch) -> Array:
+    """What the loss of a batch is divided by: examples, of which all parts have as many, or replies in packed rows."""
+    return batch.packed.mask.sum() if isinstance(batch, PackedBatch) else alike(batch)
 
 
 class Scored(NamedTuple):
@@ -314,6 +320,7 @@ def train_reward_model(
         key=jax.random.key(seed),
         observer=observer,
         keeper=keeper,
+        drawing=AS_FED._replace(parts=Parts(technique.accumulate, share)),
         validate=validate,
         validate_every=settings.validate_every,
     )

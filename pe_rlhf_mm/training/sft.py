@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
+from jaxtyping import Array
 
 from pe_rlhf_mm.adapters.roles import Roles, Trainable
 from pe_rlhf_mm.algorithms import losses, masked
@@ -19,9 +20,10 @@ from pe_rlhf_mm.data.streams import Fed, bucketed, packed
 from pe_rlhf_mm.data.transcript import Transcript, Turn, length
 from pe_rlhf_mm.models.config import VLMConfig
 from pe_rlhf_mm.training import forward
+from pe_rlhf_mm.training.accumulation import Parts
 from pe_rlhf_mm.training.config import SFTConfig
 from pe_rlhf_mm.training.keeper import Forgetful, Keeper
-from pe_rlhf_mm.training.loop import train
+from pe_rlhf_mm.training.loop import AS_FED, train
 from pe_rlhf_mm.training.observer import Observer, Silent
 from pe_rlhf_mm.training.optimizers import OPTIMIZERS
 from pe_rlhf_mm.training.step import Loss, Technique
@@ -54,6 +56,11 @@ def packed_loss(
     statistics = forward.packed_policy(config, roles.put(trainable).weights("sft"), batch, how=how)
     metrics = {"entropy": masked.token_mean(statistics.entropy, batch.mask)}
     return losses.sft(statistics.logprobs, batch.mask), metrics
+
+
+def tokens(batch: tuple[Prompts, Completions] | Packed) -> Array:
+    """How many are imitated: what the loss of a batch is divided by."""
+    return batch.mask.sum() if isinstance(batch, Packed) else batch[1].mask.sum()
 
 
 def one_a_row(
@@ -157,5 +164,6 @@ def _imitate(
         key=jax.random.key(seed),
         observer=observer,
         keeper=keeper,
+        drawing=AS_FED._replace(parts=Parts(technique.accumulate, tokens)),
     )
     return roles.put(trained)

@@ -11,6 +11,7 @@ import optax
 from jaxtyping import Array, Int
 
 from pe_rlhf_mm.adapters.roles import Learned, Roles
+from pe_rlhf_mm.training.accumulation import WHOLE, Parts, over_parts
 from pe_rlhf_mm.training.optimizers import places_of_moments
 
 Loss = Callable[[Learned, Roles, Any, jax.Array], tuple[jax.Array, dict[str, jax.Array]]]
@@ -18,10 +19,12 @@ Loss = Callable[[Learned, Roles, Any, jax.Array], tuple[jax.Array, dict[str, jax
 
 
 class Technique(NamedTuple):
-    """How steps are taken, in all stages alike: by which of OPTIMIZERS, and whether layers are computed again."""
+    """How steps are taken, in all stages alike: by which of OPTIMIZERS, whether layers are computed again, and in how
+    many parts a step works through its batch."""
 
     optimizer: str = "adam"
     remat: bool = False
+    accumulate: int = 1
 
 
 class TrainState(NamedTuple, Generic[Learned]):
@@ -49,7 +52,7 @@ def _beside(state: TrainState[Learned], roles: Roles) -> TrainState[Learned]:
     return state
 
 
-@functools.partial(jax.jit, static_argnames=("loss", "optimizer"), donate_argnames="state")
+@functools.partial(jax.jit, static_argnames=("loss", "optimizer", "parts"), donate_argnames="state")
 def train_step(
     state: TrainState[Learned],
     roles: Roles,
@@ -57,11 +60,14 @@ def train_step(
     *,
     loss: Loss[Learned],
     optimizer: optax.GradientTransformation,
+    parts: Parts = WHOLE,
 ) -> tuple[TrainState[Learned], dict[str, jax.Array]]:
     """Moves the trainable part one step; `roles` and all that is frozen in them stay as they are."""
     key = jax.random.fold_in(state.key, state.step)
     gradient = jax.value_and_grad(loss, has_aux=True)
-    (value, metrics), grads = gradient(state.trainable, roles, batch, key)
+    (value, metrics), grads = over_parts(
+        parts, lambda part, key: gradient(state.trainable, roles, part, key), batch, key
+    )
     updates, optimizer_state = optimizer.update(grads, state.optimizer, state.trainable)
     trainable = optax.apply_updates(state.trainable, updates)
     metrics = {**metrics, "loss": value, "grad_norm": optax.tree.norm(grads)}

@@ -148,6 +148,11 @@ def _refuse_other_turns(task: Task, config: TuneConfig, *, played: bool) -> None
             f"{type(task).__name__} is played in an environment, and the method {config.method} is for tasks of one "
             "turn: its pairs are of single replies. Take --method rlhf."
         )
+    if config.accumulate > 1 and played:
+        raise UserError(
+            f"{type(task).__name__} is played in an environment, and RL finds the tokens of an episode among all rows, "
+            "which cannot be split then. Leave --accumulate out; fewer --rl.prompts take less memory."
+        )
     if config.rl.reward == "task" and not played:
         raise UserError(
             f"{type(task).__name__} is not played in an environment, so there is no reward of its own; leave rl.reward "
@@ -174,13 +179,16 @@ def _refuse_uneven(config: TuneConfig, *, played: bool) -> None:
         sizes["reward.batch_size"] = config.reward.batch_size
     if config.method == "rlhf" and not played:
         sizes["rl.prompts"] = config.rl.prompts
-    rows = config.mesh.rows
+    rows, parts = config.mesh.rows, config.accumulate
+    why = f"a mesh of data {config.mesh.data} and fsdp {config.mesh.fsdp} deals rows to {rows} devices, as many to each"
+    if parts > 1:
+        why = f"--accumulate {parts} works through them in as many parts" + (
+            f", each of which {why}" if rows > 1 else ""
+        )
     for name, size in sizes.items():
-        if size % rows:
-            raise UserError(
-                f"{name} is {size}, and a mesh of data {config.mesh.data} and fsdp {config.mesh.fsdp} deals rows to "
-                f"{rows} devices, as many to each. Take a multiple of {rows}: {rows * max(1, round(size / rows))}."
-            )
+        if size % (rows * parts):
+            nearest = rows * parts * max(1, round(size / (rows * parts)))
+            raise UserError(f"{name} is {size}, and {why}. Take a multiple of {rows * parts}: {nearest}.")
 
 
 def lasting_name(model: str | Path) -> str:
