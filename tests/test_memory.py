@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import pytest
 from flax import nnx
 
+from pe_rlhf_mm.models.attention import Sight
 from pe_rlhf_mm.models.config import BlockConfig, LayerKind, Rope
 from pe_rlhf_mm.models.stack import Stack
 
@@ -20,10 +21,11 @@ ALL_SCORES = LAYERS * HEADS * LENGTH**2 * 4
 
 def working_memory(*, remat: bool) -> int:
     stack = Stack(CONFIG, rngs=nnx.Rngs(0))
-    x, masks = jnp.ones((1, LENGTH, WIDTH)), jnp.tril(jnp.ones((1, 1, LENGTH, LENGTH), bool))
+    x, at = jnp.ones((1, LENGTH, WIDTH)), jnp.arange(LENGTH)[None, None]
+    sight = Sight(at, at, at, at, at + LENGTH, at + LENGTH)  # all that came before
 
     def loss(x: jax.Array) -> jax.Array:
-        return jnp.sum(stack(x, None, masks, remat=remat).x ** 2)
+        return jnp.sum(stack(x, None, sight, remat=remat).x ** 2)
 
     return jax.jit(jax.grad(loss)).lower(x).compile().memory_analysis().temp_size_in_bytes
 

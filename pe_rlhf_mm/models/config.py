@@ -8,6 +8,7 @@ from typing import Literal
 NormKind = Literal["rms", "rms_plus_one", "layer"]
 Activation = Literal["silu", "gelu", "gelu_tanh"]
 Quantization = Literal["int8", "nf4"]
+Attention = Literal["auto", "xla", "flash", "cudnn"]
 
 
 def _refuse_other_than_counts(owner: object, *names: str) -> None:
@@ -59,7 +60,8 @@ class BlockConfig:
     """A stack of transformer layers. The decoder and the vision tower are stacks of the same block.
 
     `pattern` names the kind of each layer by its place in `kinds`. `query_scale` None is head_width^-1/2. `soft_cap`
-    bounds attention scores by soft_cap · tanh(score / soft_cap).
+    bounds attention scores by soft_cap · tanh(score / soft_cap). `attention`: the kernel that computes it
+    (`models/kernels.py`); all compute the same.
     """
 
     layers: int
@@ -81,6 +83,7 @@ class BlockConfig:
     activation: Activation = "silu"
     query_scale: float | None = None
     soft_cap: float | None = None
+    attention: Attention = "auto"
 
     def __post_init__(self) -> None:
         _refuse_other_than_counts(self, "layers", "width", "heads", "kv_heads", "head_width", "mlp_width")

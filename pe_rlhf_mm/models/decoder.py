@@ -8,9 +8,10 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from pe_rlhf_mm.adapters.lora import Bank
+from pe_rlhf_mm.models.attention import EARLIER, FURTHEST, NO_TOKEN, NOBODY, KeyValues, Memory, Sight, capped
 from pe_rlhf_mm.models.config import VLMConfig
 from pe_rlhf_mm.models.history import History
-from pe_rlhf_mm.models.layers import KeyValues, Memory, Norm, capped
+from pe_rlhf_mm.models.layers import Norm
 from pe_rlhf_mm.models.sharding import cut, gathered, looked_up
 from pe_rlhf_mm.models.stack import Stack, kind_angles
 
@@ -44,7 +45,8 @@ class Decoder(nnx.Module):
         self,
         x: Float[Array, "B S D"],
         positions: Int[Array, "B S A"],
-        mask: Bool[Array, "B S S"],
+        enter: Int[Array, "B S"],
+        leave: Int[Array, "B S"],
         bank: Bank | None = None,
         *,
         before: History | None = None,
@@ -55,22 +57,13 @@ class Decoder(nnx.Module):
     ) -> tuple[Float[Array, "B S D"], KeyValues]:
         """Runs all layers; returns normed hidden states and every layer's keys and values (leading axis: layer).
 
-        What was read `before` is seen by all of x.
+        A token sees those that `enter` before it, or with it, and `leave` after it (`vlm.Rows`), and what was read
+        `before`.
         """
-        near = self._near(positions[:, :, None, 0], positions[:, None, :, 0])
-        if self.config.seen_at_once == "prompt":  # there, windows end the view of replies only (PaliGemma 2)
-            mutual = mask & mask.swapaxes(1, 2)
-            near = [n if n is None else n | mutual for n in near]
-        masks = jnp.stack([mask if n is None else mask & n for n in near])
-        if before is not None:
-            real = jnp.broadcast_to(before.mask[:, None], (*mask.shape[:2], before.mask.shape[1]))
-            near = self._near(positions[:, :, None, 0], before.positions[:, None, :, 0])
-            earlier = jnp.stack([real if n is None else real & n for n in near])
-            masks = jnp.concatenate([earlier, masks], axis=-1)
         passed = self.layers(
             x,
             kind_angles(self.config.decoder, positions),
-            masks,
+            self._sight(positions[..., 0], enter, leave, before),
             bank,
             before=None if before is None else before.memory,
             added=added,
@@ -106,6 +99,23 @@ class Decoder(nnx.Module):
             bank,
         )
         return self.norm(hidden), own
+
+    def _sight(
+        self, at: Int[Array, "B S"], enter: Int[Array, "B S"], leave: Int[Array, "B S"], before: History | None
+    ) -> Sight:
+        """Who sees whom in every kind of layer. What was read before has entered before all, and never leaves."""
+        key_at, key_enter = at, enter
+        if before is not None:
+            real = jnp.where(before.mask, FURTHEST, NOBODY)
+            earlier = (before.positions[..., 0], jnp.full_like(real, EARLIER), real)
+            both = zip(earlier, (at, enter, leave), strict=True)
+            key_at, key_enter, leave = (jnp.concatenate(pair, axis=1) for pair in both)
+        windows = [kind.window for kind in self.config.decoder.kinds]
+        reach = [jnp.full_like(key_at, FURTHEST) if window is None else key_at + window for window in windows]
+        # There, windows end the view of replies only (PaliGemma 2).
+        united = enter if self.config.seen_at_once == "prompt" else jnp.full_like(enter, NO_TOKEN)
+        same = (jnp.broadcast_to(x, (len(windows), *x.shape)) for x in (enter, at, united, key_enter, leave))
+        return Sight._make([*same, jnp.stack(reach)])
 
     def _near(self, query: Int[Array, "*q"], key: Int[Array, "*k"]) -> list[Bool[Array, "*qk"] | None]:
         """For every kind of layer, whether a key is within the window of a query; None where all are."""

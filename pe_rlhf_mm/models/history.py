@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from pe_rlhf_mm.models.attention import Memory
 from pe_rlhf_mm.models.config import VLMConfig
-from pe_rlhf_mm.models.layers import Memory
 from pe_rlhf_mm.models.sharding import cut
 
 

@@ -1,4 +1,4 @@
-"""Norm, attention and MLP: the layers that the decoder and the vision tower share, with the switches of all families.
+"""Norm, attention block and MLP: the layers that the decoder and the vision tower share, with all families' switches.
 
 Parameters and activations name their *logical* axes; which of them is cut over which devices is nothing a layer knows
 (`sharding.py` does).
@@ -17,12 +17,15 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float, Int
 
 from pe_rlhf_mm.adapters import lora
+from pe_rlhf_mm.models.attention import KeyValues, Memory, attend_shared_prompt, recalled
 from pe_rlhf_mm.models.config import Activation, BlockConfig, NormKind
 from pe_rlhf_mm.models.quantize import matmul
 from pe_rlhf_mm.models.rope import rotate
 from pe_rlhf_mm.models.sharding import cut, gathered, multiplied
 
 Built = TypeVar("Built", bound=nnx.Module)
+Attend = Callable[[Float[Array, "B S H C"], KeyValues], Float[Array, "B S H C"]]
+"""What queries mix out of keys and values."""
 
 
 class LayerAdapters(NamedTuple):
@@ -104,92 +107,6 @@ ACTIVATIONS: dict[Activation, Callable[[Array], Array]] = {
 }
 
 
-class KeyValues(NamedTuple):
-    """What attention remembers of tokens already read."""
-
-    keys: Float[Array, "... K C"]
-    values: Float[Array, "... K C"]
-
-
-def attend(
-    query: Float[Array, "B S H C"], past: KeyValues, mask: Bool[Array, "B S seen"] | None, config: BlockConfig
-) -> Float[Array, "B S H C"]:
-    """Scaled dot-product attention; key/value heads are shared by groups of query heads."""
-    b, s, h, c = query.shape
-    # Turned over here, where they are small: left to the compiler, it would be the scores [B, K, G, S, S] instead.
-    q = query.reshape(b, s, config.kv_heads, -1, c).transpose(0, 2, 3, 1, 4)
-    keys, values = past.keys.transpose(0, 2, 3, 1), past.values.swapaxes(1, 2)
-    scores = jnp.einsum("bkgqc,bkcs->bkgqs", q, keys, preferred_element_type=jnp.float32)
-    scores = capped(scores * config.scale, config.soft_cap)
-    if mask is not None:
-        scores = jnp.where(mask[:, None, None], scores, jnp.finfo(jnp.float32).min)
-    weights = jax.nn.softmax(scores, axis=-1).astype(query.dtype)
-    mixed = jnp.einsum("bkgqs,bksc->bkgqc", weights, values)
-    return checkpoint_name(mixed.transpose(0, 3, 1, 2, 4).reshape(b, s, h, c), "attended")
-
-
-def capped(x: Array, cap: float | None) -> Array:
-    """cap · tanh(x / cap), which stays within ±cap; x itself without a cap (Gemma 2)."""
-    return x if cap is None else cap * jnp.tanh(x / cap)
-
-
-class Memory(NamedTuple):
-    """Keys and values in the order in which decoding multiplies them: else every step would turn them over anew.
-
-    What a prompt has left behind is [.., B, K, ...]; what its G completions have, [.., B, K, G, ...].
-    """
-
-    keys: Float[Array, "... C L"]
-    values: Float[Array, "... L C"]
-
-    def with_token(self, new: KeyValues, at: Int[Array, ""]) -> Memory:
-        """The memory of completions with one more token of each, [.., B, G, K, C], at an index."""
-        keys, values = (x.swapaxes(-3, -2) for x in new)
-        write = jax.lax.dynamic_update_index_in_dim
-        return Memory(write(self.keys, keys, at, -1), write(self.values, values, at, -2))
-
-
-def remembered(past: KeyValues) -> Memory:
-    """What has been read, [.., L, K, C], turned over once for all decoding steps."""
-    return Memory(jnp.moveaxis(past.keys, -3, -1), past.values.swapaxes(-3, -2))
-
-
-def recalled(memory: Memory) -> KeyValues:
-    """The inverse of `remembered`: for tokens that are read many at a time."""
-    return KeyValues(jnp.moveaxis(memory.keys, -1, -3), memory.values.swapaxes(-3, -2))
-
-
-def attend_shared_prompt(
-    query: Float[Array, "B G H C"],
-    new: KeyValues,
-    prompt: Memory,
-    prompt_mask: Bool[Array, "B L"],
-    own: Memory,
-    own_mask: Bool[Array, " T"],
-    config: BlockConfig,
-) -> Float[Array, "B G H C"]:
-    """One decoding step of G completions a prompt: each attends to the prompt, stored once, to its own, and to itself.
-
-    `new`, [B, G, K, C], are the keys and values of the token itself. One softmax over all.
-    """
-    (b, g, h, c), k = query.shape, new.keys.shape[-2]
-    q = query.reshape(b, g, k, h // k, c).swapaxes(1, 2).astype(jnp.float32) * config.scale
-    new, prompt, own = jax.tree.map(lambda x: x.astype(jnp.float32), (new, prompt, own))
-    new_key, new_value = (x.swapaxes(1, 2)[:, :, :, None] for x in new)
-    to_prompt = jnp.einsum("bkghc,bkcl->bkghl", q, prompt.keys)
-    to_own = jnp.einsum("bkghc,bkgct->bkght", q, own.keys)
-    to_itself = jnp.sum(q * new_key, axis=-1, keepdims=True)
-    scores = capped(jnp.concatenate([to_prompt, to_own, to_itself], axis=-1), config.soft_cap)
-    masks = [prompt_mask, jnp.broadcast_to(own_mask, (b, len(own_mask))), jnp.ones((b, 1), bool)]
-    seen = jnp.concatenate(masks, axis=-1)[:, None, None, None]
-    weights = jax.nn.softmax(jnp.where(seen, scores, -jnp.inf), axis=-1)
-    length = prompt_mask.shape[-1]
-    mixed = jnp.einsum("bkghl,bklc->bkghc", weights[..., :length], prompt.values)
-    mixed += jnp.einsum("bkght,bkgtc->bkghc", weights[..., length:-1], own.values)
-    mixed += weights[..., -1:] * new_value
-    return mixed.swapaxes(1, 2).reshape(b, g, h, c).astype(query.dtype)
-
-
 class Block(nnx.Module):
     """Pre-norm attention and an MLP: x + o(attend(q, k, v)), then x + down(act(gate) · up), or x + down(act(up)).
 
@@ -248,17 +165,17 @@ class Block(nnx.Module):
     def __call__(
         self,
         x: Float[Array, "B S D"],
-        angles: Float[Array, "B S F"] | None = None,
-        mask: Bool[Array, "B S seen"] | None = None,
+        angles: Float[Array, "B S F"] | None,
+        attend: Attend,
         adapters: LayerAdapters | None = None,
         before: Memory | None = None,
     ) -> tuple[Float[Array, "B S D"], KeyValues]:
-        """`before`: what stands before x and was read earlier; `mask` then begins with its columns."""
+        """`attend` knows who sees whom; `before`: what stands before x and was read earlier."""
         q, own = self.project(x, angles, adapters)
         seen = own
         if before is not None:
             seen = KeyValues(*(jnp.concatenate(pair, axis=1) for pair in zip(recalled(before), own, strict=True)))
-        return self.finish(x, attend(q, seen, mask, self.config), adapters), own
+        return self.finish(x, attend(q, seen), adapters), own
 
     def decode(
         self,

@@ -67,6 +67,13 @@ def mesh_in_use() -> AbstractMesh | None:
     return None if mesh.empty else mesh
 
 
+def platform() -> str:
+    """What programs are compiled for, "cpu", "gpu" or "tpu": the devices of the mesh in use, or the default ones."""
+    mesh = mesh_in_use()
+    device = None if mesh is None else mesh.abstract_device
+    return jax.default_backend() if device is None else device.platform
+
+
 def partition(axes: Sequence[str | None], shape: Sequence[int], mesh: Mesh | AbstractMesh) -> PartitionSpec:
     """How an array with these logical axes is cut. An axis that the mesh does not divide evenly stays whole, and no
     mesh axis cuts an array twice: the first logical axis takes it."""
@@ -173,6 +180,22 @@ def looked_up(table: Float[Array, "V D"], ids: Int[Array, "B *n"]) -> Float[Arra
 
     found = jax.shard_map(own, in_specs=(words, rows), out_specs=PartitionSpec(*rows, None))(table, ids)
     return cut(found, "rows")
+
+
+def by_rows_and_heads(
+    compute: Callable[..., Tree], axes: Sequence[str | None], arrays: tuple[Array, ...], by_row: object
+) -> Tree:
+    """compute(arrays, by_row), of which every device computes its own rows and heads: a kernel is nothing that the
+    compiler could cut.
+
+    `axes`: of the first axes of `arrays`, those of the second decide what is cut; `by_row` is cut by its rows only.
+    """
+    mesh = mesh_in_use()
+    if mesh is None:
+        return compute(arrays, by_row)
+    at = partition(axes, arrays[1].shape[: len(axes)], mesh)
+    specs = (at, PartitionSpec(at[0]))
+    return jax.shard_map(compute, in_specs=specs, out_specs=at, check_vma=False)(arrays, by_row)
 
 
 # --- between programs -------------------------------------------------------------------------------------------

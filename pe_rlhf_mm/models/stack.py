@@ -14,8 +14,10 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from pe_rlhf_mm.adapters.lora import Bank
+from pe_rlhf_mm.models.attention import KeyValues, Memory, Sight
 from pe_rlhf_mm.models.config import BlockConfig
-from pe_rlhf_mm.models.layers import Block, KeyValues, LayerAdapters, Memory, stacked
+from pe_rlhf_mm.models.kernels import kernel_for
+from pe_rlhf_mm.models.layers import Block, LayerAdapters, stacked
 from pe_rlhf_mm.models.rope import angles
 
 KEPT = jax.checkpoint_policies.save_only_these_names("product", "attended")
@@ -38,11 +40,13 @@ def kind_angles(config: BlockConfig, positions: Int[Array, "*rows A"]) -> Float[
     return jnp.stack([angles(rope, config.head_width // 2, positions) for rope in ropes if rope is not None])
 
 
-def _of(kind: Int[Array, ""], table: Any) -> Any:
-    """The row of a layer's kind, of a table or None. With one kind nothing is copied."""
-    if table is None:
-        return None
-    return table[0] if len(table) == 1 else jax.lax.dynamic_index_in_dim(table, kind, keepdims=False)
+def _of(kind: Int[Array, ""], tables: Any) -> Any:
+    """The rows of a layer's kind, of any number of tables. With one kind nothing is copied."""
+
+    def row(table: Array) -> Array:
+        return table[0] if len(table) == 1 else jax.lax.dynamic_index_in_dim(table, kind, keepdims=False)
+
+    return jax.tree.map(row, tables)
 
 
 def _cut(bank: Bank | None, matrices: dict, dropout: float, key: jax.Array | None) -> LayerAdapters | None:
@@ -64,7 +68,7 @@ class Stack(nnx.Module):
         self,
         x: Float[Array, "B S D"],
         angles: Float[Array, "kinds B S F"] | None = None,
-        masks: Bool[Array, "kinds B S seen"] | None = None,
+        sight: Sight | None = None,
         bank: Bank | None = None,
         *,
         before: Memory | None = None,
@@ -76,17 +80,23 @@ class Stack(nnx.Module):
     ) -> Passed:
         """Runs all layers.
 
-        `before`: every layer's memory of what stands before x; the masks then begin with its columns. `added`: level n
-        is added to the output of layer n. `taps`: layers whose output is given back. `dropout` with a `key` applies to
-        the adapters' inputs. `remat` keeps nothing of a layer but its input for the backward pass, which takes about a
-        third more arithmetic.
+        `sight`: who sees whom, for every kind of layer; without it all see all. `before`: every layer's memory of what
+        stands before x, the first keys of `sight`. `added`: level n is added to the output of layer n. `taps`: layers
+        whose output is given back. `dropout` with a `key` applies to the adapters' inputs. `remat` keeps nothing of a
+        layer but its input for the backward pass, which takes about a third more arithmetic.
         """
         graph, blocks = nnx.split(self.blocks)
+        kernel = kernel_for(self.config, x.dtype, x.shape[1])
+        prepared = kernel.prepare(sight, x.shape[:2])
 
         def body(carry: tuple[Array, Array], layer: tuple) -> tuple[tuple[Array, Array], KeyValues]:
             (x, tapped), (state, matrices, earlier, layer_key, index, kind) = carry, layer
-            adapters = _cut(bank, matrices, dropout, layer_key)
-            x, past = nnx.merge(graph, state)(x, _of(kind, angles), _of(kind, masks), adapters, earlier)
+            adapters, seen = _cut(bank, matrices, dropout, layer_key), _of(kind, prepared)
+
+            def attend(query: Array, past: KeyValues) -> Array:
+                return kernel.attend(query, past, seen, self.config)
+
+            x, past = nnx.merge(graph, state)(x, _of(kind, angles), attend, adapters, earlier)
             if added is not None:
                 x = x + jnp.where(index < len(added), added[jnp.minimum(index, len(added) - 1)], 0).astype(x.dtype)
             for n, tap in enumerate(taps):

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
+from pe_rlhf_mm.models.attention import NOBODY, Sight
 from pe_rlhf_mm.models.config import Connector, Native, VisionConfig
 from pe_rlhf_mm.models.layers import Linear, Norm
 from pe_rlhf_mm.models.sharding import cut, gathered
@@ -117,16 +118,11 @@ class VisionTower(nnx.Module):
     def _blocks(self, x: Float[Array, "I P D"]) -> Float[Array, "I M Q D"]:
         return x.reshape(len(x), -1, self.config.merge**2, x.shape[-1])
 
-    def _sight(self, at: Places) -> Bool[Array, "kinds I P P"] | None:
+    def _sight(self, at: Places) -> Sight | None:
         """Who sees whom: everybody in views of one fixed size; else real patches, in some layers of one window."""
         if not isinstance(self.config.views, Native):
             return None
-        masks = []
-        for kind in self.config.block.kinds:
-            mask = jnp.broadcast_to(at.real[:, None, :], (*at.real.shape, at.real.shape[1]))
-            if kind.window is not None:
-                window = at.row // kind.window * 2**15 + at.column // kind.window
-                mask &= window[:, :, None] == window[:, None, :]
-            # A padding patch may see nobody, and a softmax over nothing is not a number: it is let see itself.
-            masks.append(mask | jnp.eye(at.real.shape[1], dtype=bool))
-        return jnp.stack(masks)
+        sides = [kind.window for kind in self.config.block.kinds]
+        windows = [at.row * 0 if side is None else at.row // side * 2**15 + at.column // side for side in sides]
+        window = jnp.stack(windows)  # patches of one enter at once, and leave before the next
+        return Sight(window, window, window, window, jnp.where(at.real, window + 1, NOBODY), window + 1)

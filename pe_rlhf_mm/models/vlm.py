@@ -17,15 +17,12 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from pe_rlhf_mm.adapters.lora import Bank
+from pe_rlhf_mm.models.attention import FURTHEST, NOBODY, KeyValues
 from pe_rlhf_mm.models.config import VLMConfig
 from pe_rlhf_mm.models.decoder import Decoder
 from pe_rlhf_mm.models.history import History
-from pe_rlhf_mm.models.layers import KeyValues
 from pe_rlhf_mm.models.vision import VisionTower
 from pe_rlhf_mm.types import Completions, Features, Packed, Pixels, Prompts
-
-NOBODY = -1
-"""`leave` of a padding token: no query enters before it, so nobody sees it."""
 
 
 class Rows(NamedTuple):
@@ -69,7 +66,7 @@ def _enter(
 
 def prompt_rows(config: VLMConfig, prompts: Prompts) -> Rows:
     """Left-padded prompts as rows; every prompt token is visible to all that comes after it."""
-    leave = jnp.where(prompts.mask, jnp.iinfo(jnp.int32).max, NOBODY)
+    leave = jnp.where(prompts.mask, FURTHEST, NOBODY)
     index = jnp.broadcast_to(jnp.arange(prompts.tokens.shape[1]), prompts.tokens.shape)
     enter = _enter(config, prompts.tokens, index, jnp.zeros_like(index))
     return Rows(prompts.tokens, prompt_positions(config, prompts), enter, leave)
@@ -98,16 +95,6 @@ def join(config: VLMConfig, prompts: Prompts, completions: Completions) -> Rows:
     right = Rows(completions.tokens, positions, jnp.broadcast_to(enter, leave.shape), leave)
     flat = (x.reshape(rows, group * steps, *x.shape[3:]) for x in right)
     return Rows(*(jnp.concatenate([a, b], axis=1) for a, b in zip(left, flat, strict=True)))
-
-
-def sight(rows: Rows) -> Bool[Array, "B S S"]:
-    """Who sees whom: mask[b, q, k] iff enter[k] <= enter[q] < leave[k].
-
-    A padding query would see nobody, and a softmax over nothing is not a number: it is let see itself, and whatever
-    it computes is seen by nobody.
-    """
-    q, k = rows.enter[:, :, None], rows.enter[:, None, :]
-    return ((k <= q) & (q < rows.leave[:, None, :])) | jnp.eye(rows.tokens.shape[1], dtype=bool)
 
 
 class Embedded(NamedTuple):
@@ -165,9 +152,17 @@ class VLM(nnx.Module):
     ) -> tuple[Float[Array, "B S D"], KeyValues]:
         """Final hidden states of every token, and the keys and values of every layer; `before` was read earlier."""
         x, added = self.embed(rows.tokens, images)
-        mask = sight(rows)
         return self.decoder(
-            x, rows.positions, mask, bank, before=before, added=added, dropout=dropout, key=key, remat=remat
+            x,
+            rows.positions,
+            rows.enter,
+            rows.leave,
+            bank,
+            before=before,
+            added=added,
+            dropout=dropout,
+            key=key,
+            remat=remat,
         )
 
     def logits(self, hidden: Float[Array, "... D"]) -> Float[Array, "... V"]:

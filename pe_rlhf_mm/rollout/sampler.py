@@ -18,9 +18,9 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from pe_rlhf_mm.adapters.lora import Bank
 from pe_rlhf_mm.algorithms import logprobs
 from pe_rlhf_mm.models import vlm
+from pe_rlhf_mm.models.attention import Memory, remembered
 from pe_rlhf_mm.models.config import VLMConfig
 from pe_rlhf_mm.models.history import History
-from pe_rlhf_mm.models.layers import Memory, remembered
 from pe_rlhf_mm.models.sharding import cut
 from pe_rlhf_mm.rollout.sampling import draw, tempered, truncated
 from pe_rlhf_mm.rollout.settings import Sampling
