@@ -34,7 +34,7 @@ def cannot(config: BlockConfig, dtype: Any, platform: str) -> str:
     return ""
 
 
-def pays(config: BlockConfig, length: int) -> bool:
+def pays(config: BlockConfig, length: int, platform: str) -> bool:
     """Where every GPU has it: wider heads are to be asked for by name."""
     return config.head_width <= WIDEST_ANYWHERE
 

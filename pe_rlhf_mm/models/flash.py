@@ -65,9 +65,9 @@ def cannot(config: BlockConfig, dtype: Any, platform: str) -> str:
     return "TPUs have no float16" if platform == "tpu" and dtype == jnp.float16 else ""
 
 
-def pays(config: BlockConfig, length: int) -> bool:
+def pays(config: BlockConfig, length: int, platform: str) -> bool:
     """Interpreted they do not, and neither do they for what fills no block of the largest size."""
-    return platform() == "tpu" and length >= BLOCKS[0]
+    return platform == "tpu" and length >= BLOCKS[0]
 
 
 def block_of(length: int) -> int:

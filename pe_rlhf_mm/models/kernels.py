@@ -26,13 +26,13 @@ class Kernel(NamedTuple):
 
     `prepare` makes what its `attend` is given of who sees whom, for each kind of layer; without `Sight`, all of the
     rows and tokens of a shape see all. `cannot`: why it does not compute a stack in a type of number on a platform;
-    nothing if it does. `pays`: whether `auto` takes it for so many tokens where it can.
+    nothing if it does. `pays`: whether `auto` takes it there for so many tokens, where it can.
     """
 
     prepare: Callable[[Sight | None, tuple[int, ...]], Any]
     attend: Callable[[Array, KeyValues, Any, BlockConfig], Array]
     cannot: Callable[[BlockConfig, Any, str], str]
-    pays: Callable[[BlockConfig, int], bool]
+    pays: Callable[[BlockConfig, int, str], bool]
 
 
 def _mask(sight: Sight | None, _: tuple[int, ...]) -> Bool[Array, "kinds B S seen"] | None:
@@ -46,7 +46,7 @@ def _numbers(sight: Sight | None, shape: tuple[int, ...]) -> flash.Numbers:
 KERNELS: dict[Attention, Kernel] = {
     "flash": Kernel(_numbers, flash.attend, flash.cannot, flash.pays),
     "cudnn": Kernel(_mask, cudnn.attend, cudnn.cannot, cudnn.pays),
-    "xla": Kernel(_mask, attention.attend, lambda config, dtype, platform: "", lambda config, length: True),
+    "xla": Kernel(_mask, attention.attend, lambda config, dtype, platform: "", lambda config, length, platform: True),
 }
 """In the order in which `auto` looks for one that can and pays."""
 
@@ -56,7 +56,7 @@ def kernel_for(config: BlockConfig, dtype: Any, length: int) -> Kernel:
     here = platform()
     if config.attention == "auto":
         can = (kernel for kernel in KERNELS.values() if not kernel.cannot(config, jnp.dtype(dtype), here))
-        return next(kernel for kernel in can if kernel.pays(config, length))
+        return next(kernel for kernel in can if kernel.pays(config, length, here))
     kernel = KERNELS[config.attention]
     if why := kernel.cannot(config, jnp.dtype(dtype), here):
         raise UserError(f"attention {config.attention!r} is not to be had here: {why}. Use 'auto', or 'xla'.")

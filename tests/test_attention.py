@@ -1,0 +1,268 @@
+"""Every kernel of attention computes what the plain one does, forward and backward; and which of them is taken."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from models import CONFIG
+
+from pe_rlhf_mm.errors import UserError
+from pe_rlhf_mm.models import attention, cudnn, flash, kernels, vlm
+from pe_rlhf_mm.models.attention import EARLIER, FURTHEST, NO_TOKEN, NOBODY, KeyValues, Sight, mask_of
+from pe_rlhf_mm.models.config import BlockConfig, LayerKind, Rope
+from pe_rlhf_mm.models.stack import Stack
+from pe_rlhf_mm.types import Completions, Packed, Prompts
+
+ROWS, LENGTH, HEADS, KV_HEADS, WIDTH = 2, 40, 4, 2, 8
+BLOCK = BlockConfig(layers=2, width=32, heads=HEADS, kv_heads=KV_HEADS, head_width=WIDTH, mlp_width=16)
+CLOSE = {"rtol": 1e-5, "atol": 2e-6}
+"""float32: sums of 40 numbers of about 1, in another order."""
+AT = jnp.broadcast_to(jnp.arange(LENGTH), (ROWS, LENGTH))
+ALONE = jnp.full_like(AT, NO_TOKEN)
+SEES = dataclasses.replace(CONFIG, seen_at_once="images")
+
+
+@pytest.fixture(autouse=True)
+def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three blocks in 40 tokens, the last of them not full."""
+    monkeypatch.setattr(flash, "BLOCKS", (16,))
+
+
+def of(rows: vlm.Rows, window: int | None = None) -> Sight:
+    at = rows.positions[..., 0]
+    reach = jnp.full_like(at, FURTHEST) if window is None else at + window
+    return Sight(rows.enter, at, ALONE, rows.enter, rows.leave, reach)
+
+
+def prompt_once(config: vlm.VLMConfig = CONFIG) -> vlm.Rows:
+    """Three completions of 7 behind a prompt of 19, which is padded by 4 in one row; an image of 4 in both."""
+    tokens = np.full((ROWS, 19), 9, np.int32)
+    tokens[:, 6:10] = config.image_id
+    said = np.ones((ROWS, 3, 7), bool)
+    said[0, 1, 3:] = False
+    prompts = Prompts(tokens, np.arange(19)[None] >= np.array([[4], [0]]))
+    return vlm.join(config, prompts, Completions(np.full((ROWS, 3, 7), 9, np.int32), said))
+
+
+def packed() -> vlm.Rows:
+    """Conversations of 11, 18 and 7 tokens in a row, and padding behind them."""
+    leave = np.repeat([11, 29, 36, NOBODY], [11, 18, 7, 4])[None].repeat(ROWS, 0)
+    begin = np.repeat([0, 11, 29, 36], [11, 18, 7, 4])[None]
+    positions = np.broadcast_to((np.arange(LENGTH) - begin)[..., None], (ROWS, LENGTH, 1))
+    some, none = np.full((ROWS, LENGTH), 9, np.int32), np.zeros((ROWS, 1), np.int32)
+    return vlm.packed_rows(CONFIG, Packed(some, positions, leave, some > 9, none, none, none > 0))
+
+
+def after_a_history() -> Sight:
+    """24 tokens behind 16 that were read earlier, 5 of which are padding."""
+    real = jnp.where(jnp.arange(16) < 11, FURTHEST, NOBODY) + 0 * AT[:, :16]
+    at, earlier = AT[:, :24], jnp.full_like(real, EARLIER)
+    keys = (jnp.concatenate(pair, axis=1) for pair in ((earlier, at), (real, at * 0 + 24), (AT[:, :16], at + 11)))
+    enter, leave, key_at = keys
+    return Sight(at, at + 11, ALONE[:, :24], enter, leave, key_at + 14)
+
+
+def seen_at_once() -> Sight:
+    """A prompt of 25 that sees itself both ways, however long the window of its replies."""
+    enter = jnp.where(AT < 25, 0, AT)
+    return Sight(enter, AT, enter, enter, AT * 0 + LENGTH, AT + 6)
+
+
+SIGHTS: dict[str, Callable[[], Sight]] = {  # of 40 tokens
+    "prompt once": lambda: of(prompt_once()),
+    "images both ways": lambda: of(prompt_once(SEES)),
+    "window": lambda: of(prompt_once(), window=9),
+    "packed": lambda: of(packed()),
+    "packed, window": lambda: of(packed(), window=5),
+    "prompt at once": seen_at_once,
+    "everybody": lambda: jax.tree.map(lambda x: x[0], attention.everybody(ROWS, LENGTH)),
+}
+
+
+def together() -> Sight:
+    """All of them as rows of one batch, which is compiled once."""
+    return Sight(*(jnp.concatenate(parts) for parts in zip(*(sight() for sight in SIGHTS.values()), strict=True)))
+
+
+def drawn(sight: Sight, *leading: int) -> tuple[jax.Array, ...]:
+    """Queries, keys, values, and what the output is multiplied with before it is summed."""
+    rng, (rows, queries), keys = np.random.default_rng(0), sight.enter.shape, sight.leave.shape[1]
+    shapes = [(queries, HEADS), (keys, KV_HEADS), (keys, KV_HEADS), (queries, HEADS)]
+    return tuple(jnp.asarray(rng.normal(size=(*leading, rows, *s, WIDTH)), jnp.float32) for s in shapes)
+
+
+def with_gradients(attend: Callable[..., jax.Array], *given: jax.Array) -> list[np.ndarray]:
+    """What attention gives, and the gradients of queries, keys and values."""
+
+    def summed(q: jax.Array, k: jax.Array, v: jax.Array) -> tuple[jax.Array, jax.Array]:
+        out = attend(q, k, v)
+        return jnp.sum(out * given[3]), out
+
+    (_, out), slopes = jax.jit(jax.value_and_grad(summed, argnums=(0, 1, 2), has_aux=True))(*given[:3])
+    return [np.asarray(x) for x in (out, *slopes)]
+
+
+def by(kernel: str, sight: Sight | None, config: BlockConfig = BLOCK, length: int = LENGTH) -> Callable[..., jax.Array]:
+    """Attention of one kind of layer, as a stack computes it."""
+    one = None if sight is None else jax.tree.map(lambda x: x[None], sight)
+    prepared = jax.tree.map(lambda x: x[0], kernels.KERNELS[kernel].prepare(one, (ROWS, length)))
+    return lambda q, k, v: kernels.KERNELS[kernel].attend(q, KeyValues(k, v), prepared, config)
+
+
+def same(found: list[np.ndarray], expected: list[np.ndarray]) -> None:
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(one, other, **CLOSE)
+
+
+@pytest.mark.parametrize("kernel", ["flash", "cudnn"])
+def test_every_kernel_computes_attention(kernel: str, as_cudnn: None) -> None:
+    sight = together()
+    given = drawn(sight)
+    found, expected = (with_gradients(by(each, sight), *given) for each in (kernel, "xla"))
+    for n, name in enumerate(SIGHTS):
+        for one, other in zip(found, expected, strict=True):
+            np.testing.assert_allclose(one[ROWS * n :][:ROWS], other[ROWS * n :][:ROWS], **CLOSE, err_msg=name)
+
+
+@pytest.mark.parametrize("kernel", ["flash", "cudnn"])
+def test_tokens_behind_a_history_attend_to_it(kernel: str, as_cudnn: None) -> None:
+    sight = after_a_history()
+    given = drawn(sight)
+    same(with_gradients(by(kernel, sight), *given), with_gradients(by("xla", sight), *given))
+
+
+def test_flash_attention_bounds_scores() -> None:
+    sight, config = SIGHTS["window"](), dataclasses.replace(BLOCK, soft_cap=0.7, query_scale=0.9)
+    given = drawn(sight)
+    same(with_gradients(by("flash", sight, config), *given), with_gradients(by("xla", sight, config), *given))
+
+
+@pytest.mark.parametrize(("kernel", "length"), [("flash", 16), ("cudnn", 8), ("cudnn", 9)])
+def test_all_see_all_without_a_sight(kernel: str, length: int, as_cudnn: None) -> None:
+    """cuDNN takes no odd lengths where there is a mask."""
+    given = drawn(jax.tree.map(lambda x: x[0], attention.everybody(ROWS, length)))
+    same(with_gradients(by(kernel, None, length=length), *given), with_gradients(by("xla", None), *given))
+
+
+def test_masks_are_what_the_words_say() -> None:
+    """Of a prompt with completions, pair by pair."""
+    mask = np.asarray(mask_of(SIGHTS["window"]()))[0]
+    completion = np.repeat([0, 1, 2, 3], [19, 7, 7, 7])
+    position = np.concatenate([np.maximum(np.arange(19) - 4, 0), *[15 + np.arange(7)] * 3])
+    for q in range(LENGTH):
+        for k in range(LENGTH):
+            real = k >= 4 and not 19 + 7 + 3 <= k < 19 + 14
+            allowed = k <= q and completion[k] in (0, completion[q]) and position[q] - position[k] < 9
+            assert mask[q, k] == ((real and allowed) or q == k), (q, k)
+
+
+def test_blocks_that_nobody_sees_are_left_out() -> None:
+    """Blocks end at 16 and 32. Of conversations that begin at 11 and 29, the last block sees nothing before 29; with a
+    window of 5, token 32, which is the fourth of its conversation, does."""
+    for name in ("packed", "packed, window"):
+        np.testing.assert_array_equal(flash.numbers_of(SIGHTS[name]()).runs[0], [[1, 0, 0], [1, 1, 0], [0, 1, 1]])
+    # The prompt ends at 18, and stands at 15 to 21 once more in each completion: with 9 its first 7 tokens are far.
+    np.testing.assert_array_equal(flash.numbers_of(SIGHTS["window"]()).runs[0], [[1, 0, 0], [1, 1, 0], [1, 1, 1]])
+
+
+@pytest.mark.parametrize("sight", [together, after_a_history])
+def test_no_block_that_somebody_sees_is_left_out(sight: Callable[[], Sight]) -> None:
+    runs = np.asarray(flash.numbers_of(sight()).runs)
+    for row, q, k in np.argwhere(np.asarray(mask_of(sight()))):
+        assert runs[row, q // 16, k // 16], (row, q, k)
+
+
+@pytest.mark.parametrize("kernel", ["flash", "cudnn"])
+def test_roles_side_by_side(kernel: str, as_cudnn: None) -> None:
+    """A mapped axis of queries, keys and values, over one mask."""
+    sight = SIGHTS["prompt once"]()
+    given = drawn(sight, 2)
+    same(
+        with_gradients(jax.vmap(by(kernel, sight)), *given),
+        with_gradients(jax.vmap(by("xla", sight)), *given),
+    )
+
+
+@pytest.fixture
+def as_cudnn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The function of JAX that calls cuDNN, with its other implementation."""
+    monkeypatch.setattr(cudnn, "IMPLEMENTATION", "xla")
+
+
+def test_a_layer_keeps_what_its_kernel_needs() -> None:
+    """One call forward and two backward: no second one forward, in the backward pass, for the sum of the weights."""
+    stack = Stack(dataclasses.replace(BLOCK, attention="flash", kinds=(LayerKind(Rope(1e4)),)), rngs=nnx.Rngs(0))
+    sight = jax.tree.map(lambda x: x[None], SIGHTS["packed"]())
+
+    def loss(x: jax.Array) -> jax.Array:
+        return jnp.sum(stack(x, None, sight).x ** 2)
+
+    program = jax.make_jaxpr(jax.grad(loss))(jnp.ones((ROWS, LENGTH, 32)))
+    assert sum(name == "pallas_call" for name in used(program.jaxpr)) == 3
+
+
+def used(jaxpr: Any) -> Iterator[str]:
+    """The names of all operations, those within others too, whose results are used."""
+    read = {id(x) for x in [*jaxpr.outvars, *(x for equation in jaxpr.eqns for x in equation.invars)]}
+    for equation in jaxpr.eqns:
+        if not read.isdisjoint(map(id, equation.outvars)):
+            yield equation.primitive.name
+        for value in equation.params.values():
+            inner = getattr(value, "jaxpr", value)
+            if hasattr(inner, "eqns"):
+                yield from used(inner)
+
+
+CHOICES = [
+    ("tpu", jnp.bfloat16, 1152, {}, "flash"),
+    ("tpu", jnp.bfloat16, 1152, {"soft_cap": 50.0}, "flash"),
+    ("tpu", jnp.float16, 1152, {}, "xla"),
+    ("tpu", jnp.bfloat16, 8, {}, "xla"),
+    ("gpu", jnp.bfloat16, 1152, {}, "cudnn"),
+    ("gpu", jnp.float32, 1152, {}, "xla"),
+    ("gpu", jnp.bfloat16, 1152, {"soft_cap": 50.0}, "xla"),
+    ("gpu", jnp.bfloat16, 1152, {"head_width": 12}, "xla"),
+    ("gpu", jnp.bfloat16, 1152, {"head_width": 256}, "xla"),
+    ("cpu", jnp.float32, 1152, {}, "xla"),
+]
+
+
+@pytest.mark.parametrize(("platform", "dtype", "length", "changes", "expected"), CHOICES)
+def test_the_kernel_that_pays_is_taken(
+    platform: str, dtype: type, length: int, changes: dict, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kernels, "platform", lambda: platform)
+    config = dataclasses.replace(BLOCK, **changes)
+    assert kernels.kernel_for(config, dtype, length) is kernels.KERNELS[expected]
+
+
+REFUSED = [
+    ("cudnn", "cpu", jnp.bfloat16, {}, "cuDNN is for NVIDIA GPUs, and this program is compiled for a CPU"),
+    ("cudnn", "gpu", jnp.float32, {}, "in bfloat16 or float16, and this model is in float32"),
+    ("cudnn", "gpu", jnp.bfloat16, {"soft_cap": 50.0}, "no soft cap"),
+    ("cudnn", "gpu", jnp.bfloat16, {"head_width": 320}, "up to 256, and those of this model are 320"),
+    ("flash", "gpu", jnp.bfloat16, {}, "compiled for a GPU"),
+    ("flash", "tpu", jnp.float16, {}, "no float16"),
+]
+
+
+@pytest.mark.parametrize(("kernel", "platform", "dtype", "changes", "why"), REFUSED)
+def test_a_kernel_that_is_named_and_cannot_says_why(
+    kernel: str, platform: str, dtype: type, changes: dict, why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kernels, "platform", lambda: platform)
+    with pytest.raises(UserError, match=why):
+        kernels.kernel_for(dataclasses.replace(BLOCK, attention=kernel, **changes), dtype, 1152)
+
+
+def test_a_kernel_that_is_named_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "platform", lambda: "gpu")
+    wide = dataclasses.replace(BLOCK, attention="cudnn", head_width=256)
+    assert kernels.kernel_for(wide, jnp.bfloat16, 8) is kernels.KERNELS["cudnn"]
