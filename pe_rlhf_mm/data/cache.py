@@ -28,6 +28,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from pe_rlhf_mm.data.processor import Processor
+from pe_rlhf_mm.models.config import with_attention
 from pe_rlhf_mm.types import Image
 
 LIMIT = 20 * 2**30
@@ -67,7 +68,8 @@ def processor_fingerprint(processor: Processor) -> str:
     backend = getattr(tokenizer, "backend_tokenizer", None)
     content = backend.to_str() if backend is not None else repr(sorted(tokenizer.get_vocab().items()))
     versions = [importlib.metadata.version(name) for name in ("pe-rlhf-mm", "tokenizers", "transformers", "pillow")]
-    settings = (tokenizer.chat_template, tokenizer.special_tokens_map, replace(processor.config, name=""), versions)
+    config = replace(with_attention(processor.config, "auto"), name="")  # neither says anything of texts
+    settings = (tokenizer.chat_template, tokenizer.special_tokens_map, config, versions)
     return hashlib.sha256(repr((content, settings)).encode()).hexdigest()
 
 

@@ -24,7 +24,7 @@ from pe_rlhf_mm.data.store import Store, memory_share
 from pe_rlhf_mm.data.views import Views
 from pe_rlhf_mm.errors import ImageError, UserError
 from pe_rlhf_mm.models import vlm
-from pe_rlhf_mm.models.config import Native, Square, Tiled, VisionConfig, VLMConfig
+from pe_rlhf_mm.models.config import Native, Square, Tiled, VisionConfig, VLMConfig, with_attention
 from pe_rlhf_mm.models.places import everywhere
 from pe_rlhf_mm.models.sharding import by_rows
 from pe_rlhf_mm.types import Features, Image, Pixels
@@ -140,6 +140,8 @@ class Gallery:
         # ever. So on a mesh the tower is whole on every device: each looks at views of its own and waits for nobody.
         self._tower = None if look_with is None or config.vision is None else everywhere(look_with["vision"])
         self._mesh = jax.sharding.get_mesh()
+        # Nor is the mesh set in that thread, and kernels are told by it which device computes what.
+        self._plain = config if self._mesh.size <= 1 else with_attention(config, "xla")
         self._index: dict[str, int] = {}
         self._images: list[Image] = []
         self._shapes: list[ImageShape] = []
@@ -242,7 +244,7 @@ class Gallery:
             block = [item for item in waiting[:batch] if len(item[1]) <= room]
             rows = [[(view, self._shapes[n].grid)] for n, view in block]
             pixels = _padded(rows + [[]] * (batch - len(block)), most=1, patches=room)
-            looked = np.asarray(_look(self.config, tower, by_rows(pixels, self._mesh)))
+            looked = np.asarray(_look(self._plain, tower, by_rows(pixels, self._mesh)))
             for (n, view), vectors in zip(block, looked, strict=False):
                 seen.setdefault(n, []).append(vectors[: len(view) // self._vision.merge**2])
             del waiting[: len(block)]

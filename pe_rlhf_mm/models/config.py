@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass, field, replace
+from typing import Literal, get_args
+
+from pe_rlhf_mm.errors import UserError
 
 NormKind = Literal["rms", "rms_plus_one", "layer"]
 Activation = Literal["silu", "gelu", "gelu_tanh"]
@@ -225,3 +227,13 @@ class VLMConfig:
         # Some tokenizers pad with the token that ends a reply, which must stay possible.
         ids = {self.image_id, *self.placeholder_ids, *({self.pad_id} - {*self.stop_ids})}
         return tuple(sorted(i for i in ids if 0 <= i < self.vocabulary))
+
+
+def with_attention(config: VLMConfig, kernel: Attention) -> VLMConfig:
+    """The model whose decoder and tower compute attention by that kernel. Raises UserError for a name that is none."""
+    if kernel not in get_args(Attention):
+        raise UserError(f"attention is {kernel!r}; there are {', '.join(get_args(Attention))}.")
+    decoder, vision = replace(config.decoder, attention=kernel), config.vision
+    if vision is not None:
+        vision = replace(vision, block=replace(vision.block, attention=kernel))
+    return replace(config, decoder=decoder, vision=vision)

@@ -7,7 +7,6 @@ not know of itself.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -17,7 +16,7 @@ from jaxtyping import Array, Bool
 from pe_rlhf_mm.errors import UserError
 from pe_rlhf_mm.models import attention, cudnn, flash
 from pe_rlhf_mm.models.attention import KeyValues, Sight
-from pe_rlhf_mm.models.config import Attention, BlockConfig, VLMConfig
+from pe_rlhf_mm.models.config import Attention, BlockConfig
 from pe_rlhf_mm.models.sharding import platform
 
 
@@ -61,11 +60,3 @@ def kernel_for(config: BlockConfig, dtype: Any, length: int) -> Kernel:
     if why := kernel.cannot(config, jnp.dtype(dtype), here):
         raise UserError(f"attention {config.attention!r} is not to be had here: {why}. Use 'auto', or 'xla'.")
     return kernel
-
-
-def with_attention(config: VLMConfig, kernel: Attention) -> VLMConfig:
-    """A model whose decoder and tower compute attention by that kernel."""
-    decoder, vision = dataclasses.replace(config.decoder, attention=kernel), config.vision
-    if vision is not None:
-        vision = dataclasses.replace(vision, block=dataclasses.replace(vision.block, attention=kernel))
-    return dataclasses.replace(config, decoder=decoder, vision=vision)

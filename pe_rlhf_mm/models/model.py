@@ -26,7 +26,7 @@ from pe_rlhf_mm.errors import UserError
 from pe_rlhf_mm.json_files import read_json
 from pe_rlhf_mm.models import quantize as quantization
 from pe_rlhf_mm.models import vlm
-from pe_rlhf_mm.models.config import VLMConfig
+from pe_rlhf_mm.models.config import Attention, VLMConfig, with_attention
 from pe_rlhf_mm.types import Image, Prompts
 
 SHIPPED = {"tiny-vlm": Path(__file__).parent.parent / "assets" / "tiny-vlm"}
@@ -115,12 +115,18 @@ def checked_dtype(dtype: Any) -> jnp.dtype:
 
 
 def load_model(
-    name: str | Path, *, dtype: Any = None, quantize: Literal["int8", "nf4"] | None = None, mesh: Mesh | None = None
+    name: str | Path,
+    *,
+    dtype: Any = None,
+    quantize: Literal["int8", "nf4"] | None = None,
+    attention: Attention = "auto",
+    mesh: Mesh | None = None,
 ) -> Model:
     """Loads a shipped model by name ("tiny-vlm"), a checkpoint folder, or a model of the Hugging Face hub ("org/name").
 
     `dtype` is that of the backbone, float32, bfloat16 or float16: by default float32 on CPU, bfloat16 on accelerators.
     `quantize` holds the matrices of its layers in 8 or 4 bits (`models/quantize.py`): for a backbone that stays frozen.
+    `attention` names the kernel that computes it (`models/kernels.py`); by default that is the one that pays here.
     With a `mesh` (`pe.make_mesh`), or the one that `jax.set_mesh` has set, every weight goes straight to the devices
     that hold its parts (`models/sharding.py`). Weights that are in use already, read from the same files in the same
     way, are shared. Raises UserError for a name that is none of them, and for a folder that does not hold a whole
@@ -135,7 +141,7 @@ def load_model(
             f"of the run by `pe-rlhf export {name} --format merged --out FOLDER`."
         )
     if backbone.is_own(folder):
-        config = backbone.read_config(folder)
+        config = with_attention(backbone.read_config(folder), attention)
         tokenizer = read_tokenizer(folder)
         refuse_misfit(tokenizer, config)
         processor = Processor(tokenizer, config)
@@ -147,7 +153,7 @@ def load_model(
         state = _in_use(read, folder, dtype, kind, mesh)
         return Model(str(name), config, state, processor)
     description, tokenizer = huggingface.read_description(folder), read_tokenizer(folder)
-    config = huggingface.config_from(folder, description, special_ids(folder, tokenizer))
+    config = with_attention(huggingface.config_from(folder, description, special_ids(folder, tokenizer)), attention)
     refuse_misfit(tokenizer, config)
     processor = Processor(tokenizer, config)
     load = functools.partial(huggingface.load_state, folder, config, dtype, kind, mesh)

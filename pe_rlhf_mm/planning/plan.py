@@ -13,7 +13,7 @@ import jax
 from jax.sharding import AxisType, Mesh
 
 from pe_rlhf_mm.errors import UserError
-from pe_rlhf_mm.models.config import VLMConfig
+from pe_rlhf_mm.models.config import VLMConfig, with_attention
 from pe_rlhf_mm.models.sharding import MESH_AXES
 from pe_rlhf_mm.planning.arithmetic import products
 from pe_rlhf_mm.planning.held import Held, bytes_a_device
@@ -142,7 +142,7 @@ def plan(
         raise UserError(f"{topology} has {count} chips, and a mesh of {shape} has {math.prod(shape)}.")
     kinds = (AxisType.Auto,) * len(MESH_AXES)
     laid = Mesh(chips.devices.reshape(shape), MESH_AXES, axis_types=kinds)
-    found = STAGES[stage](config, settings, load, laid)
+    found = STAGES[stage](with_attention(config, settings.attention), settings, load, laid)
     with jax.set_mesh(laid):
         costs = [_cost(program, found.held.total, chips) for program in found.programs]
     sizes = dict(zip(MESH_AXES, shape, strict=True))

@@ -11,6 +11,7 @@ from pe_rlhf_mm.adapters.origin import JUDGES
 from pe_rlhf_mm.adapters.roles import BACKBONE, Roles, only_backbone
 from pe_rlhf_mm.errors import UserError
 from pe_rlhf_mm.json_files import read_json
+from pe_rlhf_mm.models.config import Attention
 from pe_rlhf_mm.models.model import Model, load_model
 from pe_rlhf_mm.registry import import_attribute
 from pe_rlhf_mm.rollout.endpoint import EndpointPolicy
@@ -18,18 +19,19 @@ from pe_rlhf_mm.rollout.policy import Policy
 from pe_rlhf_mm.types import Message
 
 
-def load_policy(source: str | Path, *, role: str | None = None) -> Policy:
+def load_policy(source: str | Path, *, role: str | None = None, attention: Attention = "auto") -> Policy:
     """The policy of a run folder, or a model as it is: a checkpoint folder, a shipped model, a model of the hub.
 
-    Of a run it is the role `policy`, or `sft` where RL has not been reached, or the role asked for. Raises UserError if
+    Of a run it is the role `policy`, or `sft` where RL has not been reached, or the role asked for. `attention`: as in
+    `load_model`. Raises UserError if
     the source is neither, has no such role, or if the role judges replies and writes none.
     """
     if role in JUDGES:
         raise UserError(refusal_of_judge(role, source))
     if is_run(Path(source)) or role is not None:
-        loaded = load_run_role(Path(source), role)
+        loaded = load_run_role(Path(source), role, attention=attention)
         return Policy(loaded.model.processor, loaded.roles.weights(loaded.role), f"{source}:{loaded.role}")
-    model = load_model(source)
+    model = load_model(source, attention=attention)
     return Policy(model.processor, only_backbone(model.state).weights(BACKBONE), model.name)
 
 
@@ -54,7 +56,7 @@ class RunRole(NamedTuple):
     role: str
 
 
-def load_run_role(folder: Path, role: str | None = None) -> RunRole:
+def load_run_role(folder: Path, role: str | None = None, *, attention: Attention = "auto") -> RunRole:
     """Reads a role of a run folder; the policy, or the SFT policy, unless told otherwise. Raises UserError as above."""
     if not (folder / "config.json").is_file():
         raise UserError(f"{folder} is no run folder: it has no config.json")
@@ -68,7 +70,7 @@ def load_run_role(folder: Path, role: str | None = None) -> RunRole:
     if wanted not in saved:
         raise UserError(f"{folder} has no role {wanted!r}; saved so far: {', '.join(saved) or 'none'}")
     # Adapters were trained on the backbone as it was rounded then.
-    model = load_model(run["model"], quantize=run.get("settings", {}).get("quantize"))
+    model = load_model(run["model"], quantize=run.get("settings", {}).get("quantize"), attention=attention)
     return RunRole(
         model, load_role(folder / "adapters" / wanted, only_backbone(model.state), wanted, model.config), wanted
     )

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, is_dataclass
 from typing import Literal, get_args, get_origin, get_type_hints
 
 from pe_rlhf_mm.errors import OutOfRange
-from pe_rlhf_mm.models.config import Quantization
+from pe_rlhf_mm.models.config import Attention, Quantization
 from pe_rlhf_mm.rollout.settings import Sampling
 
 TARGETS = ("q", "k", "v", "o", "gate", "up", "down")
@@ -321,6 +321,8 @@ class TuneConfig:
     accumulate: int = 1
     """Work through the batch of a step in so many parts, and add up their gradients: the memory of one, and the same
     step."""
+    attention: Attention = "auto"
+    """The kernel that computes attention: by default the one that pays on this platform. All compute the same."""
     mesh: MeshConfig = field(default_factory=MeshConfig)
 
     @property

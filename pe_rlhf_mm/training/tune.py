@@ -99,7 +99,7 @@ def tune(
     _refuse_impossible(instance, config, given=() if start is None else start.roles, played=pool is not None)
     evaluator = evaluator_reward(config.rl) if config.method == "rlhf" else None
     mesh = make_mesh(**dataclasses.asdict(config.mesh)) if config.mesh.devices > 1 else None
-    loaded = load_model(model, quantize=config.quantize, mesh=mesh)
+    loaded = load_model(model, quantize=config.quantize, attention=config.attention, mesh=mesh)
     loaded = dataclasses.replace(loaded, processor=RememberingProcessor(loaded.processor))
     run = Run.create(Path(out), values, overwrite=overwrite, resume=resume)
     with ExitStack() as stack:
