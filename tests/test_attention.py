@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -11,12 +16,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from jax.sharding import AbstractDevice, AbstractMesh
 from models import CONFIG
 
 from pe_rlhf_mm.errors import UserError
 from pe_rlhf_mm.models import attention, cudnn, flash, kernels, vlm
 from pe_rlhf_mm.models.attention import EARLIER, FURTHEST, NO_TOKEN, NOBODY, KeyValues, Sight, mask_of
 from pe_rlhf_mm.models.config import BlockConfig, LayerKind, Rope
+from pe_rlhf_mm.models.sharding import MESH_AXES
 from pe_rlhf_mm.models.stack import Stack
 from pe_rlhf_mm.types import Completions, Packed, Prompts
 
@@ -26,6 +33,7 @@ CLOSE = {"rtol": 1e-5, "atol": 2e-6}
 """float32: sums of 40 numbers of about 1, in another order."""
 AT = jnp.broadcast_to(jnp.arange(LENGTH), (ROWS, LENGTH))
 ALONE = jnp.full_like(AT, NO_TOKEN)
+FLAGS = "--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0"
 SEES = dataclasses.replace(CONFIG, seen_at_once="images")
 
 
@@ -266,3 +274,32 @@ def test_a_kernel_that_is_named_is_taken(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(kernels, "platform", lambda: "gpu")
     wide = dataclasses.replace(BLOCK, attention="cudnn", head_width=256)
     assert kernels.kernel_for(wide, jnp.bfloat16, 8) is kernels.KERNELS["cudnn"]
+
+
+@pytest.mark.parametrize("changes", [{}, {"soft_cap": 50.0, "head_width": 72}, {"head_width": 256}])
+def test_the_kernels_are_lowered_for_a_tpu(changes: dict, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As far as JAX goes without a TPU's compiler: every operation is one that its kernels may have."""
+    monkeypatch.undo()  # blocks are of the size that TPUs are given
+    chip = AbstractMesh((1, 1, 1), MESH_AXES, abstract_device=AbstractDevice("TPU v5 lite", 1, "tpu"))
+    config = dataclasses.replace(BLOCK, **changes)
+    numbers = jax.tree.map(lambda x: x[0], flash.numbers_of(attention.everybody(1, 600)))
+    given = [jnp.zeros((1, 600, heads, config.head_width), jnp.bfloat16) for heads in (HEADS, KV_HEADS, KV_HEADS)]
+
+    def loss(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+        return flash.attend(q, KeyValues(k, v), numbers, config).astype(jnp.float32).sum()
+
+    with jax.sharding.use_abstract_mesh(chip):
+        lowered = jax.jit(jax.grad(loss, argnums=(0, 1, 2))).trace(*given).lower(lowering_platforms=("tpu",))
+    assert lowered.as_text().count("@tpu_custom_call") == 3
+
+
+def test_kernels_compute_attention_on_four_devices() -> None:
+    """Each device its rows and heads: of 14 rows and 4 heads, 7 rows and 2 heads, 3 blocks of queries and 3 of keys."""
+    environment = {**os.environ, "XLA_FLAGS": FLAGS, "NPROC": "32"}
+    script = Path(__file__).parent / "attention_on_a_mesh.py"
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 0, done.stderr[-4000:]
+    found = json.loads(done.stdout)
+    assert max(found["flash"], found["cudnn"]) < 2e-6
+    assert found["layers"] < 1e-5
+    assert found["grids"] == ["(7, 2, 3, 3)"]

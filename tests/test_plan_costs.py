@@ -8,6 +8,9 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from pe_rlhf_mm.models import flash
+from pe_rlhf_mm.models.attention import KeyValues, everybody
+from pe_rlhf_mm.models.config import BlockConfig
 from pe_rlhf_mm.planning.arithmetic import products
 from pe_rlhf_mm.planning.plan import _least
 from pe_rlhf_mm.planning.slices import LADDER, RATES, Rates
@@ -51,6 +54,14 @@ def test_gradients_cost_two_more_and_layers_that_are_made_again_one_more() -> No
     assert count(jax.grad(loss(True)), W, X) == 4 * 5 * ONE
     frozen = count(jax.grad(lambda x, w: loss(False)(w, x)), X, W)
     assert frozen == 2 * 5 * ONE  # no gradient of weights
+
+
+def test_a_kernel_of_attention_does_not_count() -> None:
+    """It leaves out what nobody sees, and what that is no program tells before it runs."""
+    block = BlockConfig(layers=1, width=16, heads=2, kv_heads=2, head_width=8, mlp_width=8)
+    numbers = jax.tree.map(lambda x: x[0], flash.numbers_of(everybody(3, 32)))
+    x = jax.ShapeDtypeStruct((3, 32, 2, 8), jnp.float32)
+    assert count(lambda x: flash.attend(x, KeyValues(x, x), numbers, block), x) == 0
 
 
 def test_a_loop_that_may_end_early_runs_to_its_end_and_the_dearest_branch_is_taken() -> None:
