@@ -70,9 +70,32 @@ def only(slot: Slot, scale: float | Float[Array, ""]) -> Bank:
     return Bank(jax.tree.map(lambda x: x[:, None], slot), jnp.asarray(scale, jnp.float32)[None])
 
 
+def side_by_side(slots: Sequence[Slot]) -> Slot:
+    """Slots of any ranks and targets as one: a [L, E, in, R], b [L, E, R, out], with R the largest rank.
+
+    Columns that a slot does not have are zeros, and so is all of a target that it does not adapt: both add nothing,
+    exactly, and what is zero on both sides has no gradient.
+    """
+    targets = sorted({target for slot in slots for target in slot})
+    return {target: _beside([slot.get(target) for slot in slots]) for target in targets}
+
+
+def _beside(factors: Sequence[LowRank | None]) -> LowRank:
+    there = [low for low in factors if low is not None]
+    rank = max(low.a.shape[-1] for low in there)
+
+    def padded(low: LowRank) -> LowRank:
+        more = rank - low.a.shape[-1]
+        return LowRank(jnp.pad(low.a, ((0, 0), (0, 0), (0, more))), jnp.pad(low.b, ((0, 0), (0, more), (0, 0))))
+
+    nothing = jax.tree.map(jnp.zeros_like, padded(there[0]))
+    every = [nothing if low is None else padded(low) for low in factors]
+    return LowRank(*(jnp.stack(same, axis=1) for same in zip(*every, strict=True)))
+
+
 def stack(slots: Sequence[Slot], scales: Sequence[float], ids: Int[Array, " B"]) -> Bank:
-    """Stacks slots of one width into a bank whose rows choose by `ids` (-1: backbone alone)."""
-    return Bank(jax.tree.map(lambda *x: jnp.stack(x, axis=1), *slots), jnp.array(scales, jnp.float32), ids)
+    """Slots side by side as a bank whose rows choose by `ids` (-1: backbone alone)."""
+    return Bank(side_by_side(slots), jnp.array(scales, jnp.float32), ids)
 
 
 def delta(

@@ -54,7 +54,8 @@ def chunked(
 
     @jax.checkpoint
     def one(block: tuple) -> TokenStatistics:
-        return of_tokens(logits(*block), block[1])
+        found = of_tokens(logits(*block), block[1])
+        return TokenStatistics(*(cut(x, "shared rows") for x in found))
 
     statistics = one((flat[0], ids[0])) if len(flat) == 1 else jax.lax.map(one, (flat, ids))
     by_part = (x.reshape(-1, parts, chunk).swapaxes(0, 1).reshape(parts, -1) for x in statistics)

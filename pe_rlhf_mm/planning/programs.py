@@ -15,11 +15,13 @@ from jax.stages import Traced
 from pe_rlhf_mm.models.config import VLMConfig
 from pe_rlhf_mm.planning.held import Held, frozen, held, part_of, roles_of, rows, trained, weights_of, whole
 from pe_rlhf_mm.rollout.sampler import sample
-from pe_rlhf_mm.training import forward, reinforce, reward, sft
+from pe_rlhf_mm.training import passes, reinforce, reward, sft
 from pe_rlhf_mm.training.accumulation import Parts
 from pe_rlhf_mm.training.config import TuneConfig
 from pe_rlhf_mm.training.optimizers import OPTIMIZERS
-from pe_rlhf_mm.training.policy_gradient import ALGORITHMS, Experience
+from pe_rlhf_mm.training.passes import Completed
+from pe_rlhf_mm.training.policy_gradient import ALGORITHMS, Experience, assessors
+from pe_rlhf_mm.training.scorers import LEARNED
 from pe_rlhf_mm.training.step import train_step
 from pe_rlhf_mm.types import Completions, Features, Pixels, Prompts
 
@@ -122,29 +124,27 @@ def rl_stage(config: VLMConfig, settings: TuneConfig, load: Load, mesh: Mesh) ->
     rewards: Any = rows((rl.prompts, rl.group), jnp.float32, mesh)
     experience = Experience(tokens, tokens, tokens, tokens, tokens if appraised else None)
     rollout = reinforce.Rollout(prompts, completions, rewards, experience)
-    parts = Parts(settings.accumulate, reinforce.replies)
-    loss = functools.partial(reinforce.loss, config, rl, sampling, settings.remat)
+    loss = functools.partial(reinforce.loss, config, rl, settings.remat)
     draw = functools.partial(
         sample.trace, config, *weights_of(now, "policy"), prompts, keys, group=rl.group, sampling=sampling
     )
-    score = functools.partial(
-        forward.score_policy.trace, config, weights_of(now, "policy"), prompts, completions, sampling
-    )
-    judge = functools.partial(
-        forward.score_rewards.trace, config, weights_of(roles, "reward"), roles.heads["reward"], prompts, completions
-    )
+    read, names = Completed(prompts, completions), assessors(rl, LEARNED.roles if settings.learns_reward else ())
+    scores = [
+        Program(
+            f"score ({', '.join(group)})",
+            functools.partial(passes.score.trace, config, passes.joint(now, group), read, sampling),
+            (read, cast),
+        )
+        for group in passes.PASSES[rl.passes](now, names)
+    ]
+    parts = Parts(settings.accumulate, reinforce.replies)
     update = functools.partial(train_step.trace, state, roles, rollout, loss=loss, optimizer=optimizer, parts=parts)
     programs = [
         Program("sample", draw, (prompts, keys, cast), turns=rl.max_tokens),
-        Program("score (policy, anchor)", score, (prompts, completions, cast)),
+        *scores,
+        Program("update", update, rollout),
     ]
-    if settings.learns_reward:
-        programs.append(Program("score (reward)", judge, (prompts, completions, cast)))
-    if appraised:
-        value = (config, weights_of(now, "value"), now.heads["value"], prompts, completions)
-        appraise = functools.partial(forward.score_values.trace, *value)
-        programs.append(Program("score (value)", appraise, (prompts, completions, cast)))
-    return Stage(held(roles, state, validated=True), [*programs, Program("update", update, rollout)])
+    return Stage(held(roles, state, validated=True), programs)
 
 
 STAGES: dict[str, Callable[[VLMConfig, TuneConfig, Load, Mesh], Stage]] = {

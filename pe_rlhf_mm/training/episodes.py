@@ -12,7 +12,7 @@ import functools
 import itertools
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -35,13 +35,22 @@ from pe_rlhf_mm.envs.pool import EnvPool
 from pe_rlhf_mm.models.config import VLMConfig
 from pe_rlhf_mm.models.sharding import by_rows, parts_of
 from pe_rlhf_mm.rollout.episodes import Played, play_episodes
-from pe_rlhf_mm.training import forward
+from pe_rlhf_mm.training import forward, passes
 from pe_rlhf_mm.training.config import RLConfig
 from pe_rlhf_mm.training.keeper import Forgetful, Keeper
 from pe_rlhf_mm.training.observer import Observer, Silent
-from pe_rlhf_mm.training.policy_gradient import ALGORITHMS, PLACEMENTS, Earned, Experience, experience, objective
+from pe_rlhf_mm.training.passes import Episodes
+from pe_rlhf_mm.training.policy_gradient import (
+    ALGORITHMS,
+    PLACEMENTS,
+    Earned,
+    Experience,
+    assessors,
+    experience,
+    objective,
+)
 from pe_rlhf_mm.training.reinforce import improve
-from pe_rlhf_mm.training.scorers import EvaluatorReward, rewarded
+from pe_rlhf_mm.training.scorers import LEARNED, EvaluatorReward, rewarded
 from pe_rlhf_mm.training.step import Technique
 from pe_rlhf_mm.types import Outcome, Packed, Sample
 
@@ -140,25 +149,21 @@ def _scope(source: str, turn: Int[Array, "N T"]) -> Int[Array, "N T"]:
     return turn if source == "learned" else jnp.zeros_like(turn)
 
 
-def _appraised(
-    config: VLMConfig, settings: RLConfig, roles: Roles, rows: Rows
-) -> tuple[Float[Array, "N T"] | None, Float[Array, " N"]]:
-    """What V says of every chosen token, if the algorithm asks, and of what lies beyond the end of what was cut.
+def _beyond(
+    config: VLMConfig, settings: RLConfig, roles: Roles, rows: Rows, said: Mapping[str, Any]
+) -> Float[Array, " N"]:
+    """What V says of what lies beyond the end of what was cut. Where it has not spoken yet, it is asked, if there is
+    such; where a learned reward judges each turn by itself, nothing lies beyond."""
+    nothing = jnp.zeros(rows.cut.shape)
+    if settings.reward == "learned" or "value" not in roles.heads:
+        return nothing
 
-    Where a learned reward judges each turn by itself, nothing lies beyond.
-    """
-    values, beyond = None, jnp.zeros(rows.cut.shape)
+    def ask() -> Float[Array, " N"]:
+        told = passes.said(config, roles, ("value",), Episodes(rows.packed, rows.ends), settings, passes.read)
+        return told["value"][1]
 
-    def ask() -> tuple[Float[Array, "B K"], Float[Array, " N"]]:
-        ends = (rows.packed, rows.ends)
-        return forward.packed_values(config, roles.weights("value"), roles.heads["value"], *ends)
-
-    if ALGORITHMS[settings.algorithm].appraised:
-        found, beyond = ask()
-        values = _by_episode(found, rows.place)
-    elif settings.reward != "learned" and "value" in roles.heads:
-        beyond = jax.lax.cond(rows.cut.any(), lambda: ask()[1], lambda: beyond)
-    return values, jnp.zeros(rows.cut.shape) if settings.reward == "learned" else jnp.where(rows.cut, beyond, 0)
+    beyond = said["value"][1] if "value" in said else jax.lax.cond(rows.cut.any(), ask, lambda: nothing)
+    return jnp.where(rows.cut, beyond, 0)
 
 
 @functools.partial(jax.jit, static_argnames=("config", "settings"))
@@ -170,20 +175,19 @@ def _assess(
     The episodes of a sample are a whole round of samples apart.
     """
     source, beta, scope = settings.reward, settings.beta, _scope(settings.reward, rows.turn)
-    packed, mask, by_episode = rows.packed, rows.mask, functools.partial(_by_episode, place=rows.place)
-    policy_now, anchor = (
-        jax.tree.map(by_episode, forward.packed_policy(config, roles.weights(role), packed, settings.sampling))
-        for role in ("policy", "anchor")
-    )
+    mask, by_episode = rows.mask, functools.partial(_by_episode, place=rows.place)
+    names = assessors(settings, LEARNED.roles if source == "learned" else ())
+    said = passes.said(config, roles, names, Episodes(rows.packed, rows.ends), settings, passes.read)
+    policy_now, anchor = (jax.tree.map(by_episode, said[role]) for role in ("policy", "anchor"))
     rewards = rows.rewards
     if source == "learned":
-        judged = by_episode(forward.packed_rewards(config, roles.weights("reward"), roles.heads["reward"], packed))
         last = mask & (rows.turn != jnp.pad(rows.turn, ((0, 0), (0, 1)), constant_values=-1)[:, 1:])
-        rewards = jnp.where(last, judged, 0)
+        rewards = jnp.where(last, by_episode(said["reward"]), 0)
     divergence = kl.k1(policy_now.full_logprobs, anchor.full_logprobs)
     charge = PLACEMENTS[settings.kl].charge(policy_now.full_logprobs, anchor.full_logprobs)
     earned = (1 - beta) * rewards - beta * jnp.where(mask, charge, 0)
-    values, beyond = _appraised(config, settings, roles, rows)
+    values = by_episode(said["value"][0]) if "value" in said else None
+    beyond = _beyond(config, settings, roles, rows, said)
     away = rows.turn.max(axis=-1, keepdims=True) + 1 - rows.turn
     returns = advantages.returns_within(earned, scope, rows.turn, settings.gamma)
     returns = returns + settings.gamma**away * beyond[:, None]
@@ -200,7 +204,7 @@ def _assess(
         "turns": masked.token_mean(rows.turn.max(axis=-1) + 1, known),
         "sampler_gap": jnp.where(mask, jnp.abs(rows.logprobs - policy_now.logprobs), 0).max(),
     }
-    return EpisodeRollout(packed, rows.place, mask, rows.ends, found), metrics
+    return EpisodeRollout(rows.packed, rows.place, mask, rows.ends, found), metrics
 
 
 def loss(
@@ -213,12 +217,11 @@ def loss(
     key: jax.Array,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """As `reinforce.loss`, of episodes."""
-    values, roles, packed, how = None, roles.put(trainable), rollout.packed, forward.Pass(remat=remat)
-    statistics = forward.packed_policy(config, roles.weights("policy"), packed, settings.sampling, how)
-    if "value" in trainable.heads:
-        ends = (packed, rollout.ends)
-        values, _ = forward.packed_values(config, roles.weights("value"), roles.heads["value"], *ends, how)
-    statistics, values = jax.tree.map(lambda found: _by_episode(found, rollout.place), (statistics, values))
+    rows, learners = Episodes(rollout.packed, rollout.ends), ALGORITHMS[settings.algorithm].roles
+    read = functools.partial(passes.read, how=forward.Pass(remat=remat))
+    said = passes.said(config, roles.put(trainable), learners, rows, settings, read)
+    now = (said["policy"], said["value"][0] if "value" in said else None)
+    statistics, values = jax.tree.map(lambda found: _by_episode(found, rollout.place), now)
     return objective(settings, statistics, values, rollout.experience, rollout.mask)
 
 

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from pe_rlhf_mm.adapters.roles import Head, Weights
@@ -49,6 +50,10 @@ class PolicyStatistics(NamedTuple):
     full_logprobs: Float[Array, "B *n"]
     entropy: Float[Array, "B *n"]
 
+    def of(self, mask: Bool[Array, "B *n"]) -> PolicyStatistics:
+        """0 at all other tokens."""
+        return PolicyStatistics(*(jnp.where(mask, x, 0) for x in self))
+
 
 def policy(
     config: VLMConfig,
@@ -61,19 +66,19 @@ def policy(
     """Log-probabilities of given completions, through the same `sampling` that the sampler draws with."""
     states = hidden(config, weights, prompts, completions, how)
     before = vlm.before_each(states, *completions.tokens.shape[1:])
-    return _statistics(config, weights, before, completions.tokens, completions.mask, sampling)
+    return statistics(config, weights.state, before, completions.tokens, completions.mask, sampling)
 
 
-def _statistics(
+def statistics(
     config: VLMConfig,
-    weights: Weights,
+    state: nnx.State,
     before: Float[Array, "*n D"],
     tokens: Int[Array, "*n"],
     mask: Bool[Array, "*n"],
     sampling: Sampling,
 ) -> PolicyStatistics:
-    """Of `tokens`, from the hidden states before them."""
-    model = vlm.bind(config, weights.state)
+    """Of `tokens`, from the hidden states before them; `state` has the table of words."""
+    model = vlm.bind(config, state)
 
     def full(h: Array, _: Array) -> Array:
         return tempered(model.logits(h), sampling, config.forbidden_ids)
@@ -83,8 +88,7 @@ def _statistics(
     if sampling.truncates:
         drawn = logprobs.chunked(before, tokens, lambda h, keep: truncated(full(h, keep), sampling, keep))
     # The padding token can never be drawn: its log-probability is -inf, and differences of such are no numbers.
-    shown = (jnp.where(mask, x, 0) for x in (drawn.logprobs, whole.logprobs, whole.entropy))
-    return PolicyStatistics(*shown)
+    return PolicyStatistics(drawn.logprobs, whole.logprobs, whole.entropy).of(mask)
 
 
 def packed_policy(
@@ -93,7 +97,7 @@ def packed_policy(
     """The same, [B, K], of the tokens that packed rows ask about; 0 where they ask about none."""
     before = vlm.at(packed_hidden(config, weights, packed, how), packed.before)
     tokens = jnp.take_along_axis(packed.tokens, packed.asked, axis=1)
-    return _statistics(config, weights, before, tokens, packed.mask, sampling)
+    return statistics(config, weights.state, before, tokens, packed.mask, sampling)
 
 
 def packed_rewards(
@@ -103,27 +107,10 @@ def packed_rewards(
     return head(vlm.at(packed_hidden(config, weights, packed, how), packed.asked))
 
 
-def packed_values(
-    config: VLMConfig, weights: Weights, head: Head, packed: Packed, ends: Int[Array, " N"], how: Pass = SCORING
-) -> tuple[Float[Array, "B K"], Float[Array, " N"]]:
-    """A value model's estimate before each token that packed rows ask about, and at `ends`, places among the B·S."""
-    states = packed_hidden(config, weights, packed, how)
-    whole = states.reshape(-1, states.shape[-1])
-    return head(vlm.at(states, packed.before)), head(whole[ends])
-
-
 def packed_hidden(config: VLMConfig, weights: Weights, packed: Packed, how: Pass = SCORING) -> Float[Array, "B S D"]:
     """Final hidden states of every token of packed rows."""
     model, rows = vlm.bind(config, weights.state), vlm.packed_rows(config, packed)
     return model.hidden(rows, packed.images, weights.bank, dropout=how.dropout, key=how.key, remat=how.remat)[0]
-
-
-def values(
-    config: VLMConfig, weights: Weights, head: Head, prompts: Prompts, completions: Completions, how: Pass = SCORING
-) -> Float[Array, "B G T"]:
-    """A value model's estimate at the position *before* each completion token."""
-    states = hidden(config, weights, prompts, completions, how)
-    return head(vlm.before_each(states, *completions.tokens.shape[1:]))
 
 
 def rewards(
@@ -138,6 +125,3 @@ score_policy = functools.partial(jax.jit, static_argnames=("config", "sampling")
 
 score_rewards = functools.partial(jax.jit, static_argnames="config")(rewards)
 """`rewards`, compiled."""
-
-score_values = functools.partial(jax.jit, static_argnames="config")(values)
-"""`values`, compiled."""

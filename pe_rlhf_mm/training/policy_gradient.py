@@ -208,6 +208,11 @@ PLACEMENTS = {
 # --- the objective ----------------------------------------------------------------------------------------------
 
 
+def assessors(settings: RLConfig, judges: tuple[str, ...]) -> tuple[str, ...]:
+    """The roles that read a rollout before it is learned from; `judges`: those whose word the rewards are."""
+    return ("policy", "anchor", *(["value"] if ALGORITHMS[settings.algorithm].appraised else []), *judges)
+
+
 def experience(
     settings: RLConfig, earned: Earned, logprobs: Float[Array, "*n G T"], anchor_logprobs: Float[Array, "*n G T"]
 ) -> Experience:

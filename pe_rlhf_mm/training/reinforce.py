@@ -11,7 +11,7 @@ in is the table of `policy_gradient.py`.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -29,16 +29,25 @@ from pe_rlhf_mm.data.streams import Fed, blocks, bucketed
 from pe_rlhf_mm.models.config import VLMConfig
 from pe_rlhf_mm.models.sharding import by_rows
 from pe_rlhf_mm.rollout.sampler import Sampled, sample
-from pe_rlhf_mm.rollout.settings import Sampling
-from pe_rlhf_mm.training import forward
+from pe_rlhf_mm.training import forward, passes
 from pe_rlhf_mm.training.accumulation import Parts
 from pe_rlhf_mm.training.config import RLConfig
 from pe_rlhf_mm.training.keeper import Forgetful, Keeper
 from pe_rlhf_mm.training.loop import Drawing, train
 from pe_rlhf_mm.training.observer import Observer, Silent
 from pe_rlhf_mm.training.optimizers import OPTIMIZERS
-from pe_rlhf_mm.training.policy_gradient import ALGORITHMS, PLACEMENTS, Earned, Experience, begun, experience, objective
-from pe_rlhf_mm.training.scorers import Asked, Scorer, learned_reward
+from pe_rlhf_mm.training.passes import Completed
+from pe_rlhf_mm.training.policy_gradient import (
+    ALGORITHMS,
+    PLACEMENTS,
+    Earned,
+    Experience,
+    assessors,
+    begun,
+    experience,
+    objective,
+)
+from pe_rlhf_mm.training.scorers import LEARNED, Asked, Scorer
 from pe_rlhf_mm.training.step import Loss, Technique
 from pe_rlhf_mm.types import Completions, Prompts
 
@@ -55,7 +64,6 @@ class Rollout(NamedTuple):
 def loss(
     config: VLMConfig,
     settings: RLConfig,
-    sampling: Sampling,
     remat: bool,
     trainable: Trainable,
     roles: Roles,
@@ -63,12 +71,10 @@ def loss(
     key: jax.Array,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """The algorithm's objective, of completions."""
-    values, roles, mask = None, roles.put(trainable), rollout.completions.mask
-    row, how = (rollout.prompts, rollout.completions), forward.Pass(remat=remat)
-    statistics = forward.policy(config, roles.weights("policy"), *row, sampling, how)
-    if "value" in trainable.heads:
-        values = forward.values(config, roles.weights("value"), roles.heads["value"], *row, how)
-    return objective(settings, statistics, values, rollout.experience, mask)
+    rows, learners = Completed(rollout.prompts, rollout.completions), ALGORITHMS[settings.algorithm].roles
+    read = functools.partial(passes.read, how=forward.Pass(remat=remat))
+    said = passes.said(config, roles.put(trainable), learners, rows, settings, read)
+    return objective(settings, said["policy"], said.get("value"), rollout.experience, rows.mask)
 
 
 def replies(rollout: Rollout) -> Array:
@@ -78,15 +84,11 @@ def replies(rollout: Rollout) -> Array:
 
 @functools.partial(jax.jit, static_argnames="settings")
 def _assess(
-    settings: RLConfig,
-    sampled: Sampled,
-    policy_now: forward.PolicyStatistics,
-    anchor: forward.PolicyStatistics,
-    rewards: Float[Array, "B G"],
-    values: Float[Array, "B G T"] | None,
+    settings: RLConfig, sampled: Sampled, said: Mapping[str, Any], rewards: Float[Array, "B G"]
 ) -> tuple[Experience, dict[str, jax.Array]]:
     """What every token is given credit for, by the algorithm, and the metrics of a rollout."""
-    mask = sampled.completions.mask
+    mask = sampled.completions.mask  # which may leave out whole completions that have been read
+    policy_now, anchor = (said[role].of(mask) for role in ("policy", "anchor"))
     divergence = kl.k1(policy_now.full_logprobs, anchor.full_logprobs)
     gap = jnp.where(mask, jnp.abs(sampled.logprobs - policy_now.logprobs), 0)
     metrics = {
@@ -98,7 +100,7 @@ def _assess(
     charge = PLACEMENTS[settings.kl].charge(policy_now.full_logprobs, anchor.full_logprobs)
     earned = advantages.token_rewards(rewards, charge, mask, settings.beta)
     turn, beyond = jnp.zeros(mask.shape, int), jnp.zeros(rewards.shape)
-    whole = Earned(earned, advantages.returns_to_go(earned), turn, turn, mask, values, beyond)
+    whole = Earned(earned, advantages.returns_to_go(earned), turn, turn, mask, said.get("value"), beyond)
     return experience(settings, whole, policy_now.logprobs, anchor.full_logprobs), metrics
 
 
@@ -108,25 +110,18 @@ def collect(
     trainable: Trainable,
     asked: Asked,
     settings: RLConfig,
-    sampling: Sampling,
     scorer: Scorer,
     key: jax.Array,
 ) -> tuple[Rollout, dict[str, Any]]:
     """Draws completions with the current policy and works out what is constant for the updates on them."""
     now, prompts = roles.put(trainable), by_rows(asked.prompts)
     keys = jax.random.split(key, len(prompts.tokens))
-    sampled = sample(config, *now.weights("policy"), prompts, keys, group=settings.group, sampling=sampling)
-    worth = scorer(roles, Asked(prompts, asked.numbers), sampled.completions)
+    sampled = sample(config, *now.weights("policy"), prompts, keys, group=settings.group, sampling=settings.sampling)
+    rows, names = Completed(prompts, sampled.completions), assessors(settings, scorer.roles)
+    said = passes.said(config, now, names, rows, settings)
+    worth = scorer.worth(said, Asked(prompts, asked.numbers), sampled.completions)
     sampled = sampled._replace(completions=worth.of_known(sampled.completions))
-    policy_now, anchor = (
-        forward.score_policy(config, now.weights(role), prompts, sampled.completions, sampling)
-        for role in ("policy", "anchor")
-    )
-    values = None
-    if ALGORITHMS[settings.algorithm].appraised:
-        row = (prompts, sampled.completions)
-        values = forward.score_values(config, now.weights("value"), now.heads["value"], *row)
-    found, metrics = _assess(settings, sampled, policy_now, anchor, worth.rewards, values)
+    found, metrics = _assess(settings, sampled, said, worth.rewards)
     return Rollout(prompts, sampled.completions, worth.rewards, found), {**metrics, **worth.metrics}
 
 
@@ -172,7 +167,7 @@ def reinforce(
     prompts: Sequence[EncodedPrompt],
     settings: RLConfig,
     *,
-    scorer: Scorer | None = None,
+    scorer: Scorer = LEARNED,
     monitor: Callable[[Roles], float] | None = None,
     technique: Technique = Technique(),
     seed: int = 0,
@@ -184,18 +179,17 @@ def reinforce(
     It is given prompts and nothing else: no target, no demonstration; what a scorer knows, it keeps to itself. Raises
     TrainingDiverged at the first number that is not finite.
     """
-    config, sampling = processor.config, settings.sampling
-    scorer = learned_reward(config) if scorer is None else scorer
+    config = processor.config
 
     def draw(roles: Roles, trainable: Trainable, asked: Asked, key: jax.Array) -> tuple[Rollout, dict[str, Any]]:
-        return collect(config, roles, trainable, asked, settings, sampling, scorer, key)
+        return collect(config, roles, trainable, asked, settings, scorer, key)
 
     return improve(
         roles,
         config,
         feed(processor, gallery, prompts, settings, seed=seed),
         draw,
-        functools.partial(loss, config, settings, sampling, technique.remat),
+        functools.partial(loss, config, settings, technique.remat),
         settings,
         technique,
         monitor=monitor,
@@ -274,10 +268,8 @@ def mean_divergence(
         batch = processor.prompts([chosen[i] for i in block.filled], gallery, length=block.shape[0])
         keys = jax.random.split(jax.random.fold_in(key, block.indices[0]), len(batch.tokens))
         drawn = sample(config, *roles.weights("policy"), batch, keys, group=settings.group, sampling=sampling)
-        policy_now, anchor = (
-            forward.score_policy(config, roles.weights(role), batch, drawn.completions, sampling)
-            for role in ("policy", "anchor")
-        )
-        terms = kl.k1(policy_now.full_logprobs, anchor.full_logprobs) * drawn.completions.mask
+        said = passes.said(config, roles, ("policy", "anchor"), Completed(batch, drawn.completions), settings)
+        policy_now, anchor = (said[role].full_logprobs for role in ("policy", "anchor"))
+        terms = kl.k1(policy_now, anchor) * drawn.completions.mask
         nats[block.indices] = np.asarray(terms.sum(axis=-1))[: len(block.indices)]
     return Divergence(float(nats.mean()), len(chosen))

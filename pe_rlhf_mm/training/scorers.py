@@ -11,15 +11,12 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from pe_rlhf_mm import registry
-from pe_rlhf_mm.adapters.roles import Roles
 from pe_rlhf_mm.data.processor import Processor
 from pe_rlhf_mm.errors import UserError
 from pe_rlhf_mm.evaluation.scoring import score_outcomes
 from pe_rlhf_mm.judging.load import load_judge
-from pe_rlhf_mm.models.config import VLMConfig
 from pe_rlhf_mm.models.sharding import by_rows
 from pe_rlhf_mm.registry import UnknownId
-from pe_rlhf_mm.training import forward
 from pe_rlhf_mm.training.config import RLConfig
 from pe_rlhf_mm.types import Completions, Evaluator, Outcome, Prompts, Sample, Score
 
@@ -43,18 +40,24 @@ class Worth(NamedTuple):
         return completions._replace(mask=completions.mask & self.known[..., None])
 
 
-Scorer = Callable[[Roles, Asked, Completions], Worth]
+class Scorer(NamedTuple):
+    """Who says what completions are worth.
+
+    `roles`: those whose word it takes; they read the completions in the pass in which the policy does. `worth`: (what
+    those said, the prompts, the completions) -> what these are worth.
+    """
+
+    roles: tuple[str, ...]
+    worth: Callable[[Mapping[str, Any], Asked, Completions], Worth]
 
 
-def learned_reward(config: VLMConfig) -> Scorer:
-    """The role `reward` as a scorer."""
+def _learned(said: Mapping[str, Any], asked: Asked, completions: Completions) -> Worth:
+    rewards = said["reward"]
+    return Worth(rewards, completions.mask.any(axis=-1), {"reward": rewards.mean()})
 
-    def score(roles: Roles, asked: Asked, completions: Completions) -> Worth:
-        reward = (roles.weights("reward"), roles.heads["reward"])
-        rewards = forward.score_rewards(config, *reward, asked.prompts, completions)
-        return Worth(rewards, completions.mask.any(axis=-1), {"reward": rewards.mean()})
 
-    return score
+LEARNED = Scorer(("reward",), _learned)
+"""The word of the role `reward`."""
 
 
 class EvaluatorReward(NamedTuple):
@@ -103,7 +106,7 @@ def evaluator_reward(settings: RLConfig) -> EvaluatorReward | None:
 def reward_by(evaluator: EvaluatorReward, processor: Processor, samples: Sequence[Sample]) -> Scorer:
     """An evaluator as a scorer of the completions of samples. It alone sees their targets."""
 
-    def score(roles: Roles, asked: Asked, completions: Completions) -> Worth:
+    def worth(said: Mapping[str, Any], asked: Asked, completions: Completions) -> Worth:
         tokens, mask = (np.asarray(x) for x in completions)
         outcomes = [
             Outcome(samples[number], [processor.decode(drawn[chosen].tolist())], repeat=repeat)
@@ -116,7 +119,7 @@ def reward_by(evaluator: EvaluatorReward, processor: Processor, samples: Sequenc
         metrics = {"scored": rewards.sum() / known.sum(), "unscored": 1 - known.mean()}
         return Worth(*by_rows((jnp.asarray(rewards), jnp.asarray(known))), metrics)
 
-    return score
+    return Scorer((), worth)
 
 
 def rewarded(evaluator: EvaluatorReward, outcomes: Sequence[Outcome]) -> list[Outcome]:

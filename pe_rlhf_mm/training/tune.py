@@ -50,7 +50,7 @@ from pe_rlhf_mm.training.reinforce import reinforce
 from pe_rlhf_mm.training.reward import train_reward_model
 from pe_rlhf_mm.training.run import Run, is_finished, refuse_other
 from pe_rlhf_mm.training.run_keeper import RunKeeper
-from pe_rlhf_mm.training.scorers import evaluator_reward, reward_by
+from pe_rlhf_mm.training.scorers import LEARNED, evaluator_reward, reward_by
 from pe_rlhf_mm.training.sft import sft
 from pe_rlhf_mm.training.start import inherited, load_start, read_start
 from pe_rlhf_mm.training.stopwatch import Stopwatch
@@ -231,7 +231,7 @@ def _by_reward(job: Job, roles: Roles, data: Data) -> Roles:
     if config.learns_reward:
         judge = functools.partial(train_reward_model, roles, processor, gallery, *labels, config.reward)
         roles = job.stage("reward_model", ["reward"], roles, lambda: judge(**job.how))
-    scorer = None if job.evaluator is None else reward_by(job.evaluator, processor, data.samples)
+    scorer = LEARNED if job.evaluator is None else reward_by(job.evaluator, processor, data.samples)
     roles, monitor = roles.start("anchor", "sft"), _monitor(job, data, *learning)
     asked = (processor, gallery, data.prompts, config.rl)
     improve = functools.partial(reinforce, roles, *asked, scorer=scorer, monitor=monitor)
