@@ -31,7 +31,7 @@ from pe_rlhf_mm.training.optimizers import adam
 from pe_rlhf_mm.training.policy_gradient import begun
 from pe_rlhf_mm.training.prepare import prepare
 from pe_rlhf_mm.training.presets import settings_of
-from pe_rlhf_mm.training.scorers import learned_reward
+from pe_rlhf_mm.training.scorers import LEARNED
 from pe_rlhf_mm.training.step import new_state, train_step
 from pe_rlhf_mm.types import PreferenceTask
 
@@ -70,15 +70,14 @@ def rl_step(model: Model, config: TuneConfig, data: Any) -> tuple[Timed, float]:
     settings, processor = config.rl, model.processor
     roles = attach(model, config)
     roles = begun(roles.put(roles.pick("sft", "reward")), model.config, settings)
-    sampling = settings.sampling
     stream = reinforce.feed(processor, data.gallery, data.prompts, settings, seed=0).batches(0)
     trainable = roles.pick("policy", "value")
     optimizer = reinforce.optimizer_for(settings, trainable)
-    loss = functools.partial(reinforce.loss, model.config, settings, sampling, config.remat)
+    loss = functools.partial(reinforce.loss, model.config, settings, config.remat)
     state = new_state(trainable, roles, optimizer, jax.random.key(0))
-    scorer, key = learned_reward(model.config), jax.random.key(1)
+    key = jax.random.key(1)
     collect = functools.partial(reinforce.collect, model.config, roles)
-    rollout, _ = collect(state.trainable, next(stream), settings, sampling, scorer, key)
+    rollout, _ = collect(state.trainable, next(stream), settings, LEARNED, key)
     frozen = [part.get(role) for part in (roles.slots, roles.copies, roles.heads) for role in ("anchor", "reward")]
     beside = sum(x.nbytes for x in jax.tree.leaves(frozen)) / 2**20
     peak = compiled_peak(state, roles, rollout, loss=loss, optimizer=optimizer) + beside
@@ -86,7 +85,7 @@ def rl_step(model: Model, config: TuneConfig, data: Any) -> tuple[Timed, float]:
     def step() -> float:
         nonlocal state
         prompts, start = next(stream), time.perf_counter()
-        rollout, _ = collect(state.trainable, prompts, settings, sampling, scorer, key)
+        rollout, _ = collect(state.trainable, prompts, settings, LEARNED, key)
         state, metrics = train_step(state, roles, rollout, loss=loss, optimizer=optimizer)
         jax.block_until_ready(metrics)
         return time.perf_counter() - start

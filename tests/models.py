@@ -60,16 +60,15 @@ def random_slot(
     seed: int,
     *,
     rank: int = 3,
-    width: int | None = None,
     targets: tuple[str, ...] = ("q", "k", "v", "o"),
     config: VLMConfig = CONFIG,
 ) -> Slot:
     """A slot that has been trained, as far as anybody can tell: its `b` is not zero."""
     shapes = vlm.adapter_shapes(config, targets)
-    slot = lora.new_slot(jax.random.key(seed), shapes, layers=config.decoder.layers, rank=rank, width=width)
+    slot = lora.new_slot(jax.random.key(seed), shapes, layers=config.decoder.layers, rank=rank)
     keys = jax.random.split(jax.random.key(seed + 1000), len(slot))
     return {
-        target: lora.LowRank(low.a, low.b.at[:, :rank].set(0.3 * jax.random.normal(key, low.b[:, :rank].shape)))
+        target: lora.LowRank(low.a, 0.3 * jax.random.normal(key, low.b.shape))
         for key, (target, low) in zip(keys, slot.items(), strict=True)
     }
 

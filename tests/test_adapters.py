@@ -95,16 +95,17 @@ def test_gradients_reach_only_the_slots_that_rows_used(batch: Batch) -> None:
     assert all(float(jnp.abs(leaf).max()) == 0 for leaf in jax.tree.leaves((unused, also_unused)))
 
 
-def test_a_slot_padded_to_a_wider_bank_is_the_same_slot_for_ever(batch: Batch) -> None:
-    narrow, wide = random_slot(1, rank=3), random_slot(1, rank=3, width=8)
-    np.testing.assert_allclose(
-        hidden(lora.only(wide, 1.0), batch), hidden(lora.only(narrow, 1.0), batch), rtol=0, atol=5e-6
-    )
-    gradient = jax.jit(jax.grad(lambda slot: forward_with(lora.only(slot, 1.0), batch).sum()))(wide)
-    for low in gradient.values():
-        assert not low.a[..., 3:].any()
-        assert not low.b[:, 3:].any()
-        assert low.a[..., :3].any()
+def test_slots_of_any_ranks_and_targets_stand_side_by_side(batch: Batch) -> None:
+    """What one lacks is zeros: a column adds nothing to x a b, and neither does a target."""
+    slots = [random_slot(1, rank=3), random_slot(2, rank=8, targets=("q", "down")), random_slot(3, rank=5)]
+    both = lora.side_by_side(slots)
+    assert {target: low.a.shape[1:] for target, low in both.items()} == {
+        "q": (3, 32, 8), "k": (3, 32, 5), "v": (3, 32, 5), "o": (3, 32, 5), "down": (3, 48, 8),
+    }  # fmt: skip
+    for n, slot in enumerate(slots):
+        mixed = hidden(lora.stack(slots, [1.0, 0.5, 2.0], jnp.full(3, n)), batch)
+        alone = hidden(lora.only(slot, (1.0, 0.5, 2.0)[n]), batch)
+        np.testing.assert_allclose(mixed, alone, rtol=0, atol=2e-5)
 
 
 @pytest.mark.parametrize("targets", [("q", "k", "v", "o"), EVERY])

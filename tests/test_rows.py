@@ -15,6 +15,7 @@ from pe_rlhf_mm.adapters.roles import Roles
 from pe_rlhf_mm.algorithms import losses
 from pe_rlhf_mm.models import vlm
 from pe_rlhf_mm.training import forward
+from pe_rlhf_mm.training.passes import Completed
 from pe_rlhf_mm.types import Completions, Features, Pixels, Prompts
 
 ROLES = random_roles("policy", "reward")
@@ -172,7 +173,8 @@ def test_values_are_read_before_the_token_they_are_compared_with(batch: Batch) -
     tokens[longest][2] = (tokens[longest][2] + 1) % 20 + FIRST_WORD
     changed = Batch(batch.prompts, batch.completions._replace(tokens=tokens))
     before, after = (
-        np.asarray(forward.values(CONFIG, ROLES.weights("policy"), head, *b))[longest] for b in (batch, changed)
+        np.asarray(head(rows.valued(rows.hidden(CONFIG, ROLES.weights("policy"), forward.SCORING))))[longest]
+        for rows in (Completed(*batch), Completed(*changed))
     )
     assert (before[:3] == after[:3]).all()
     assert (before[3:] != after[3:]).all()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from chat_server import Answer, prompt_of, said, serving
 from models import CONFIG, FIRST_WORD, Heard, processor, random_roles
 
 import pe_rlhf_mm as pe
-from pe_rlhf_mm.adapters.roles import Roles, fingerprint
+from pe_rlhf_mm.adapters.roles import fingerprint
 from pe_rlhf_mm.cli.main import run as command
 from pe_rlhf_mm.data.images import Gallery
 from pe_rlhf_mm.data.processor import EncodedPrompt
@@ -24,7 +24,7 @@ from pe_rlhf_mm.testing import ToyTask
 from pe_rlhf_mm.training import agents
 from pe_rlhf_mm.training.config import RLConfig
 from pe_rlhf_mm.training.reinforce import reinforce
-from pe_rlhf_mm.training.scorers import Asked, EvaluatorReward, Worth, evaluator_reward, reward_by, rewarded
+from pe_rlhf_mm.training.scorers import Asked, EvaluatorReward, Scorer, Worth, evaluator_reward, reward_by, rewarded
 from pe_rlhf_mm.types import Completions, Message, Outcome, Prompts, Sample, Score, Step
 
 WORDS = processor()
@@ -58,7 +58,7 @@ def completions() -> Completions:
 def worth_of(scores: dict[tuple[str, int], Score]) -> tuple[Worth, Told]:
     told, nothing = Told(scores), Prompts(jnp.zeros((2, 1), int), jnp.ones((2, 1), bool), None)
     scorer = reward_by(EvaluatorReward("told", told), WORDS, SAMPLES)
-    return scorer(random_roles("sft"), Asked(nothing, (3, 1)), completions()), told
+    return scorer.worth({}, Asked(nothing, (3, 1)), completions()), told
 
 
 # --- one batch ----------------------------------------------------------------------------------------------------
@@ -101,7 +101,7 @@ def test_what_nothing_is_known_of_moves_nothing(algorithm: str) -> None:
     """Whatever stands in the place of its reward."""
 
     def end_with(instead: float) -> tuple[str, list[float]]:
-        def scorer(roles: Roles, asked: Asked, drawn: Completions) -> Worth:
+        def worth(said: Mapping[str, object], asked: Asked, drawn: Completions) -> Worth:
             even = drawn.tokens[:, :, 0] % 2 == 0
             rewards = jnp.where(even, drawn.tokens[:, :, 1] / 40, instead)
             return Worth(rewards, even, {})
@@ -109,7 +109,9 @@ def test_what_nothing_is_known_of_moves_nothing(algorithm: str) -> None:
         prompts, heard = [EncodedPrompt([FIRST_WORD + i], ()) for i in range(4)], Heard()
         settings = replace(SETTINGS, group=4, algorithm=algorithm)  # or few have a known one beside them
         gallery = Gallery(CONFIG)
-        after = reinforce(random_roles("sft"), WORDS, gallery, prompts, settings, scorer=scorer, observer=heard)
+        after = reinforce(
+            random_roles("sft"), WORDS, gallery, prompts, settings, scorer=Scorer((), worth), observer=heard
+        )
         return fingerprint(after.pick("policy")), [numbers["loss"] for numbers in heard.steps]
 
     assert end_with(0.0) == end_with(5.0)
@@ -120,13 +122,15 @@ def test_the_numbers_that_a_scorer_is_told_are_those_of_the_prompts() -> None:
     prompts = [EncodedPrompt([FIRST_WORD + i] * (1 + 9 * (i % 2)), ()) for i in range(8)]  # of two lengths
     seen = []
 
-    def scorer(roles: Roles, asked: Asked, drawn: Completions) -> Worth:
+    def worth(said: Mapping[str, object], asked: Asked, drawn: Completions) -> Worth:
         rows = zip(asked.numbers, np.asarray(asked.prompts.tokens), np.asarray(asked.prompts.mask), strict=True)
         seen.extend((number, tokens[mask].tolist()) for number, tokens, mask in rows)
         rewards = jnp.zeros(drawn.tokens.shape[:2])
         return Worth(rewards, rewards == 0, {})
 
-    reinforce(random_roles("sft"), WORDS, Gallery(CONFIG), prompts, replace(SETTINGS, steps=4), scorer=scorer)
+    reinforce(
+        random_roles("sft"), WORDS, Gallery(CONFIG), prompts, replace(SETTINGS, steps=4), scorer=Scorer((), worth)
+    )
     assert len({number for number, _ in seen}) > 4
     for number, tokens in seen:
         assert tokens == prompts[number].tokens

@@ -26,6 +26,7 @@ from pe_rlhf_mm.models.model import load_model
 from pe_rlhf_mm.testing import ToyTask, check_task
 from pe_rlhf_mm.training import forward
 from pe_rlhf_mm.training.config import LoraConfig
+from pe_rlhf_mm.training.passes import Completed
 from pe_rlhf_mm.training.prepare import prepare
 from pe_rlhf_mm.training.progress import ProgressBar
 from pe_rlhf_mm.training.reinforce import mean_divergence
@@ -186,14 +187,13 @@ def test_the_divergence_is_that_of_its_prompts_whatever_the_size_of_a_batch(monk
         said = jnp.asarray(batch.tokens[:, -1:, None])
         return type("Drawn", (), {"completions": Completions(said, jnp.ones(said.shape, bool))})
 
-    def score(config: object, weights: object, batch: object, completions: Completions, _: object) -> object:
-        level = 0.01 if weights is policy else 0.0
-        return forward.PolicyStatistics(*[completions.tokens * level] * 3)
+    def said(config: object, roles: object, names: object, rows: Completed, _: object) -> object:
+        return {
+            name: forward.PolicyStatistics(*[rows.tokens * (0.01 if name == "policy" else 0.0)] * 3) for name in names
+        }
 
-    policy = roles.weights("policy")
-    monkeypatch.setattr(type(roles), "weights", lambda self, role: policy if role == "policy" else (None, None))
     monkeypatch.setattr("pe_rlhf_mm.training.reinforce.sample", echo)
-    monkeypatch.setattr("pe_rlhf_mm.training.reinforce.forward.score_policy", score)
+    monkeypatch.setattr("pe_rlhf_mm.training.passes.said", said)
     for size in (1, 2, 3, 128):
         settings = replace(pe.RLConfig(), prompts=size)
         found = mean_divergence(roles, processor(), Gallery(CONFIG), prompts, settings, seed=0)

@@ -21,6 +21,7 @@ import pe_rlhf_mm as pe
 from pe_rlhf_mm.data.processor import EncodedPrompt
 from pe_rlhf_mm.tasks.vqa.easy_vqa import EasyVQA
 from pe_rlhf_mm.training import tune as tune_module
+from pe_rlhf_mm.training.scorers import LEARNED
 from pe_rlhf_mm.training.step import train_step
 
 ROOT = Path(__file__).parent.parent
@@ -233,27 +234,18 @@ def test_a_later_disaster_leaves_what_was_saved_intact(
     lora_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """RL whose rewards are not numbers: the SFT policy and the reward model on disk are whole."""
-    import jax.numpy as jnp
 
-    from pe_rlhf_mm.training import forward
+    def worth(*given: Any) -> Any:
+        found = LEARNED.worth(*given)
+        return found._replace(rewards=found.rewards * float("nan"))
 
-    monkeypatch.setattr(forward, "score_rewards", _nan_after(forward.score_rewards, jnp.nan))
+    monkeypatch.setattr(tune_module, "LEARNED", LEARNED._replace(worth=worth))
     with pytest.raises(pe.UserError, match=r"reward.* not finite at step 1"):
         pe.tune("pe/easy-vqa", out=tmp_path / "run", config=SMALL, quiet=True)
     saved = tmp_path / "run/adapters"
     for role in ("sft", "reward"):
         assert (saved / role / "adapter_model.safetensors").stat().st_size > 1000
     assert pe.load_policy(tmp_path / "run", role="sft").generate([next(EasyVQA().samples("test")).messages])
-
-
-def _nan_after(score: Any, nan: Any) -> Any:
-    """Scores pairs as ever (groups of given replies) and rollouts with nan, told apart by the caller's batch size."""
-
-    def broken(config: Any, weights: Any, head: Any, prompts: Any, completions: Any) -> Any:
-        scores = score(config, weights, head, prompts, completions)
-        return scores if len(prompts.tokens) != SMALL.rl.prompts else scores * nan
-
-    return broken
 
 
 def test_the_numbers_of_a_run_are_finite(lora_run: Path) -> None:

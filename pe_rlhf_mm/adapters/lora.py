@@ -48,20 +48,13 @@ class Bank(NamedTuple):
     ids: Int[Array, " B"] | None = None
 
 
-def new_slot(
-    key: jax.Array, shapes: Mapping[str, tuple[int, int]], *, layers: int, rank: int, width: int | None = None
-) -> Slot:
-    """Makes a slot that changes nothing yet: `a` is Kaiming-uniform, `b` is zero.
-
-    `width` pads the rank axis with zero columns, so that slots of different ranks can share a bank. A padded column has
-    a = 0 and b = 0, hence no gradient: it stays zero for ever.
-    """
+def new_slot(key: jax.Array, shapes: Mapping[str, tuple[int, int]], *, layers: int, rank: int) -> Slot:
+    """Makes a slot that changes nothing yet: `a` is Kaiming-uniform, `b` is zero."""
     slot = {}
     for i, (target, (size_in, size_out)) in enumerate(sorted(shapes.items())):
         bound = (3.0 / size_in) ** 0.5
         a = jax.random.uniform(jax.random.fold_in(key, i), (layers, size_in, rank), minval=-bound, maxval=bound)
-        a = jnp.pad(a, ((0, 0), (0, 0), (0, (width or rank) - rank)))
-        slot[target] = LowRank(a, jnp.zeros((layers, width or rank, size_out)))
+        slot[target] = LowRank(a, jnp.zeros((layers, rank, size_out)))
     return slot
 
 

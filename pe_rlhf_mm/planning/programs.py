@@ -115,8 +115,8 @@ def rl_stage(config: VLMConfig, settings: TuneConfig, load: Load, mesh: Mesh) ->
     roles = roles_of(config, settings, "rl", mesh)
     optimizer = reinforce.optimizer_for(rl, part_of(roles, learners), settings.optimizer)
     state = trained(roles, learners, optimizer, mesh)
-    read, sampling = frozen(roles, state.trainable), rl.sampling
-    now, cast = roles.put(read), read.copies  # weights are read in the type of the backbone
+    learned, sampling = frozen(roles, state.trainable), rl.sampling
+    now, cast = roles.put(learned), learned.copies  # weights are read in the type of the backbone
     prompts = _prompts(config, rl.prompts, load, looked_at=settings.mode == "lora", mesh=mesh)
     completions = _completions(rl.prompts, rl.group, rl.max_tokens, mesh)
     keys = whole(jax.eval_shape(lambda: jax.random.split(jax.random.key(0), rl.prompts)), mesh)

@@ -32,7 +32,7 @@ from pe_rlhf_mm.types import Completions, Packed, Prompts
 # --- what is read -----------------------------------------------------------------------------------------------
 
 
-class Rows(Protocol):
+class Readable(Protocol):
     """Rows in which a policy has chosen tokens, and the hidden states that say something of these."""
 
     @property
@@ -113,22 +113,22 @@ class Episodes(NamedTuple):
 
 # --- what a role says -------------------------------------------------------------------------------------------
 
-Reader = Callable[[VLMConfig, nnx.State, Any, Rows, Float[Array, "B S D"], Sampling], Any]
+Reader = Callable[[VLMConfig, nnx.State, Any, Readable, Float[Array, "B S D"], Sampling], Any]
 """(config, weights, the role's head, rows, its hidden states of them, how tokens were drawn) -> what it says."""
 
 
 def _policy(
-    config: VLMConfig, state: nnx.State, head: None, rows: Rows, hidden: Array, sampling: Sampling
+    config: VLMConfig, state: nnx.State, head: None, rows: Readable, hidden: Array, sampling: Sampling
 ) -> forward.PolicyStatistics:
     return forward.statistics(config, state, rows.before(hidden), rows.tokens, rows.mask, sampling)
 
 
-def _value(config: VLMConfig, state: nnx.State, head: Head, rows: Rows, hidden: Array, sampling: Sampling) -> Any:
-    return jax.tree.map(lambda states: head(states), rows.valued(hidden))
+def _value(config: VLMConfig, state: nnx.State, head: Head, rows: Readable, hidden: Array, sampling: Sampling) -> Any:
+    return jax.tree.map(head.__call__, rows.valued(hidden))
 
 
 def _reward(
-    config: VLMConfig, state: nnx.State, head: Head, rows: Rows, hidden: Array, sampling: Sampling
+    config: VLMConfig, state: nnx.State, head: Head, rows: Readable, hidden: Array, sampling: Sampling
 ) -> Float[Array, "B *m"]:
     return head(rows.judged(hidden))
 
@@ -164,7 +164,7 @@ def joint(roles: Roles, names: Sequence[str]) -> Joint:
 
 
 def read(
-    config: VLMConfig, of: Joint, rows: Rows, sampling: Sampling, how: forward.Pass = forward.SCORING
+    config: VLMConfig, of: Joint, rows: Readable, sampling: Sampling, how: forward.Pass = forward.SCORING
 ) -> list[Any]:
     """What every role of one pass says of rows, in their order."""
     every = _hidden(of, lambda weights: rows.hidden(config, weights, how))
@@ -213,9 +213,9 @@ def said(
     config: VLMConfig,
     roles: Roles,
     names: Sequence[str],
-    rows: Rows,
+    rows: Readable,
     settings: RLConfig,
-    read: Callable[[VLMConfig, Joint, Rows, Sampling], list[Any]] = score,
+    read: Callable[[VLMConfig, Joint, Readable, Sampling], list[Any]] = score,
 ) -> dict[str, Any]:
     """What each of the named roles says of rows, in as many passes as `settings.passes` makes of them."""
     found: dict[str, Any] = {}
