@@ -15,10 +15,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from models import CONFIG
 from test_attention import BLOCK, LENGTH, SIGHTS, by, drawn, together, with_gradients
 
 import pe_rlhf_mm as pe
+from pe_rlhf_mm.data.images import Gallery
 from pe_rlhf_mm.models import cudnn, flash
+from pe_rlhf_mm.models.config import with_attention
 from pe_rlhf_mm.models.sharding import by_rows
 from pe_rlhf_mm.models.stack import Stack
 
@@ -51,7 +54,16 @@ def main() -> None:
         program = str(jax.make_jaxpr(by("flash", sight))(*given[:3]))
         found = {kernel: apart(with_gradients(by(kernel, sight), *given), expected) for kernel in ("flash", "cudnn")}
         found["layers"] = apart(trained("flash"), learned)
-    print(json.dumps({**found, "grids": re.findall(r"grid=(\([^)]*\))", program)}))
+        tower = Gallery(with_attention(CONFIG, "flash"))._plain.vision
+    print(
+        json.dumps(
+            {
+                **found,
+                "grids": re.findall(r"grid=(\([^)]*\))", program),
+                "looks with": tower.block.attention,
+            }
+        )
+    )
 
 
 if __name__ == "__main__":

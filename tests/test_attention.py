@@ -19,12 +19,16 @@ from flax import nnx
 from jax.sharding import AbstractDevice, AbstractMesh
 from models import CONFIG
 
+import pe_rlhf_mm as pe
+from pe_rlhf_mm.data.cache import processor_fingerprint
 from pe_rlhf_mm.errors import UserError
 from pe_rlhf_mm.models import attention, cudnn, flash, kernels, vlm
 from pe_rlhf_mm.models.attention import EARLIER, FURTHEST, NO_TOKEN, NOBODY, KeyValues, Sight, mask_of
 from pe_rlhf_mm.models.config import BlockConfig, LayerKind, Rope
 from pe_rlhf_mm.models.sharding import MESH_AXES
 from pe_rlhf_mm.models.stack import Stack
+from pe_rlhf_mm.planning.plan import plan
+from pe_rlhf_mm.planning.programs import Load
 from pe_rlhf_mm.types import Completions, Packed, Prompts
 
 ROWS, LENGTH, HEADS, KV_HEADS, WIDTH = 2, 40, 4, 2, 8
@@ -276,6 +280,34 @@ def test_a_kernel_that_is_named_is_taken(monkeypatch: pytest.MonkeyPatch) -> Non
     assert kernels.kernel_for(wide, jnp.bfloat16, 8) is kernels.KERNELS["cudnn"]
 
 
+def test_a_policy_replies_alike_by_any_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(flash, "BLOCKS", (64,))
+    auto, flashed = (pe.load_policy("tiny-vlm", attention=kernel) for kernel in ("auto", "flash"))
+    asked = ["the circle is"]
+    assert flashed.complete(asked, max_tokens=2) == auto.complete(asked, max_tokens=2)
+    assert flashed.processor.config.decoder.attention == "flash"
+
+
+def test_a_tuning_is_told_which_kernel_it_cannot_have(tmp_path: Path) -> None:
+    config = pe.TuneConfig(attention="cudnn", sft=pe.SFTConfig(steps=1, batch_size=2))
+    with pytest.raises(UserError, match="cuDNN is for NVIDIA GPUs"):
+        pe.tune("pe_rlhf_mm.testing:ToyTask", out=tmp_path / "run", config=config, quiet=True)
+    with pytest.raises(UserError, match="cuDNN is for NVIDIA GPUs"):
+        plan(CONFIG, config, Load(prompt_tokens=8), stage="sft", topology="here")
+
+
+def test_a_kernel_that_is_none_is_refused_and_so_is_one_of_another_platform() -> None:
+    with pytest.raises(UserError, match="attention is 'splash'; there are auto, xla, flash, cudnn"):
+        pe.load_model("tiny-vlm", attention="splash")  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="cuDNN is for NVIDIA GPUs, and this program is compiled for a CPU"):
+        pe.load_model("tiny-vlm", attention="cudnn").logits(np.full((1, 4), 9))
+
+
+def test_what_is_tokenized_once_serves_every_kernel() -> None:
+    found = {processor_fingerprint(pe.load_model("tiny-vlm", attention=k).processor) for k in ("auto", "xla", "flash")}
+    assert len(found) == 1
+
+
 @pytest.mark.parametrize("changes", [{}, {"soft_cap": 50.0, "head_width": 72}, {"head_width": 256}])
 def test_the_kernels_are_lowered_for_a_tpu(changes: dict, monkeypatch: pytest.MonkeyPatch) -> None:
     """As far as JAX goes without a TPU's compiler: every operation is one that its kernels may have."""
@@ -303,3 +335,4 @@ def test_kernels_compute_attention_on_four_devices() -> None:
     assert max(found["flash"], found["cudnn"]) < 2e-6
     assert found["layers"] < 1e-5
     assert found["grids"] == ["(7, 2, 3, 3)"]
+    assert found["looks with"] == "xla"  # in a thread that no mesh is set in

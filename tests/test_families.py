@@ -29,8 +29,8 @@ from pe_rlhf_mm.checkpoints.huggingface import tensors_of
 from pe_rlhf_mm.checkpoints.names import stored
 from pe_rlhf_mm.data.images import Gallery
 from pe_rlhf_mm.data.processor import EncodedPrompt
-from pe_rlhf_mm.models import vlm
-from pe_rlhf_mm.models.config import BlockConfig, VLMConfig
+from pe_rlhf_mm.models import flash, vlm
+from pe_rlhf_mm.models.config import BlockConfig, VLMConfig, with_attention
 from pe_rlhf_mm.models.model import Model
 from pe_rlhf_mm.rollout.sampler import sample
 from pe_rlhf_mm.rollout.settings import Sampling
@@ -97,6 +97,17 @@ def gap(family: str, case: str, config: VLMConfig | None = None) -> float:
 @pytest.mark.parametrize(("family", "case"), CASES)
 def test_logits_of_a_batch_are_those_of_the_reference(family: str, case: str) -> None:
     assert gap(family, case) < CLOSE
+
+
+@pytest.mark.parametrize(
+    ("family", "case"), [("gemma2", "long"), ("gemma3", "several"), ("paligemma2", "two"), ("qwen2_5_vl", "several")]
+)
+def test_kernels_for_tpus_give_the_logits_of_the_reference(
+    family: str, case: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Interpreted: with soft caps, windows, pictures that are seen both ways, and towers of windows."""
+    monkeypatch.setattr(flash, "BLOCKS", (32,))
+    assert gap(family, case, with_attention(model(family).config, "flash")) < CLOSE
 
 
 @pytest.mark.parametrize("family", SEES)

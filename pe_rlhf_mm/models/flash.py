@@ -30,6 +30,8 @@ from pe_rlhf_mm.models.sharding import by_rows_and_heads, platform
 
 BLOCKS = (512, 384, 256, 128)
 """Tokens of a block, of queries as of keys. The last is the least that a TPU's registers are laid out for."""
+LEAST = 256
+"""Tokens from which on the kernels pay: by the compiler they then move a quarter of the bytes, and hold two thirds."""
 LOWEST = -1e30
 """In place of a score that does not count: a number, so that a difference of two is one."""
 
@@ -66,8 +68,8 @@ def cannot(config: BlockConfig, dtype: Any, platform: str) -> str:
 
 
 def pays(config: BlockConfig, length: int, platform: str) -> bool:
-    """Interpreted they do not, and neither do they for what fills no block of the largest size."""
-    return platform == "tpu" and length >= BLOCKS[0]
+    """Interpreted they do not, nor for so few tokens that scores are no larger than what fills up the blocks."""
+    return platform == "tpu" and length >= LEAST
 
 
 def block_of(length: int) -> int:
