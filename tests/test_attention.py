@@ -82,8 +82,8 @@ def after_a_history() -> Sight:
 
 
 def seen_at_once() -> Sight:
-    """A prompt of 25 that sees itself both ways, however long the window of its replies."""
-    enter = jnp.where(AT < 25, 0, AT)
+    """A prompt of 38 that sees itself both ways, from its last block to its first, whatever the window of its reply."""
+    enter = jnp.where(AT < 38, 0, AT)
     return Sight(enter, AT, enter, enter, AT * 0 + LENGTH, AT + 6)
 
 
