@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -241,7 +242,7 @@ CHOICES = [
     ("gpu", jnp.float32, 1152, {}, "xla"),
     ("gpu", jnp.bfloat16, 1152, {"soft_cap": 50.0}, "xla"),
     ("gpu", jnp.bfloat16, 1152, {"head_width": 12}, "xla"),
-    ("gpu", jnp.bfloat16, 1152, {"head_width": 256}, "xla"),
+    ("gpu", jnp.bfloat16, 1152, {"head_width": 256}, "cudnn"),
     ("cpu", jnp.float32, 1152, {}, "xla"),
 ]
 
@@ -251,6 +252,7 @@ def test_the_kernel_that_pays_is_taken(
     platform: str, dtype: type, length: int, changes: dict, expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(kernels, "platform", lambda: platform)
+    monkeypatch.setattr(cudnn, "capability", lambda: 9.0)
     config = dataclasses.replace(BLOCK, **changes)
     assert kernels.kernel_for(config, dtype, length) is kernels.KERNELS[expected]
 
@@ -259,7 +261,7 @@ REFUSED = [
     ("cudnn", "cpu", jnp.bfloat16, {}, "cuDNN is for NVIDIA GPUs, and this program is compiled for a CPU"),
     ("cudnn", "gpu", jnp.float32, {}, "in bfloat16 or float16, and this model is in float32"),
     ("cudnn", "gpu", jnp.bfloat16, {"soft_cap": 50.0}, "no soft cap"),
-    ("cudnn", "gpu", jnp.bfloat16, {"head_width": 320}, "up to 256, and those of this model are 320"),
+    ("cudnn", "gpu", jnp.bfloat16, {"head_width": 320}, "up to 256 here, and those of this model are 320"),
     ("flash", "gpu", jnp.bfloat16, {}, "compiled for a GPU"),
     ("flash", "tpu", jnp.float16, {}, "no float16"),
 ]
@@ -270,14 +272,35 @@ def test_a_kernel_that_is_named_and_cannot_says_why(
     kernel: str, platform: str, dtype: type, changes: dict, why: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(kernels, "platform", lambda: platform)
+    monkeypatch.setattr(cudnn, "capability", lambda: 9.0)
     with pytest.raises(UserError, match=why):
         kernels.kernel_for(dataclasses.replace(BLOCK, attention=kernel, **changes), dtype, 1152)
 
 
-def test_a_kernel_that_is_named_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_older_gpus_and_those_of_others_have_what_they_can(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernels, "platform", lambda: "gpu")
-    wide = dataclasses.replace(BLOCK, attention="cudnn", head_width=256)
-    assert kernels.kernel_for(wide, jnp.bfloat16, 8) is kernels.KERNELS["cudnn"]
+    wide, narrow = (dataclasses.replace(BLOCK, head_width=width) for width in (256, 128))
+    found = {}
+    for has in (0.0, 7.5, 8.0, 12.0):
+        monkeypatch.setattr(cudnn, "capability", lambda has=has: has)
+        found[has] = [kernels.kernel_for(config, jnp.bfloat16, 64) for config in (narrow, wide)]
+    xla, fused = kernels.KERNELS["xla"], kernels.KERNELS["cudnn"]
+    assert found == {0.0: [xla, xla], 7.5: [xla, xla], 8.0: [fused, xla], 12.0: [fused, fused]}
+
+
+@pytest.mark.parametrize(("told", "expected"), [("9.0", 9.0), ("12.0", 12.0), ("gfx942", 0.0), (None, 0.0)])
+def test_the_capability_is_what_the_device_tells(
+    told: str | None, expected: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device = SimpleNamespace() if told is None else SimpleNamespace(compute_capability=told)
+    monkeypatch.setattr(jax, "devices", lambda: [device])
+    assert cudnn.capability() == expected
+
+
+def test_a_kernel_that_is_named_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "platform", lambda: "tpu")
+    config = dataclasses.replace(BLOCK, attention="flash")
+    assert kernels.kernel_for(config, jnp.bfloat16, 8) is kernels.KERNELS["flash"]
 
 
 def test_a_policy_replies_alike_by_any_kernel(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -17,26 +18,37 @@ from pe_rlhf_mm.models.sharding import by_rows_and_heads
 
 IMPLEMENTATION: Literal["cudnn", "xla"] = "cudnn"
 """Of `jax.nn.dot_product_attention`: tests without a GPU take its other one."""
-WIDEST, WIDEST_ANYWHERE = 256, 128
-"""Heads of GPUs from Hopper on, and of all."""
+AMPERE, HOPPER = 8.0, 9.0
+"""Compute capabilities: from which on cuDNN has flash attention, and from which on its heads may be 256 wide."""
+
+
+def capability() -> float:
+    """The compute capability of the first device; 0 where it has none, as AMD's have not."""
+    told = str(getattr(jax.devices()[0], "compute_capability", ""))
+    return float(told) if re.fullmatch(r"\d+\.\d+", told) else 0.0
 
 
 def cannot(config: BlockConfig, dtype: Any, platform: str) -> str:
     """Why cuDNN does not compute this attention; nothing if it does."""
     if platform != "gpu":
         return f"cuDNN is for NVIDIA GPUs, and this program is compiled for a {platform.upper()}"
+    if (has := capability()) < AMPERE:
+        return f"cuDNN attends on NVIDIA GPUs of compute capability {AMPERE} or more, and this one's is {has}"
     if dtype not in (jnp.bfloat16, jnp.float16):
         return f"cuDNN attends in bfloat16 or float16, and this model is in {dtype}"
     if config.soft_cap is not None:
         return f"cuDNN has no soft cap, and the scores of this model are bounded by {config.soft_cap}"
-    if config.head_width % 8 or config.head_width > WIDEST:
-        return f"cuDNN takes heads of a multiple of 8 up to {WIDEST}, and those of this model are {config.head_width}"
+    widest = 256 if has >= HOPPER else 128
+    if config.head_width % 8 or config.head_width > widest:
+        return (
+            f"cuDNN takes heads of a multiple of 8 up to {widest} here, and those of this model are {config.head_width}"
+        )
     return ""
 
 
 def pays(config: BlockConfig, length: int, platform: str) -> bool:
-    """Where every GPU has it: wider heads are to be asked for by name."""
-    return config.head_width <= WIDEST_ANYWHERE
+    """Wherever it can: it has not been timed here."""
+    return True
 
 
 def attend(

@@ -34,9 +34,8 @@ LEAST = 256
 """Tokens from which on the kernels pay: by the compiler they then move a quarter of the bytes, and hold two thirds."""
 LOWEST = -1e30
 """In place of a score that does not count: a number, so that a difference of two is one."""
-
-
 HEADS_FIRST = ("rows", "kv_heads")
+"""The first axes of queries, keys and values, as a mesh cuts them."""
 
 
 class Numbers(NamedTuple):
