@@ -152,7 +152,7 @@ def our_reward_step(checkpoint: str, sizes: Sizes) -> Run:
         margin=np.zeros(len(tokens), np.float32),
     )
     optimizer = adam(1e-5, 1000)
-    loss = functools.partial(reward.pairwise, config, 0.0, False)
+    loss = functools.partial(reward.pairwise, config, 0.0, "products")
     state = new_state(held.pick("reward"), held, optimizer, jax.random.key(0))
 
     def run() -> list:

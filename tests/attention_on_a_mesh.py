@@ -40,7 +40,7 @@ def trained(kernel: str) -> object:
     sight = jax.tree.map(lambda x: jnp.concatenate([x, x])[None], SIGHTS["prompt once"]())
 
     def loss(weights: nnx.State, x: jax.Array) -> jax.Array:
-        return jnp.sum(nnx.merge(graph, weights)(x, None, sight, remat=True).x ** 2)
+        return jnp.sum(nnx.merge(graph, weights)(x, None, sight, remat="layers").x ** 2)
 
     x = np.random.default_rng(1).normal(size=(4, LENGTH, 32)).astype(np.float32)
     return jax.jit(jax.grad(loss, argnums=(0, 1)))(weights, by_rows(x))

@@ -67,7 +67,7 @@ def step_of(mode: str, model: VLMConfig, optimizer_name: str) -> dict[str, int]:
     )
     optimizer = OPTIMIZERS[optimizer_name](1e-3, 10)
     begun = new_state(roles.pick("sft"), roles, optimizer, jax.random.key(1))
-    loss = functools.partial(sft.loss, model, 0.0, False)
+    loss = functools.partial(sft.loss, model, 0.0, "products")
     program = train_step.lower(begun, roles, batch, loss=loss, optimizer=optimizer).compile()
     return {
         "gathered": max(c.size for c in collectives(program.as_text()) if c.kind == "all-gather"),

@@ -68,20 +68,21 @@ def rollout() -> reinforce.Rollout:
 
 def by_reinforce() -> Callable[..., Any]:
     settings = pe.RLConfig(kl="loss", beta=0.3)
-    return functools.partial(reinforce.loss, CONFIG, settings, settings.sampling, False)
+    return functools.partial(reinforce.loss, CONFIG, settings, settings.sampling, "products")
 
 
+PAIRWISE = functools.partial(reward.pairwise, CONFIG, 0.0, "products")
 CASES: dict[str, tuple[Callable[..., Any], Callable[[], Any], Callable[[Any], jax.Array], tuple[str, ...]]] = {
-    "sft": (functools.partial(sft.loss, CONFIG, 0.0, False), lambda: batch(1), sft.tokens, ("sft",)),
-    "sft packed": (functools.partial(sft.packed_loss, CONFIG, 0.0, False), packed, sft.tokens, ("sft",)),
-    "pairs": (functools.partial(reward.pairwise, CONFIG, 0.0, False), lambda: judged(1), reward.share, ("reward",)),
-    "pairs apart": (functools.partial(reward.pairwise, CONFIG, 0.0, False), lambda: judged(2), alike, ("reward",)),
+    "sft": (functools.partial(sft.loss, CONFIG, 0.0, "products"), lambda: batch(1), sft.tokens, ("sft",)),
+    "sft packed": (functools.partial(sft.packed_loss, CONFIG, 0.0, "products"), packed, sft.tokens, ("sft",)),
+    "pairs": (PAIRWISE, lambda: judged(1), reward.share, ("reward",)),
+    "pairs apart": (PAIRWISE, lambda: judged(2), alike, ("reward",)),
     "ratings packed": (
-        functools.partial(reward.packed_pointwise, CONFIG, 0.0, False), judged_packed, reward.share, ("reward",)
+        functools.partial(reward.packed_pointwise, CONFIG, 0.0, "products"), judged_packed, reward.share, ("reward",)
     ),
     "reinforce": (by_reinforce(), rollout, reinforce.replies, ("policy", "value")),
     "dpo": (
-        functools.partial(preferences.loss, CONFIG, "dpo", pe.PreferenceConfig(), False), lambda: judged(1), alike,
+        functools.partial(preferences.loss, CONFIG, "dpo", pe.PreferenceConfig(), "products"), lambda: judged(1), alike,
         ("policy",),
     ),
 }  # fmt: skip

@@ -269,7 +269,7 @@ def loss_of(model: tuple[Processor, Roles], found: list[Played]) -> float:
     processor, roles = model
     rollout = assess(model, found)[1]
     trainable = roles.pick("policy", "value")
-    return float(episodes.loss(processor.config, SETTINGS, False, trainable, roles, rollout, jax.random.key(0))[0])
+    return float(episodes.loss(processor.config, SETTINGS, "products", trainable, roles, rollout, jax.random.key(0))[0])
 
 
 def test_a_learned_reward_is_owed_to_the_tokens_of_its_own_turn() -> None:
@@ -311,7 +311,7 @@ def test_a_step_makes_what_was_rewarded_likelier(model: tuple[Processor, Roles])
     signs = np.where([sum(s.reward for s in p.outcome.steps) > 0 for p in found], 1.0, -1.0)
     earned = jnp.broadcast_to(2.0 + 5 * signs[:, None], rollout.mask.shape)
     rollout = rollout._replace(experience=rollout.experience._replace(advantages=earned, returns=earned))
-    objective = functools.partial(episodes.loss, processor.config, SETTINGS, False)
+    objective = functools.partial(episodes.loss, processor.config, SETTINGS, "products")
     optimizer = adam(1e-2, 1)
     learned = new_state(roles.pick("policy", "value"), roles, optimizer, jax.random.key(0))
     before = statistics(processor, roles, rows)

@@ -135,7 +135,7 @@ def test_the_loss_and_its_gradient_are_those_of_rows_of_their_own() -> None:
     items = conversations(found, gallery)
     trained = roles.only_backbone(found.state)
     trained = trained._replace(slots={"sft": random_slot(3, config=found.config)}, scales={"sft": jnp.float32(0.5)})
-    rest = (found.config, 0.0, False)
+    rest = (found.config, 0.0, "products")
     learned, key = trained.pick("sft"), jax.random.key(0)
 
     def both(loss: Callable, batch: object) -> tuple:
@@ -185,7 +185,7 @@ def test_ratings_in_packed_rows_have_the_loss_of_rows_of_their_own() -> None:
     # A row is as long as the longest, so six rows hold all six, whatever the order.
     packed = replace(settings, packed_length=longest)
     (one, metrics), (other, same) = (
-        loss(found.config, 0.0, False, judge.pick("reward"), judge, next(fed.batches(0)), jax.random.key(0))
+        loss(found.config, 0.0, "products", judge.pick("reward"), judge, next(fed.batches(0)), jax.random.key(0))
         for loss, fed in (
             (reward.pointwise, reward.feed(found.processor, gallery, told, batch_size=6, seed=0)),
             (reward.packed_pointwise, reward.packed_feed(found.processor, gallery, told, packed, seed=0)),

@@ -70,7 +70,7 @@ def test_one_pass_gives_every_role_its_own_gradient() -> None:
     rollout = reinforce.Rollout(*given, constant[0, :, :, 0], Experience(*constant))
 
     def gradient(settings: RLConfig) -> Trainable:
-        loss = functools.partial(reinforce.loss, CONFIG, replace(settings, algorithm="reinforce"), True)
+        loss = functools.partial(reinforce.loss, CONFIG, replace(settings, algorithm="reinforce"), "layers")
         of = jax.jit(jax.grad(lambda trainable: loss(trainable, roles, rollout, jax.random.key(0))[0]))
         return of(roles.pick("policy", "value"))
 

@@ -257,7 +257,8 @@ def test_a_mesh_of_another_size_is_refused() -> None:
 def test_the_compiler_for_tpus_says_what_fits_and_what_does_not() -> None:
     """In a process of its own, as libtpu reads its settings when it is loaded. 4 billion weights in float32, with two
     moments of each, are 48 GB: no chip of 16 GiB holds them, and with adapters one does."""
-    asked = [sys.executable, "-m", "pe_rlhf_mm", "plan", "--model", "gemma3-4b", "--stage", "reward", "--remat"]
+    asked = [sys.executable, "-m", "pe_rlhf_mm", "plan", "--model", "gemma3-4b", "--stage", "reward"]
+    asked += ["--remat", "layers"]
     asked += ["--topology", "v5e:1x1", "--reward.batch-size", "2", "--json"]
     plans = {}
     for mode, code in (("lora", 0), ("full", 3)):

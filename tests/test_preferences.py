@@ -227,7 +227,7 @@ def test_the_loss_is_that_of_whole_replies_each_in_a_row_of_its_own(method: str)
     settings = PreferenceConfig(beta={"dpo": 0.5, "ipo": 0.25, "slic": 9.0}[method], delta=1.0, likelihood=0.5)
     expected = np.mean([PLAIN[method](sums[0, n].tolist(), sums[1, n].tolist(), labels[n, 0]) for n in range(3)])
     batch = JudgedBatch(prompts, both, labels, np.zeros(3, np.float32))
-    one = functools.partial(preferences.loss, CONFIG, method, settings, False)
+    one = functools.partial(preferences.loss, CONFIG, method, settings, "products")
     value, metrics = jax.jit(one)(roles.pick("policy"), roles, batch, jax.random.key(0))
     np.testing.assert_allclose(value, expected, rtol=1e-4)
 

@@ -25,6 +25,7 @@ from pe_rlhf_mm.data.images import Gallery
 from pe_rlhf_mm.data.processor import EncodedPrompt, Processor
 from pe_rlhf_mm.errors import OutOfRange, UserError
 from pe_rlhf_mm.models import quantize, vlm
+from pe_rlhf_mm.models.config import Remat
 from pe_rlhf_mm.models.quantize import BLOCK, NF4, Quantized, dequantized, quantized
 from pe_rlhf_mm.rollout.sampler import sample
 from pe_rlhf_mm.rollout.sampling import Sampling
@@ -163,7 +164,7 @@ def test_activations_keep_their_type(kind: str) -> None:
     np.testing.assert_allclose(quantize.matmul(x, made), x @ dequantized(made), rtol=1e-5, atol=1e-5)
 
 
-def adapter_gradient(weights: nnx.State, batch: Batch, *, remat: bool = False):
+def adapter_gradient(weights: nnx.State, batch: Batch, *, remat: Remat = "products"):
     def loss(slot: lora.Slot) -> jax.Array:
         how = forward.Pass(remat=remat)
         return jnp.sum(forward.hidden(CONFIG, Weights(weights, lora.only(slot, 0.5)), *batch, how) ** 3)
@@ -171,9 +172,9 @@ def adapter_gradient(weights: nnx.State, batch: Batch, *, remat: bool = False):
     return jax.jit(jax.grad(loss))(random_slot(1))
 
 
-@pytest.mark.parametrize(("kind", "remat"), [("int8", True), ("nf4", False)])
-def test_adapters_get_the_gradients_of_the_dequantised_model(kind: str, remat: bool) -> None:
-    batch = random_batch(np.random.default_rng(0), images=not remat)
+@pytest.mark.parametrize(("kind", "remat"), [("int8", "layers"), ("nf4", "products")])
+def test_adapters_get_the_gradients_of_the_dequantised_model(kind: str, remat: Remat) -> None:
+    batch = random_batch(np.random.default_rng(0), images=remat == "products")
     small = quantize.quantized_state(state(), kind)
     found, wanted = adapter_gradient(small, batch, remat=remat), adapter_gradient(restored(small), batch)
     for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):

@@ -285,7 +285,7 @@ def values_of(roles: Roles, rollout: Rollout) -> Array:
 
 
 def objective(settings: RLConfig, roles: Roles, rollout: Rollout) -> Callable:
-    loss = functools.partial(reinforce.loss, CONFIG, settings, False)
+    loss = functools.partial(reinforce.loss, CONFIG, settings, "products")
     return lambda trainable: loss(trainable, roles, rollout, jax.random.key(0))
 
 

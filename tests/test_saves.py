@@ -513,6 +513,9 @@ def test_a_run_goes_on_on_other_devices(tmp_path: Path) -> None:
     run = Run.create(tmp_path / "run", {**VALUES, "settings": {"seed": 0, "mesh": {"fsdp": 4}}})
     run.release()
     refuse_other(tmp_path / "run", {**VALUES, "settings": {"seed": 0, "mesh": {"fsdp": 1}}})
+    # The first release said whether layers are computed again, and later ones say what they keep.
+    Run.create(tmp_path / "older", {**VALUES, "settings": {"seed": 0, "remat": True}}).release()
+    refuse_other(tmp_path / "older", {**VALUES, "settings": {"seed": 0, "remat": "products"}})
     with pytest.raises(UserError, match="was begun with seed 0"):
         refuse_other(tmp_path / "run", {**VALUES, "settings": {"seed": 1, "mesh": {"fsdp": 1}}})
 

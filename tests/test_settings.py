@@ -55,7 +55,7 @@ from pe_rlhf_mm.types import Completions, Preference
         (lambda: LoraConfig(targets=(["q"],)), "LoraConfig.targets must name some of q, k"),
         (lambda: LoraConfig(reward_targets=("z",)), r"LoraConfig.reward_targets must name some of q, k, .*\('z',\)"),
         (lambda: LoraConfig(scaling="dora"), "scaling"),
-        (lambda: pe.TuneConfig(remat="no"), "TuneConfig.remat must be True or False, not 'no'"),
+        (lambda: pe.TuneConfig(remat=True), "TuneConfig.remat must be one of everything, products, .*, not True"),
         (lambda: pe.TuneConfig(rl={"steps": 3}), r"TuneConfig.rl must be made by RLConfig\(..\), not {'steps': 3}"),
         (lambda: pe.TuneConfig(quantize="int4"), "TuneConfig.quantize must be one of int8, nf4, None, not 'int4'"),
         (lambda: pe.TuneConfig(mode="loar"), "TuneConfig.mode must be one of lora, full, not 'loar'"),

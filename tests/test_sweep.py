@@ -37,8 +37,8 @@ def test_every_combination_is_a_run_and_every_seed() -> None:
 
 
 def test_options_reach_the_tuning_as_they_were_given() -> None:
-    (point,) = points(read_options("--lora.targets q v --remat --sft.steps=3 --rl.max_tokens 2".split()), 1)
-    assert point.options == "--lora.targets q v --remat --sft.steps 3 --rl.max-tokens 2 --seed 0".split()
+    (point,) = points(read_options("--lora.targets q v --whole --sft.steps=3 --rl.max_tokens 2".split()), 1)
+    assert point.options == "--lora.targets q v --whole --sft.steps 3 --rl.max-tokens 2 --seed 0".split()
 
 
 def test_rank_is_that_of_all_adapters() -> None:

@@ -11,6 +11,8 @@ NormKind = Literal["rms", "rms_plus_one", "layer"]
 Activation = Literal["silu", "gelu", "gelu_tanh"]
 Quantization = Literal["int8", "nf4"]
 Attention = Literal["auto", "xla", "flash", "cudnn"]
+Remat = Literal["everything", "products", "host", "layers"]
+"""What a layer keeps for its backward pass (`stack.py`, `KEPT`)."""
 
 
 def _refuse_other_than_counts(owner: object, *names: str) -> None:

@@ -9,7 +9,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from pe_rlhf_mm.adapters.lora import Bank
 from pe_rlhf_mm.models.attention import EARLIER, FURTHEST, NO_TOKEN, NOBODY, KeyValues, Memory, Sight, capped
-from pe_rlhf_mm.models.config import VLMConfig
+from pe_rlhf_mm.models.config import Remat, VLMConfig
 from pe_rlhf_mm.models.history import History
 from pe_rlhf_mm.models.layers import Norm
 from pe_rlhf_mm.models.sharding import cut, gathered, looked_up
@@ -53,7 +53,7 @@ class Decoder(nnx.Module):
         added: Float[Array, "levels B S D"] | None = None,
         dropout: float = 0.0,
         key: jax.Array | None = None,
-        remat: bool = False,
+        remat: Remat = "products",
     ) -> tuple[Float[Array, "B S D"], KeyValues]:
         """Runs all layers; returns normed hidden states and every layer's keys and values (leading axis: layer).
 

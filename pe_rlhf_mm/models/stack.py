@@ -6,6 +6,7 @@ each kind, outside the scan, with a leading axis of kinds; every layer picks its
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -15,13 +16,22 @@ from jaxtyping import Array, Bool, Float, Int
 
 from pe_rlhf_mm.adapters.lora import Bank
 from pe_rlhf_mm.models.attention import KeyValues, Memory, Sight
-from pe_rlhf_mm.models.config import BlockConfig
+from pe_rlhf_mm.models.config import BlockConfig, Remat
 from pe_rlhf_mm.models.kernels import kernel_for
 from pe_rlhf_mm.models.layers import Block, LayerAdapters, stacked
 from pe_rlhf_mm.models.rope import angles
 
-KEPT = jax.checkpoint_policies.save_only_these_names("product", "attended")
-"""What a layer keeps for its backward pass: what is dear to compute. The scores of attention, [B, H, S, S], are not."""
+DEAR = ("product", "attended")
+"""What of a layer is dear to compute: its products, and what attention mixed, but not its scores, [B, H, S, S]."""
+KEPT: dict[Remat, Callable[..., Any] | None] = {
+    "everything": jax.checkpoint_policies.everything_saveable,
+    "products": jax.checkpoint_policies.save_only_these_names(*DEAR),
+    "host": jax.checkpoint_policies.save_and_offload_only_these_names(
+        names_which_can_be_saved=[], names_which_can_be_offloaded=DEAR, offload_src="device", offload_dst="pinned_host"
+    ),
+    "layers": None,
+}
+"""What a layer keeps for its backward pass, which computes all else again; `layers`: nothing but its input."""
 
 
 class Passed(NamedTuple):
@@ -76,14 +86,14 @@ class Stack(nnx.Module):
         taps: tuple[int, ...] = (),
         dropout: float = 0.0,
         key: jax.Array | None = None,
-        remat: bool = False,
+        remat: Remat = "products",
     ) -> Passed:
         """Runs all layers.
 
         `sight`: who sees whom, for every kind of layer; without it all see all. `before`: every layer's memory of what
         stands before x, the first keys of `sight`. `added`: level n is added to the output of layer n. `taps`: layers
-        whose output is given back. `dropout` with a `key` applies to the adapters' inputs. `remat` keeps nothing of a
-        layer but its input for the backward pass, which takes about a third more arithmetic.
+        whose output is given back. `dropout` with a `key` applies to the adapters' inputs. `remat`: which of KEPT is
+        kept for the backward pass.
         """
         graph, blocks = nnx.split(self.blocks)
         kernel = kernel_for(self.config, x.dtype, x.shape[1])
@@ -103,7 +113,7 @@ class Stack(nnx.Module):
                 tapped = tapped.at[n].set(jnp.where(index == tap, x, tapped[n]))
             return (x, tapped), past
 
-        body = jax.checkpoint(body, prevent_cse=False, policy=None if remat else KEPT)
+        body = jax.checkpoint(body, prevent_cse=False, policy=KEPT[remat])
         keys = None if key is None else jax.random.split(key, self.config.layers)
         matrices = {} if bank is None else bank.matrices
         start = (x, jnp.zeros((len(taps), *x.shape), x.dtype))

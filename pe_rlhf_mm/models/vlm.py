@@ -18,7 +18,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from pe_rlhf_mm.adapters.lora import Bank
 from pe_rlhf_mm.models.attention import FURTHEST, NOBODY, KeyValues
-from pe_rlhf_mm.models.config import VLMConfig
+from pe_rlhf_mm.models.config import Remat, VLMConfig
 from pe_rlhf_mm.models.decoder import Decoder
 from pe_rlhf_mm.models.history import History
 from pe_rlhf_mm.models.vision import VisionTower
@@ -148,7 +148,7 @@ class VLM(nnx.Module):
         before: History | None = None,
         dropout: float = 0.0,
         key: jax.Array | None = None,
-        remat: bool = False,
+        remat: Remat = "products",
     ) -> tuple[Float[Array, "B S D"], KeyValues]:
         """Final hidden states of every token, and the keys and values of every layer; `before` was read earlier."""
         x, added = self.embed(rows.tokens, images)

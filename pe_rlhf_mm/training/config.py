@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, is_dataclass
 from typing import Literal, get_args, get_origin, get_type_hints
 
 from pe_rlhf_mm.errors import OutOfRange
-from pe_rlhf_mm.models.config import Attention, Quantization
+from pe_rlhf_mm.models.config import Attention, Quantization, Remat
 from pe_rlhf_mm.rollout.settings import Sampling
 
 TARGETS = ("q", "k", "v", "o", "gate", "up", "down")
@@ -319,8 +319,10 @@ class TuneConfig:
     optimizer: Literal["adam", "adafactor"] = "adam"
     """Of all stages. `adafactor`, the paper's: of a matrix it remembers a number a row and a column, and `adam` two a
     weight."""
-    remat: bool = False
-    """Recompute layers in the backward pass: less memory, about a third more arithmetic."""
+    remat: Remat = "products"
+    """What a layer keeps for the backward pass, which computes the rest again: `everything`; `products` of matrices and
+    what attention mixed; the same in the memory of the `host`; or its input alone, of all `layers`: least memory, and
+    about a third more arithmetic."""
     accumulate: int = 1
     """Work through the batch of a step in so many parts, and add up their gradients: the memory of one, and the same
     step."""

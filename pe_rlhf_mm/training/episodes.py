@@ -32,7 +32,7 @@ from pe_rlhf_mm.data.streams import Fed
 from pe_rlhf_mm.data.transcript import Turn
 from pe_rlhf_mm.envs.episode import ending, lost_by
 from pe_rlhf_mm.envs.pool import EnvPool
-from pe_rlhf_mm.models.config import VLMConfig
+from pe_rlhf_mm.models.config import Remat, VLMConfig
 from pe_rlhf_mm.models.sharding import by_rows, parts_of
 from pe_rlhf_mm.rollout.episodes import Played, play_episodes
 from pe_rlhf_mm.training import forward, passes
@@ -210,7 +210,7 @@ def _assess(
 def loss(
     config: VLMConfig,
     settings: RLConfig,
-    remat: bool,
+    remat: Remat,
     trainable: Trainable,
     roles: Roles,
     rollout: EpisodeRollout,

@@ -13,18 +13,18 @@ from jaxtyping import Array, Bool, Float, Int
 from pe_rlhf_mm.adapters.roles import Head, Weights
 from pe_rlhf_mm.algorithms import logprobs
 from pe_rlhf_mm.models import vlm
-from pe_rlhf_mm.models.config import VLMConfig
+from pe_rlhf_mm.models.config import Remat, VLMConfig
 from pe_rlhf_mm.rollout.sampling import tempered, truncated
 from pe_rlhf_mm.rollout.settings import Sampling
 from pe_rlhf_mm.types import Completions, Packed, Prompts
 
 
 class Pass(NamedTuple):
-    """Options of a training pass: dropout on the adapters' inputs with its key, and recomputation of layers."""
+    """Options of a training pass: dropout on the adapters' inputs with its key, and what layers keep."""
 
     dropout: float = 0.0
     key: jax.Array | None = None
-    remat: bool = False
+    remat: Remat = "products"
 
 
 PLAIN, SCORING = Sampling(), Pass()

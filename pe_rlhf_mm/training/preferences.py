@@ -21,7 +21,7 @@ from pe_rlhf_mm.algorithms import masked, preferences
 from pe_rlhf_mm.data.images import Gallery
 from pe_rlhf_mm.data.processor import Processor
 from pe_rlhf_mm.errors import UserError
-from pe_rlhf_mm.models.config import VLMConfig
+from pe_rlhf_mm.models.config import Remat, VLMConfig
 from pe_rlhf_mm.training import forward
 from pe_rlhf_mm.training.accumulation import Parts
 from pe_rlhf_mm.training.config import PreferenceConfig
@@ -109,7 +109,7 @@ def loss(
     config: VLMConfig,
     method: str,
     settings: PreferenceConfig,
-    remat: bool,
+    remat: Remat,
     trainable: Trainable,
     roles: Roles,
     batch: JudgedBatch,

@@ -26,7 +26,7 @@ from pe_rlhf_mm.data.images import Gallery
 from pe_rlhf_mm.data.pipeline import pick
 from pe_rlhf_mm.data.processor import EncodedPrompt, Processor
 from pe_rlhf_mm.data.streams import Fed, blocks, bucketed
-from pe_rlhf_mm.models.config import VLMConfig
+from pe_rlhf_mm.models.config import Remat, VLMConfig
 from pe_rlhf_mm.models.sharding import by_rows
 from pe_rlhf_mm.rollout.sampler import Sampled, sample
 from pe_rlhf_mm.training import forward, passes
@@ -64,7 +64,7 @@ class Rollout(NamedTuple):
 def loss(
     config: VLMConfig,
     settings: RLConfig,
-    remat: bool,
+    remat: Remat,
     trainable: Trainable,
     roles: Roles,
     rollout: Rollout,

@@ -25,7 +25,7 @@ from pe_rlhf_mm.data.processor import EncodedPrompt, Processor
 from pe_rlhf_mm.data.streams import Fed, blocks, bucketed, packed
 from pe_rlhf_mm.data.transcript import Turn
 from pe_rlhf_mm.errors import UserError
-from pe_rlhf_mm.models.config import VLMConfig
+from pe_rlhf_mm.models.config import Remat, VLMConfig
 from pe_rlhf_mm.training import forward
 from pe_rlhf_mm.training.accumulation import Parts, alike
 from pe_rlhf_mm.training.config import RewardConfig
@@ -91,7 +91,7 @@ def rated_right(scores: Float[Any, "*n"], labels: Float[Any, "*n"]) -> Float[Arr
 def pairwise(
     config: VLMConfig,
     dropout: float,
-    remat: bool,
+    remat: Remat,
     trainable: Trainable,
     roles: Roles,
     batch: JudgedBatch,
@@ -110,7 +110,7 @@ def pairwise(
 def pointwise(
     config: VLMConfig,
     dropout: float,
-    remat: bool,
+    remat: Remat,
     trainable: Trainable,
     roles: Roles,
     batch: JudgedBatch,
@@ -139,7 +139,7 @@ class PackedBatch(NamedTuple):
 def packed_pointwise(
     config: VLMConfig,
     dropout: float,
-    remat: bool,
+    remat: Remat,
     trainable: Trainable,
     roles: Roles,
     batch: PackedBatch,

@@ -170,7 +170,7 @@ def is_finished(folder: Path) -> bool:
 def refuse_other(folder: Path, values: Mapping[str, Any]) -> None:
     """Raises UserError, which names the first difference, unless the run in a folder was begun with these values.
 
-    It may go on on other devices.
+    It may go on on other devices, and keep more or less of its layers.
     """
     there, here = read_json(folder / "config.json"), json.loads(to_json(values))
     differences = (_difference(name, there.get(name), here[name]) for name in here)
@@ -185,7 +185,7 @@ def refuse_other(folder: Path, values: Mapping[str, Any]) -> None:
 
 def _difference(name: str, there: Any, here: Any) -> tuple[str, Any, Any] | None:
     """Where two JSON values differ first, and how: (name, there, here)."""
-    if there == here or name == "settings.mesh":
+    if there == here or name in ("settings.mesh", "settings.remat"):
         return None
     if not (isinstance(there, dict) and isinstance(here, dict)):
         return name, there, here

@@ -18,7 +18,7 @@ from pe_rlhf_mm.data.padding import rounded
 from pe_rlhf_mm.data.processor import EncodedPrompt, Processor
 from pe_rlhf_mm.data.streams import Fed, bucketed, packed
 from pe_rlhf_mm.data.transcript import Transcript, Turn, length
-from pe_rlhf_mm.models.config import VLMConfig
+from pe_rlhf_mm.models.config import Remat, VLMConfig
 from pe_rlhf_mm.training import forward
 from pe_rlhf_mm.training.accumulation import Parts
 from pe_rlhf_mm.training.config import SFTConfig
@@ -38,7 +38,7 @@ class Demonstration(NamedTuple):
 
 
 def loss(
-    config: VLMConfig, dropout: float, remat: bool, trainable: Trainable, roles: Roles, batch: tuple, key: jax.Array
+    config: VLMConfig, dropout: float, remat: Remat, trainable: Trainable, roles: Roles, batch: tuple, key: jax.Array
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Negative log-likelihood of the demonstrated tokens, one demonstration a row."""
     prompts, completions = batch
@@ -49,7 +49,7 @@ def loss(
 
 
 def packed_loss(
-    config: VLMConfig, dropout: float, remat: bool, trainable: Trainable, roles: Roles, batch: Packed, key: jax.Array
+    config: VLMConfig, dropout: float, remat: Remat, trainable: Trainable, roles: Roles, batch: Packed, key: jax.Array
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """The same of packed rows."""
     how = forward.Pass(dropout, key, remat)

@@ -11,6 +11,7 @@ import optax
 from jaxtyping import Array, Int
 
 from pe_rlhf_mm.adapters.roles import Learned, Roles
+from pe_rlhf_mm.models.config import Remat
 from pe_rlhf_mm.training.accumulation import WHOLE, Parts, over_parts
 from pe_rlhf_mm.training.optimizers import places_of_moments
 
@@ -19,11 +20,11 @@ Loss = Callable[[Learned, Roles, Any, jax.Array], tuple[jax.Array, dict[str, jax
 
 
 class Technique(NamedTuple):
-    """How steps are taken, in all stages alike: by which of OPTIMIZERS, whether layers are computed again, and in how
-    many parts a step works through its batch."""
+    """How steps are taken, in all stages alike: by which of OPTIMIZERS, what layers keep, and in how many parts a step
+    works through its batch."""
 
     optimizer: str = "adam"
-    remat: bool = False
+    remat: Remat = "products"
     accumulate: int = 1
 
 
