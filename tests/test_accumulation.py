@@ -68,7 +68,7 @@ def rollout() -> reinforce.Rollout:
 
 def by_reinforce() -> Callable[..., Any]:
     settings = pe.RLConfig(kl="loss", beta=0.3)
-    return functools.partial(reinforce.loss, CONFIG, settings, settings.sampling, "products")
+    return functools.partial(reinforce.loss, CONFIG, settings, "products")
 
 
 PAIRWISE = functools.partial(reward.pairwise, CONFIG, 0.0, "products")
