@@ -48,11 +48,12 @@ def trained(kernel: str) -> object:
 
 def main() -> None:
     sight = together()
-    given = drawn(sight)
-    expected, learned = with_gradients(by("xla", sight), *given), trained("xla")
+    given = drawn(sight, 2)  # two roles side by side
+    expected, learned = with_gradients(jax.vmap(by("xla", sight)), *given), trained("xla")
     with jax.set_mesh(pe.make_mesh(fsdp=2, model=2)):
-        program = str(jax.make_jaxpr(by("flash", sight))(*given[:3]))
-        found = {kernel: apart(with_gradients(by(kernel, sight), *given), expected) for kernel in ("flash", "cudnn")}
+        program = str(jax.make_jaxpr(by("flash", sight))(*(x[0] for x in given[:3])))
+        ours = {kernel: with_gradients(jax.vmap(by(kernel, sight)), *given) for kernel in ("flash", "cudnn")}
+        found = {kernel: apart(got, expected) for kernel, got in ours.items()}
         found["layers"] = apart(trained("flash"), learned)
         tower = Gallery(with_attention(CONFIG, "flash"))._plain.vision
     print(

@@ -65,9 +65,9 @@ def prompt_once(config: vlm.VLMConfig = CONFIG) -> vlm.Rows:
 
 
 def packed() -> vlm.Rows:
-    """Conversations of 11, 18 and 7 tokens in a row, and padding behind them."""
-    leave = np.repeat([11, 29, 36, NOBODY], [11, 18, 7, 4])[None].repeat(ROWS, 0)
-    begin = np.repeat([0, 11, 29, 36], [11, 18, 7, 4])[None]
+    """Conversations of 11, 14 and 7 tokens in a row, and padding behind them, which fills the last block."""
+    leave = np.repeat([11, 25, 32, NOBODY], [11, 14, 7, 8])[None].repeat(ROWS, 0)
+    begin = np.repeat([0, 11, 25, 32], [11, 14, 7, 8])[None]
     positions = np.broadcast_to((np.arange(LENGTH) - begin)[..., None], (ROWS, LENGTH, 1))
     some, none = np.full((ROWS, LENGTH), 9, np.int32), np.zeros((ROWS, 1), np.int32)
     return vlm.packed_rows(CONFIG, Packed(some, positions, leave, some > 9, none, none, none > 0))
@@ -177,11 +177,11 @@ def test_masks_are_what_the_words_say() -> None:
 
 
 def test_blocks_that_nobody_sees_are_left_out() -> None:
-    """Blocks end at 16 and 32. Of conversations that begin at 11 and 29, the last block sees nothing before 29; with a
-    window of 5, token 32, which is the fourth of its conversation, does."""
+    """Blocks end at 16 and 32. Of a conversation that begins at 11, the second block sees the first one, with a window
+    of 5 as well; padding, the third block, sees itself."""
     for name in ("packed", "packed, window"):
-        np.testing.assert_array_equal(flash.numbers_of(SIGHTS[name]()).runs[0], [[1, 0, 0], [1, 1, 0], [0, 1, 1]])
-    # The prompt ends at 18, and stands at 15 to 21 once more in each completion: with 9 its first 7 tokens are far.
+        np.testing.assert_array_equal(flash.numbers_of(SIGHTS[name]()).runs[0], [[1, 0, 0], [1, 1, 0], [0, 0, 1]])
+    # The third completion begins at 33, position 15 in this row: a window of 9 reaches back to position 7, token 11.
     np.testing.assert_array_equal(flash.numbers_of(SIGHTS["window"]()).runs[0], [[1, 0, 0], [1, 1, 0], [1, 1, 1]])
 
 
