@@ -181,6 +181,8 @@ def test_blocks_that_nobody_sees_are_left_out() -> None:
     of 5 as well; padding, the third block, sees itself."""
     for name in ("packed", "packed, window"):
         np.testing.assert_array_equal(flash.numbers_of(SIGHTS[name]()).runs[0], [[1, 0, 0], [1, 1, 0], [0, 0, 1]])
+    far = Sight(AT, AT, ALONE, AT, AT * 0 + FURTHEST, AT + 5)  # where a window of 5 is all that ends what is seen
+    np.testing.assert_array_equal(flash.numbers_of(far).runs[0], [[1, 0, 0], [1, 1, 0], [0, 1, 1]])
     # The third completion begins at 33, position 15 in this row: a window of 9 reaches back to position 7, token 11.
     np.testing.assert_array_equal(flash.numbers_of(SIGHTS["window"]()).runs[0], [[1, 0, 0], [1, 1, 0], [1, 1, 1]])
 
