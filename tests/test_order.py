@@ -181,24 +181,6 @@ def test_any_batch_is_the_same_whatever_was_asked_for_before(case: str) -> None:
         assert (batch.bucket, batch.indices.tolist()) == expected[k] == (fresh.bucket, fresh.indices.tolist())
 
 
-def test_processes_share_the_rows_of_the_same_batches() -> None:
-    assignment = np.array(CASES["three buckets"])
-    whole = BucketedOrder(assignment, 6, seed=1)
-    parts = [BucketedOrder(assignment, 6, seed=1, process=(i, 3)) for i in range(3)]
-    for k in range(40):
-        assert {part[k].bucket for part in parts} == {whole[k].bucket}
-        assert np.stack([part[k].indices for part in parts], axis=1).ravel().tolist() == whole[k].indices.tolist()
-
-
-@pytest.mark.parametrize("make", [
-    lambda process: BucketedOrder(np.zeros(50, int), 6, seed=1, process=process),
-    lambda process: PackedOrder([3] * 50, 8, 6, seed=1, process=process),
-])  # fmt: skip
-def test_a_batch_that_processes_cannot_share_is_refused(make: object) -> None:
-    with pytest.raises(UserError, match="batches of 6 cannot be shared evenly among 4 processes"):
-        make((0, 4))
-
-
 def test_orders_travel_and_go_on() -> None:
     bucketed = BucketedOrder(np.array(CASES["three buckets"]), 4, seed=5)
     packed = PackedOrder([3, 4, 5] * 20, 16, 4, seed=5)
@@ -270,14 +252,6 @@ def test_any_packed_batch_is_the_same_whatever_was_asked_for_before() -> None:
     for k in np.random.default_rng(0).permutation(20).tolist():
         assert order[k] == expected[k]
     assert [b for k in range(4) for b in PackedOrder(lengths, 100, 8, seed=3)[k]] != bins_of(order, 4)
-
-
-def test_processes_share_the_bins_of_the_same_batches() -> None:
-    lengths = sizes(90, seed=1)[:, 0].tolist()
-    whole = PackedOrder(lengths, 100, 8, seed=2)
-    parts = [PackedOrder(lengths, 100, 8, seed=2, process=(i, 4)) for i in range(4)]
-    for k in range(12):
-        assert [parts[i % 4][k][i // 4] for i in range(8)] == whole[k]
 
 
 def test_an_example_that_no_bin_holds_is_named() -> None:

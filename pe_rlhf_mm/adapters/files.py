@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import jax.numpy as jnp
-import numpy as np
 
 from pe_rlhf_mm.adapters.origin import JUDGES, origin_of, read_origin
 from pe_rlhf_mm.adapters.peft import Serving, read_adapter, write_adapter
@@ -29,7 +28,7 @@ def save_role(
         write_adapter(folder, roles.slots[role], float(roles.scales[role]), config, origin, serving=serving)
     if role in roles.heads:
         head = roles.heads[role]
-        write_tensors(folder / "head.safetensors", {"weight": np.asarray(head.weight), "bias": np.asarray(head.bias)})
+        write_tensors(folder / "head.safetensors", {"weight": head.weight, "bias": head.bias})
 
 
 def load_role(folder: Path, roles: Roles, role: str, config: VLMConfig) -> Roles:

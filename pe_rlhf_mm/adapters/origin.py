@@ -20,6 +20,7 @@ import numpy as np
 from flax import nnx
 from safetensors import SafetensorError, safe_open
 
+from pe_rlhf_mm import hosts
 from pe_rlhf_mm.errors import UserError
 from pe_rlhf_mm.json_files import to_json
 from pe_rlhf_mm.models import quantize
@@ -51,9 +52,9 @@ def fingerprints(state: nnx.State) -> dict[str, str]:
 
 
 def _hash(weights: Mapping[str, jax.Array]) -> str:
-    digest, signs = hashlib.sha256(), _signs(dict(weights))
+    digest, signs = hashlib.sha256(), hosts.fetched(_signs(dict(weights)))
     for name in sorted(signs):
-        digest.update(f"{name} {weights[name].shape}".encode() + np.packbits(np.asarray(signs[name])).tobytes())
+        digest.update(f"{name} {weights[name].shape}".encode() + np.packbits(signs[name]).tobytes())
     return digest.hexdigest()[:16]
 
 

@@ -15,6 +15,7 @@ from typing import Any, Literal
 import jax.numpy as jnp
 import numpy as np
 
+from pe_rlhf_mm import hosts
 from pe_rlhf_mm.adapters.lora import LowRank, Slot
 from pe_rlhf_mm.adapters.origin import Origin
 from pe_rlhf_mm.adapters.tensors import read_tensors, write_tensors
@@ -83,12 +84,12 @@ def write_adapter(
 ) -> None:
     """Writes `adapter_model.safetensors` and `adapter_config.json`, replacing older ones only when complete."""
     place, tensors = layers_of(config, serving), {}
-    for target, low in slot.items():
+    for target, low in hosts.fetched(slot).items():
         for layer in range(low.a.shape[0]):
             name = f"base_model.model.{place}.{layer}.{MODULES[target]}"
             # PEFT keeps lora_A as [R, in] and lora_B as [out, R]: both are the transpose of ours.
-            tensors[f"{name}.lora_A.weight"] = np.ascontiguousarray(np.asarray(low.a[layer]).T)
-            tensors[f"{name}.lora_B.weight"] = np.ascontiguousarray(np.asarray(low.b[layer]).T)
+            tensors[f"{name}.lora_A.weight"] = np.ascontiguousarray(low.a[layer].T)
+            tensors[f"{name}.lora_B.weight"] = np.ascontiguousarray(low.b[layer].T)
     rank = next(iter(slot.values())).a.shape[-1]
     settings = {
         "peft_type": "LORA",
@@ -103,7 +104,8 @@ def write_adapter(
     }
     folder.mkdir(parents=True, exist_ok=True)
     write_tensors(folder / "adapter_model.safetensors", tensors, origin.metadata())
-    write_json(folder / "adapter_config.json", settings)
+    if hosts.first():
+        write_json(folder / "adapter_config.json", settings)
 
 
 def _target_modules(place: str, slot: Slot) -> list[str] | str:

@@ -13,10 +13,10 @@ from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
+from pe_rlhf_mm import hosts
 from pe_rlhf_mm.adapters import lora
 from pe_rlhf_mm.models import quantize
 from pe_rlhf_mm.models.config import VLMConfig
@@ -183,5 +183,5 @@ def fingerprint(tree: object) -> str:
     """A hash of every bit of a pytree: equal before and after training if and only if nothing moved."""
     digest = hashlib.sha256()
     for leaf in jax.tree.leaves(tree):
-        digest.update(np.asarray(leaf).tobytes())
+        digest.update(hosts.fetched(leaf).tobytes())
     return digest.hexdigest()

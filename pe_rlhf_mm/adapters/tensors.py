@@ -7,10 +7,12 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+import jax
 import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
+from pe_rlhf_mm import hosts
 from pe_rlhf_mm.errors import UserError
 
 
@@ -25,10 +27,16 @@ def read_tensors(path: Path) -> dict[str, np.ndarray]:
     return tensors
 
 
-def write_tensors(path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None) -> None:
-    """Writes a file, replacing an older one only when the new one is complete. Raises UserError on a full disk."""
-    partial = path.with_suffix(".partial")
-    arrays = {name: np.asarray(tensor) for name, tensor in tensors.items()}
+def write_tensors(
+    path: Path, tensors: Mapping[str, np.ndarray | jax.Array], metadata: Mapping[str, str] | None = None
+) -> None:
+    """Writes a file, replacing an older one only when the new one is complete. Raises UserError on a full disk.
+
+    Of several processes all bring their parts, and the first writes.
+    """
+    partial, arrays = path.with_suffix(".partial"), {name: hosts.fetched(tensor) for name, tensor in tensors.items()}
+    if not hosts.first():
+        return
     try:
         save_file(arrays, partial, metadata=dict(metadata or {"format": "pt"}))
     except SafetensorError as error:  # what the library makes of every OSError

@@ -8,12 +8,12 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 from safetensors import SafetensorError
 from safetensors.flax import load_file
 
+from pe_rlhf_mm import hosts
 from pe_rlhf_mm.adapters.tensors import write_tensors
 from pe_rlhf_mm.errors import UserError
 from pe_rlhf_mm.json_files import read_json
@@ -95,7 +95,7 @@ def load_state(folder: Path, config: VLMConfig, dtype: jnp.dtype, mesh: Mesh | N
             f"{path} does not fit its config.json:\n  " + "\n  ".join(wrong) + "\nAre both of the same checkpoint?"
         )
     return jax.tree_util.tree_map_with_path(
-        lambda path, _, place: jax.device_put(stored[dotted(path)].astype(dtype), place),
+        lambda path, _, place: hosts.placed(stored[dotted(path)].astype(dtype), place),
         state,
         places_of(config, mesh),
     )
@@ -108,6 +108,4 @@ def save_state(folder: Path, state: nnx.State, dtype: jnp.dtype) -> None:
     """
     quantize.refuse(state, "a checkpoint holds weights in full")
     folder.mkdir(parents=True, exist_ok=True)
-    write_tensors(
-        folder / "model.safetensors", {name: np.asarray(value.astype(dtype)) for name, value in names(state).items()}
-    )
+    write_tensors(folder / "model.safetensors", {name: value.astype(dtype) for name, value in names(state).items()})

@@ -21,6 +21,7 @@ from flax import nnx
 from jax.sharding import Mesh, Sharding
 from safetensors import SafetensorError, safe_open
 
+from pe_rlhf_mm import hosts
 from pe_rlhf_mm.checkpoints.backbone import dotted
 from pe_rlhf_mm.checkpoints.names import IGNORED, canonical, is_stacked, stored
 from pe_rlhf_mm.errors import UserError
@@ -117,7 +118,7 @@ def _gather(
     read = (part.view(tensors[part.name].read()) for part in parts)
     if not is_stacked(ours):
         # A copy of its own: training in mode full gives weights away, and NumPy's memory is not JAX's to reuse.
-        return jax.device_put(next(read).reshape(shape).astype(dtype), place, may_alias=False)
+        return hosts.placed(next(read).reshape(shape).astype(dtype), place, may_alias=False)
     if quantize is not None and covers(ours):
         return _stacked((quantized(jnp.asarray(layer), quantize) for layer in read), len(parts), place)
     return _stacked((layer.reshape(shape[1:]).astype(dtype) for layer in read), len(parts), place)
@@ -130,7 +131,7 @@ def _stacked(layers: Iterable[Any], count: int, place: Sharding) -> Any:
         if stack is None:
             places = place_of_stack(place, layer)
             stack = jax.tree.map(lambda x, at: jnp.zeros((count, *x.shape), x.dtype, device=at), layer, places)
-        put = jax.tree.map(lambda x, at: jax.device_put(x, place_of_layer(at)), layer, places)
+        put = jax.tree.map(lambda x, at: hosts.placed(x, place_of_layer(at)), layer, places)
         stack = _with_layer(stack, put, index)
     return stack
 

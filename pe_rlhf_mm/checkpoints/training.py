@@ -17,6 +17,7 @@ from typing import Any, NamedTuple, TypeVar
 import jax
 from jax.tree_util import keystr, tree_flatten_with_path
 
+from pe_rlhf_mm import hosts
 from pe_rlhf_mm.checkpoints.sums import first_wrong, sums
 from pe_rlhf_mm.errors import UserError
 from pe_rlhf_mm.json_files import read_json, write_json
@@ -43,10 +44,13 @@ class Saves:
         self._thread = ThreadPoolExecutor(1)
         self._writing: Future[None] | None = None
         self._damaged: set[int] = set()
-        self._last = max(self._numbers(), default=0)
+        self._last = hosts.led(lambda: max(self._numbers(), default=0))
 
     def newest(self) -> tuple[Save | None, list[Path]]:
         """The newest save that is whole; and, of each that is newer, the file that is damaged or gone."""
+        return hosts.led(self._newest)
+
+    def _newest(self) -> tuple[Save | None, list[Path]]:
         damaged: list[Path] = []
         for number in self._numbers():
             try:
@@ -88,7 +92,8 @@ class Saves:
         self._last += 1
         number = self._last
         self._folder.mkdir(parents=True, exist_ok=True)
-        self._sweep()  # a process that was killed may have left something under this number
+        if hosts.first():
+            self._sweep()  # a process that was killed may have left something under this number
         if arrays is not None:
             import orbax.checkpoint as ocp
 
@@ -113,9 +118,11 @@ class Saves:
     def _finish(self, number: int, facts: dict[str, Any]) -> None:
         try:
             self._orbax.wait_until_finished()
-            write_json(self._seal(number), {"facts": facts, "sums": sums(self._arrays(number))})
+            if hosts.first():
+                write_json(self._seal(number), {"facts": facts, "sums": sums(self._arrays(number))})
         finally:
-            self._sweep()
+            if hosts.first():
+                self._sweep()
 
     def _sweep(self) -> None:
         """Removes all but the newest saves, and what was left by one that came to nothing."""

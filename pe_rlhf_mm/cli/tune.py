@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,7 +14,7 @@ import tyro
 from pe_rlhf_mm.cli.arguments import parse
 from pe_rlhf_mm.errors import Terminated
 from pe_rlhf_mm.json_files import to_json
-from pe_rlhf_mm.training.config import SAVE_EVERY, TuneConfig
+from pe_rlhf_mm.training.config import SAVE_EVERY, HostsConfig, TuneConfig
 
 PROG = "pe-rlhf tune"
 GIVE_AGAIN = 75
@@ -46,6 +47,7 @@ class Tune:
     """Seconds from one save to the next: what a crash costs at most."""
     json: bool = False
     """Print the summary as JSON, and no progress."""
+    hosts: HostsConfig = field(default_factory=HostsConfig)
 
 
 def tune(arguments: Sequence[str]) -> int:
@@ -75,7 +77,15 @@ def read_options(arguments: Sequence[str]) -> Tune:
 
 def _tune(arguments: Sequence[str]) -> None:
     options = read_options(arguments)
-    from pe_rlhf_mm import registry
+    from pe_rlhf_mm import hosts
+
+    with hosts.joined(**dataclasses.asdict(options.hosts)):
+        _run(options)
+
+
+def _run(options: Tune) -> None:
+    """Of several hosts the first one says how it went."""
+    from pe_rlhf_mm import hosts, registry
     from pe_rlhf_mm.training.run import is_finished
     from pe_rlhf_mm.training.tune import tune as run_tuning
 
@@ -94,6 +104,8 @@ def _tune(arguments: Sequence[str]) -> None:
         save_every=options.save_every,
         quiet=options.json,
     )
+    if not hosts.first():
+        return
     if options.json:
         print(to_json(summary))
     else:

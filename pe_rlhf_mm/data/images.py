@@ -17,6 +17,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image as Pillow
 from PIL import ImageOps
 
+from pe_rlhf_mm import hosts
 from pe_rlhf_mm.data import views
 from pe_rlhf_mm.data.expansion import tokens_per_view
 from pe_rlhf_mm.data.padding import rounded
@@ -26,7 +27,7 @@ from pe_rlhf_mm.errors import ImageError, UserError
 from pe_rlhf_mm.models import vlm
 from pe_rlhf_mm.models.config import Native, Square, Tiled, VisionConfig, VLMConfig, with_attention
 from pe_rlhf_mm.models.places import everywhere
-from pe_rlhf_mm.models.sharding import by_rows
+from pe_rlhf_mm.models.sharding import by_rows, own_mesh, own_rows, using
 from pe_rlhf_mm.types import Features, Image, Pixels
 
 MAX_PIXELS = 50_000_000
@@ -142,6 +143,7 @@ class Gallery:
         self._mesh = jax.sharding.get_mesh()
         # Nor is the mesh set in that thread, and kernels are told by it which device computes what.
         self._plain = config if self._mesh.size <= 1 else with_attention(config, "xla")
+        self._own = own_mesh(self._mesh) if hosts.several() else self._mesh
         self._index: dict[str, int] = {}
         self._images: list[Image] = []
         self._shapes: list[ImageShape] = []
@@ -183,18 +185,22 @@ class Gallery:
         return self._shapes[number].tokens(self.config.vision.merge)
 
     def take(self, rows: Sequence[Sequence[int]]) -> Pixels | Features | None:
-        """The images of a batch, row by row; shorter rows are padded with zeros that no placeholder asks for."""
+        """The images of a batch, row by row; shorter rows are padded with zeros that no placeholder asks for.
+
+        Of several hosts each looks at those of its own rows, and leaves the others at zero: they go to no device of it.
+        """
         if not any(rows):
             return None
         if self._tower is None:
             return self._pixels(rows)
-        seen = self._seen({n for row in rows for n in row}, self._tower)
-        texts = [np.concatenate([seen[n] for n in row]) if row else None for row in rows]
-        first = next(t for t in texts if t is not None)
-        out = np.zeros((len(rows), rounded(max(len(t) for t in texts if t is not None)), first.shape[1]), first.dtype)
-        for i, t in enumerate(texts):
-            if t is not None:
-                out[i, : len(t)] = t
+        own, one = own_rows(len(rows), self._mesh), next(row[0] for row in rows if row)
+        seen = self._seen({one, *(n for i in own for n in rows[i])}, self._tower)
+        most = rounded(max(sum(self.tokens(n) for n in row) for row in rows))
+        out = np.zeros((len(rows), most, seen[one].shape[1]), seen[one].dtype)
+        for i in own:
+            if rows[i]:
+                looked = np.concatenate([seen[n] for n in rows[i]])
+                out[i, : len(looked)] = looked
         return Features(out)
 
     def _pixels(self, rows: Sequence[Sequence[int]]) -> Pixels:
@@ -225,10 +231,12 @@ class Gallery:
         return found
 
     def _seen(self, numbers: set[int], tower: nnx.State) -> dict[int, Float[np.ndarray, "M W"]]:
-        """Features of images; where some are missing, all images are looked at whose patches wait for it."""
+        """Features of images; where some are missing, all images are looked at whose patches wait for it, unless other
+        hosts may have rows for those."""
         found = {n: self._features.get(n) for n in numbers}
         missing = {n for n, features in found.items() if features is None}
-        looked = self._look_at(sorted(missing | {*self._patches.numbers()}), tower) if missing else {}
+        waiting = set() if hosts.several() else {*self._patches.numbers()}
+        looked = self._look_at(sorted(missing | waiting), tower) if missing else {}
         for n, features in looked.items():
             self._features.put(n, features)
             self._patches.drop(n)
@@ -244,7 +252,8 @@ class Gallery:
             block = [item for item in waiting[:batch] if len(item[1]) <= room]
             rows = [[(view, self._shapes[n].grid)] for n, view in block]
             pixels = _padded(rows + [[]] * (batch - len(block)), most=1, patches=room)
-            looked = np.asarray(_look(self._plain, tower, by_rows(pixels, self._mesh)))
+            with using(self._own if hosts.several() else None):
+                looked = np.asarray(_look(self._plain, tower, by_rows(pixels, self._own)))
             for (n, view), vectors in zip(block, looked, strict=False):
                 seen.setdefault(n, []).append(vectors[: len(view) // self._vision.merge**2])
             del waiting[: len(block)]

@@ -1,8 +1,7 @@
 """Which examples make which batch: seeded orders on lengths alone, each with few static shapes and little padding.
 
 An order is endless, and a pure function of its seed and of the number of the batch: `order[k]` is the k-th batch as
-indices of examples, whatever was asked for before. Every process computes the same batches and takes rows of its own
-from each, so that all of them see the same shapes at the same step.
+indices of examples, whatever was asked for before. So all processes of a run have the same batches.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ class Order(Protocol[Item_co]):
 
 
 class Batch(NamedTuple):
-    """A batch of one bucket: the indices of this process's rows."""
+    """A batch of one bucket: the indices of its rows."""
 
     bucket: int
     indices: Int[np.ndarray, " B"]
@@ -53,16 +52,6 @@ def shuffled(n: int, seed: int) -> Any:
 def _refuse_nothing(examples: Any, what: str) -> None:
     if not len(examples):
         raise UserError(f"there are no {what} to train on. Does the task's split have samples?")
-
-
-def _rows_of(process: tuple[int, int], batch_size: int) -> slice:
-    """The rows of a global batch that a process takes. Raises UserError if they cannot be shared out evenly."""
-    index, count = process
-    if batch_size % count:
-        raise UserError(
-            f"batches of {batch_size} cannot be shared evenly among {count} processes; expected a multiple of {count}."
-        )
-    return slice(index, None, count)
 
 
 # --- buckets ----------------------------------------------------------------------------------------------------
@@ -168,11 +157,10 @@ class BucketedOrder:
         batch_size: int,
         *,
         seed: int,
-        process: tuple[int, int] = (0, 1),
         what: str = "examples",
     ):
         _refuse_nothing(assignment, what)
-        self._assignment, self._batch_size, self._rows = assignment, batch_size, _rows_of(process, batch_size)
+        self._assignment, self._batch_size = assignment, batch_size
         self._counts = np.bincount(assignment)
         self._stream = shuffled(len(assignment), seed)
         self._epoch, self._known = -1, list[Batch]()
@@ -185,7 +173,7 @@ class BucketedOrder:
             self._epoch, self._known, self._rest = epoch, [], self._fill(epoch)
         place = k - self._batches_before(epoch)
         self._known += itertools.islice(self._rest, max(0, place + 1 - len(self._known)))
-        return Batch(self._known[place].bucket, self._known[place].indices[self._rows])
+        return self._known[place]
 
     def __getstate__(self) -> dict[str, Any]:
         """Copies replay for themselves: they may be in another thread or process."""
@@ -240,7 +228,6 @@ class PackedOrder:
         batch_size: int,
         *,
         seed: int,
-        process: tuple[int, int] = (0, 1),
         window: int = 64,
         what: str = "examples",
     ):
@@ -252,14 +239,13 @@ class PackedOrder:
                 f"number {longest} of the {what} has {self._lengths[longest]} tokens, and a row holds {capacity}. "
                 "Shorten it, leave it out, or pack into longer rows."
             )
-        self._rows = range(batch_size)[_rows_of(process, batch_size)]
         self._capacity, self._batch_size, self._window = capacity, batch_size, window
         self._stream = shuffled(len(lengths), seed)
         self._ends = [0]  # the bins of all epochs up to each
         self._packed: tuple[int, list[list[int]]] = (-1, [])
 
     def __getitem__(self, k: int) -> list[list[int]]:
-        return [self._bin(k * self._batch_size + row) for row in self._rows]
+        return [self._bin(k * self._batch_size + row) for row in range(self._batch_size)]
 
     def __getstate__(self) -> dict[str, Any]:
         """Copies pack for themselves: they may be in another thread or process."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Generic, NamedTuple, TypeVar
 
-import jax
 import numpy as np
 from jaxtyping import Int
 
@@ -41,9 +40,9 @@ def bucketed(
     saving: float = 0.05,
 ) -> Fed[Made]:
     """One example a row; `collate` is told to what shape, one of a few. `sizes`, `weights`, `saving`: see
-    `choose_buckets`. Every process makes the rows of its own. Raises UserError if there are no examples."""
+    `choose_buckets`. Raises UserError if there are no examples."""
     buckets = choose_buckets(sizes, weights=weights, saving=saving, least=batch_size)
-    order = BucketedOrder(buckets.assignment, batch_size, seed=seed, process=_process(), what=what)
+    order = BucketedOrder(buckets.assignment, batch_size, seed=seed, what=what)
     shapes = buckets.shapes.tolist()
 
     def gather(batch: Batch) -> Made:
@@ -62,9 +61,11 @@ def packed(
     seed: int,
     what: str,
 ) -> Fed[Made]:
-    """Rows of `capacity` tokens, `batch_size` a batch; `collate` gets a list of examples for each. Every process makes
-    the rows of its own. Raises UserError for an example that is longer than a row, and if there are none."""
-    order = PackedOrder(lengths, capacity, batch_size, seed=seed, process=_process(), what=what)
+    """Rows of `capacity` tokens, `batch_size` a batch; `collate` gets a list of examples for each.
+
+    Raises UserError for an example that is longer than a row, and if there are none.
+    """
+    order = PackedOrder(lengths, capacity, batch_size, seed=seed, what=what)
 
     def gather(bins: list[list[int]]) -> Made:
         return collate([[examples[i] for i in chosen] for chosen in bins])
@@ -106,7 +107,3 @@ def blocks(
         at_once = rounded(max(1, min(rows, rounded(len(own)), tokens // length)), parts_of("rows"))
         found += [Block(own[i : i + at_once], at_once, shape) for i in range(0, len(own), at_once)]
     return found
-
-
-def _process() -> tuple[int, int]:
-    return jax.process_index(), jax.process_count()

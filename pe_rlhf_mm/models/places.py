@@ -8,18 +8,19 @@ import jax
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
 
+from pe_rlhf_mm import hosts
 from pe_rlhf_mm.adapters.lora import LowRank, Slot
 from pe_rlhf_mm.models import vlm
 from pe_rlhf_mm.models.config import VLMConfig
 from pe_rlhf_mm.models.quantize import Quantized
-from pe_rlhf_mm.models.sharding import if_it_divides, mesh_in_use, partition
+from pe_rlhf_mm.models.sharding import if_it_divides, mesh_in_use, own_mesh, partition
 
 
 def places_of(config: VLMConfig, mesh: Mesh | None) -> nnx.State:
     """For every weight of a model its place: on the mesh, or on the one in use, or else on the first device."""
     mesh = jax.sharding.get_mesh() if mesh is None else mesh
     if mesh.empty:
-        place = SingleDeviceSharding(jax.devices()[0])
+        place = SingleDeviceSharding(jax.local_devices()[0])
         return jax.tree.map(lambda _: place, vlm.abstract_state(config))
 
     def placed(_: tuple, variable: nnx.Variable) -> nnx.Variable:
@@ -78,16 +79,25 @@ def placed_slot(config: VLMConfig, slot: Slot) -> Slot:
     cuts = cuts_of_slot(config, slot, mesh)
 
     def place(x: jax.Array, at: PartitionSpec) -> jax.Array:
-        return jax.device_put(x, NamedSharding(mesh, at))
+        return hosts.placed(x, NamedSharding(mesh, at))
 
     return {target: LowRank(*map(place, low, cuts[target])) for target, low in slot.items()}
 
 
 def everywhere(weights: nnx.State) -> nnx.State:
-    """Weights whole on every device of the mesh that they lie on, as a program without collectives needs them."""
+    """Weights whole on every device of the mesh that they lie on, as a program without collectives needs them.
+
+    Of several hosts each has them as if its own devices were all there are.
+    """
 
     def whole(x: jax.Array) -> jax.Array:
         at = x.sharding
-        return jax.device_put(x, NamedSharding(at.mesh, PartitionSpec())) if isinstance(at, NamedSharding) else x
+        if not isinstance(at, NamedSharding):
+            return x
+        spread = jax.device_put(x, NamedSharding(at.mesh, PartitionSpec()))
+        if spread.is_fully_addressable:
+            return spread
+        own = NamedSharding(own_mesh(jax.sharding.get_mesh()), PartitionSpec())
+        return jax.make_array_from_single_device_arrays(x.shape, own, [part.data for part in spread.addressable_shards])
 
     return jax.tree.map(whole, weights)

@@ -16,14 +16,18 @@ from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int
 
+from pe_rlhf_mm import hosts
 from pe_rlhf_mm.errors import UserError
 
 Tree = TypeVar("Tree")
 
 MESH_AXES = ("data", "fsdp", "model")
+KINDS = (AxisType.Auto,) * len(MESH_AXES)
 RULES: dict[str, tuple[str, ...]] = {
     "vocabulary": ("fsdp", "model"),  # by the word: cut by width, the whole table would be gathered for the logits
     "embed": ("fsdp",),
@@ -45,15 +49,46 @@ GATHERED = ("embed", "merged")
 
 
 def make_mesh(*, data: int = 1, fsdp: int = 1, model: int = 1) -> Mesh:
-    """A mesh of the first data · fsdp · model devices. Raises UserError if there are not as many."""
+    """A mesh of the first data · fsdp · model devices; of several hosts, of all devices of all of them.
+
+    Of several slices of TPUs, `data` is what goes across them. Raises UserError if there are not as many devices.
+    """
     wanted, there = data * fsdp * model, jax.devices()
     if min(data, fsdp, model) < 1 or wanted > len(there):
         raise UserError(
             f"a mesh of data={data}, fsdp={fsdp}, model={model} needs {wanted} devices, each axis 1 at least; "
             f"this process sees {len(there)} of kind {there[0].device_kind}."
         )
-    kinds = (AxisType.Auto,) * len(MESH_AXES)
-    return jax.make_mesh((data, fsdp, model), MESH_AXES, axis_types=kinds, devices=there[:wanted])
+    if jax.process_count() > 1:
+        _refuse_alone(wanted, there)
+    slices = {getattr(device, "slice_index", 0) for device in there[:wanted]}
+    if len(slices) == 1:
+        return jax.make_mesh((data, fsdp, model), MESH_AXES, axis_types=KINDS, devices=there[:wanted])
+    if data % len(slices):
+        raise UserError(
+            f"the devices are {len(slices)} slices, between which only rows travel fast enough: take a multiple of "
+            f"{len(slices)} for mesh.data, not {data}."
+        )
+    within, across = (data // len(slices), fsdp, model), (len(slices), 1, 1)
+    return _mesh_of(mesh_utils.create_hybrid_device_mesh(within, across, devices=there[:wanted]))
+
+
+def _mesh_of(devices: np.ndarray) -> Mesh:
+    return Mesh(devices, MESH_AXES, axis_types=KINDS)
+
+
+def _refuse_alone(wanted: int, there: Sequence[jax.Device]) -> None:
+    """Of several hosts each must have devices in the mesh, or it would have nothing to do, and all must be joined."""
+    if not hosts.several():
+        raise UserError(
+            f"this machine is one of {jax.process_count()} of a slice: give the same command on each of them, with "
+            "--hosts.coordinator auto."
+        )
+    if wanted != len(there):
+        raise UserError(
+            f"{jax.process_count()} hosts have {len(there)} devices, and the mesh takes {wanted}: it must take all of "
+            f"them. For instance --mesh.fsdp {len(there)}."
+        )
 
 
 def using(mesh: Mesh | None) -> AbstractContextManager[object]:
@@ -201,6 +236,21 @@ def by_rows_and_heads(
 # --- between programs -------------------------------------------------------------------------------------------
 
 
+def own_rows(count: int, mesh: Mesh) -> Sequence[int]:
+    """Those rows of a batch that lie on devices of this process: all of them, where it is alone."""
+    if mesh.empty or not hosts.several():
+        return range(count)
+    at = NamedSharding(mesh, partition(("rows",), (count,), mesh))
+    cuts = [index for index in at.addressable_devices_indices_map((count,)).values() if index is not None]
+    return sorted({row for (cut,) in cuts for row in range(count)[cut]})
+
+
+def own_mesh(mesh: Mesh) -> Mesh:
+    """The devices of a mesh that are of this process, with rows dealt to each of them: where it works by itself."""
+    own = [device for device in mesh.devices.flat if device.process_index == jax.process_index()]
+    return _mesh_of(np.array(own).reshape(-1, 1, 1))
+
+
 def by_rows(batch: Tree, mesh: Mesh | None = None) -> Tree:
     """A batch with its rows on the devices that compute them, of a mesh or of the one in use."""
     mesh = jax.sharding.get_mesh() if mesh is None else mesh
@@ -209,6 +259,6 @@ def by_rows(batch: Tree, mesh: Mesh | None = None) -> Tree:
 
     def place(x: Array) -> Array:
         axes = ("rows", *[None] * (x.ndim - 1)) if x.ndim else ()
-        return jax.device_put(x, NamedSharding(mesh, partition(axes, x.shape, mesh)))
+        return hosts.placed(x, NamedSharding(mesh, partition(axes, x.shape, mesh)))
 
     return jax.tree.map(place, batch)

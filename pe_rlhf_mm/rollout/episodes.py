@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
-import numpy as np
 
+from pe_rlhf_mm import hosts
 from pe_rlhf_mm.adapters.roles import Weights
 from pe_rlhf_mm.data.images import Gallery
 from pe_rlhf_mm.data.padding import rounded
@@ -16,6 +16,7 @@ from pe_rlhf_mm.data.transcript import Turn, after, length, next_turns
 from pe_rlhf_mm.envs.episode import Episode
 from pe_rlhf_mm.envs.pool import EnvPool
 from pe_rlhf_mm.models.history import History, nothing_read, with_room
+from pe_rlhf_mm.models.sharding import by_rows
 from pe_rlhf_mm.rollout.sampler import Sampled, take_turn
 from pe_rlhf_mm.rollout.settings import Sampling
 from pe_rlhf_mm.types import Outcome, Sample
@@ -120,7 +121,8 @@ def _turn(
     """Everybody's next reply by one call of the model, and what the environments answer."""
     idle = [None] * (pool.size - len(rows))  # every wave has as many rows, or it would compile another program
     reads = [row.waiting for row in rows]
-    batch = next_turns([row.turns for row in rows] + [[] for _ in idle], [*reads, *idle], processor, gallery)
+    turns = [row.turns for row in rows] + [[] for _ in idle]
+    batch = by_rows(next_turns(turns, [*reads, *idle], processor, gallery))
     columns = (0 if history is None else int(history.used)) + batch.tokens.shape[1] + sampling.max_tokens
     if history is None:
         dtype = jax.tree.leaves(weights.state["decoder"]["embedding"])[0].dtype  # which is never quantised
@@ -139,7 +141,7 @@ def _turn(
 
 
 def _say(live: Sequence[tuple[int, _Row]], drawn: Sampled, processor: Processor) -> None:
-    tokens, mask, logprobs = (np.asarray(x)[:, 0] for x in (*drawn.completions, drawn.logprobs))
+    tokens, mask, logprobs = (x[:, 0] for x in hosts.fetched((*drawn.completions, drawn.logprobs)))
     for slot, row in live:
         assert row.read is not None  # or it would not wait for a reply
         chosen = tokens[slot][mask[slot]].tolist()

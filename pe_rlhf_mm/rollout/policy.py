@@ -10,6 +10,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Key
 
+from pe_rlhf_mm import hosts
 from pe_rlhf_mm.adapters.origin import fingerprints
 from pe_rlhf_mm.adapters.roles import Weights
 from pe_rlhf_mm.data.images import Gallery
@@ -17,6 +18,7 @@ from pe_rlhf_mm.data.processor import EncodedPrompt, Processor
 from pe_rlhf_mm.data.streams import blocks
 from pe_rlhf_mm.errors import OutOfRange
 from pe_rlhf_mm.json_files import to_json
+from pe_rlhf_mm.models.sharding import by_rows
 from pe_rlhf_mm.rollout.sampler import sample
 from pe_rlhf_mm.rollout.settings import Sampling
 from pe_rlhf_mm.types import Message
@@ -41,11 +43,11 @@ def reply(
     sizes = np.array([(len(p.tokens), drawn) for p in prompts]).reshape(-1, 2)
     keys, replies = _keys(seed, len(prompts)), dict[int, list[list[int]]]()
     for block in blocks(sizes, rows=batch_size) if prompts else ():
-        batch = processor.prompts([prompts[i] for i in block.filled], gallery, length=block.shape[0])
+        batch = by_rows(processor.prompts([prompts[i] for i in block.filled], gallery, length=block.shape[0]))
         found = sample(
             processor.config, *weights, batch, keys[np.array(block.filled)], group=samples, sampling=sampling
         )
-        tokens, mask = (np.asarray(x) for x in found.completions)
+        tokens, mask = hosts.fetched(found.completions)
         for i, *group in zip(block.indices, tokens, mask, strict=False):
             replies[i] = [t[m].tolist() for t, m in zip(*group, strict=True)]
     return [replies[i] for i in range(len(prompts))]
@@ -74,7 +76,7 @@ class Policy:
         """What the policy is known again by: a hash of its weights (see `adapters/origin.py`) and of its adapters."""
         digest = hashlib.sha256(to_json(fingerprints(self.weights.state)).encode())
         for leaf in jax.tree.leaves(self.weights.bank):
-            digest.update(np.asarray(leaf).tobytes())
+            digest.update(hosts.fetched(leaf).tobytes())
         return digest.hexdigest()[:16]
 
     def generate(

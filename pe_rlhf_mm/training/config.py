@@ -273,7 +273,7 @@ class PreferenceConfig:
 
 @dataclass(frozen=True)
 class MeshConfig:
-    """Several devices of one machine; 1, 1 and 1 is a single device."""
+    """Several devices, of one machine or of several; 1, 1 and 1 is a single device."""
 
     data: int = 1
     """Rows of a batch are dealt to so many groups of devices, each of which holds all weights."""
@@ -294,6 +294,26 @@ class MeshConfig:
     def rows(self) -> int:
         """The number of rows of a batch must be a multiple of it."""
         return self.data * self.fsdp
+
+
+@dataclass(frozen=True)
+class HostsConfig:
+    """Several machines that run the same command; nothing given is one machine. No setting of a run: it may go on on
+    others."""
+
+    coordinator: str = ""
+    """HOST:PORT of the first of them, or `auto`: JAX finds out, on slices of TPUs and under Slurm, Open MPI and
+    Kubernetes."""
+    count: int = 0
+    """How many processes there are, where JAX does not find out."""
+    index: int = -1
+    """Which of them this one is, from 0."""
+
+    def __post_init__(self) -> None:
+        _refuse_other_types(self)
+        _not_negative(self, "count")
+        if self.index < -1 or (self.count and self.index >= self.count):
+            raise OutOfRange(f"HostsConfig.index must be one of 0 to {self.count - 1}, not {self.index}")
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from pe_rlhf_mm import hosts
 from pe_rlhf_mm.data.images import Gallery
 from pe_rlhf_mm.data.streams import blocks
+from pe_rlhf_mm.models.sharding import by_rows
 from pe_rlhf_mm.rollout.policy import Policy
 from pe_rlhf_mm.training import forward
 from pe_rlhf_mm.training.judged import refuse_long_replies
@@ -32,10 +34,12 @@ def likelihoods(policy: Policy, conversations: Sequence[Sequence[Message]], repl
     found = np.zeros((len(replies), 2))
     for block in blocks(sizes) if prompts else ():
         length, steps = block.shape
-        batch = processor.prompts([prompts[i] for i in block.filled], gallery, length=length)
+        batch = by_rows(processor.prompts([prompts[i] for i in block.filled], gallery, length=length))
         given = processor.completions([[completions[i]] for i in block.filled], length=steps)
         scored = forward.score_policy(processor.config, policy.weights, batch, given)
-        sums = np.stack([np.asarray(x, float).sum(axis=(1, 2)) for x in (scored.full_logprobs, scored.entropy)], -1)
+        sums = np.stack(
+            [hosts.fetched(x).astype(float).sum(axis=(1, 2)) for x in (scored.full_logprobs, scored.entropy)], -1
+        )
         found[block.indices] = sums[: len(block.indices)]
     return [
         Likelihood(float(logprob), float(entropy) / len(tokens), len(tokens))

@@ -20,6 +20,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
 
+from pe_rlhf_mm import hosts
 from pe_rlhf_mm.adapters.roles import Roles, Trainable
 from pe_rlhf_mm.algorithms import advantages, kl, masked
 from pe_rlhf_mm.data.images import Gallery
@@ -265,11 +266,11 @@ def mean_divergence(
     chosen = pick(prompts, at_most, seed=seed)
     nats = np.zeros((len(chosen), settings.group))
     for block in blocks(_sizes(chosen, settings), rows=settings.prompts):
-        batch = processor.prompts([chosen[i] for i in block.filled], gallery, length=block.shape[0])
+        batch = by_rows(processor.prompts([chosen[i] for i in block.filled], gallery, length=block.shape[0]))
         keys = jax.random.split(jax.random.fold_in(key, block.indices[0]), len(batch.tokens))
         drawn = sample(config, *roles.weights("policy"), batch, keys, group=settings.group, sampling=sampling)
         said = passes.said(config, roles, ("policy", "anchor"), Completed(batch, drawn.completions), settings)
         policy_now, anchor = (said[role].full_logprobs for role in ("policy", "anchor"))
         terms = kl.k1(policy_now, anchor) * drawn.completions.mask
-        nats[block.indices] = np.asarray(terms.sum(axis=-1))[: len(block.indices)]
+        nats[block.indices] = hosts.fetched(terms.sum(axis=-1))[: len(block.indices)]
     return Divergence(float(nats.mean()), len(chosen))

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from pe_rlhf_mm import hosts
 from pe_rlhf_mm.adapters.roles import Head, Roles, Trainable, Weights
 from pe_rlhf_mm.algorithms import losses, masked
 from pe_rlhf_mm.data.images import Gallery
@@ -26,6 +27,7 @@ from pe_rlhf_mm.data.streams import Fed, blocks, bucketed, packed
 from pe_rlhf_mm.data.transcript import Turn
 from pe_rlhf_mm.errors import UserError
 from pe_rlhf_mm.models.config import Remat, VLMConfig
+from pe_rlhf_mm.models.sharding import by_rows
 from pe_rlhf_mm.training import forward
 from pe_rlhf_mm.training.accumulation import Parts, alike
 from pe_rlhf_mm.training.config import RewardConfig
@@ -262,7 +264,7 @@ def score(
     per_example = (len(examples[0]), replies) if examples else None
     for block in blocks(_sizes(examples), weights=per_example, rows=batch_size):
         read = _read(processor, gallery, [examples[i] for i in block.filled], block.shape)
-        found = np.asarray(forward.score_rewards(processor.config, weights, head, *read))
+        found = hosts.fetched(forward.score_rewards(processor.config, weights, head, *by_rows(read)))
         scores[block.indices] = found.reshape(block.rows, -1)[: len(block.indices)]
     return scores
 

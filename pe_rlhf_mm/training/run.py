@@ -23,6 +23,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+from pe_rlhf_mm import hosts
 from pe_rlhf_mm.adapters.files import save_role
 from pe_rlhf_mm.adapters.roles import Roles
 from pe_rlhf_mm.errors import UserError
@@ -161,6 +162,58 @@ def _refuse_what_is_there(folder: Path, *, overwrite: bool, resume: bool) -> Non
     raise UserError(f"{folder} exists and is not empty. Give another --out, or --overwrite to start it anew.")
 
 
+class Followed(Run):
+    """A run that the first of several hosts writes, as another one sees it: what is there can be read."""
+
+    def __init__(self, folder: Path):
+        self.folder, self._started = folder, time.monotonic()
+
+    @property
+    def written(self) -> int:
+        return 0
+
+    def rewind(self, written: int, seconds: float) -> list[Record]:
+        """Goes on as after so many seconds."""
+        self._started = time.monotonic() - seconds
+        return []
+
+    def close(self, status: Status) -> None: ...
+
+    def release(self) -> None: ...
+
+    def step(self, stage: str, step: int, metrics: Mapping[str, float]) -> None: ...
+
+    note = step
+
+    def warn(self, text: str) -> None: ...
+
+    def save(self, roles: Roles, config: VLMConfig, *names: str) -> None:
+        """Brings its parts of the named roles, which the first host writes."""
+        for name in names:
+            save_role(self.folder / "adapters" / name, roles, name, config, "")
+
+    def save_image(self, png: bytes) -> str:
+        return ""
+
+    def write_samples(self, samples: Iterable[Mapping[str, Any]]) -> None: ...
+
+    def write_summary(self, summary: Mapping[str, Any]) -> None: ...
+
+
+def open_run(folder: Path, values: Mapping[str, Any], *, overwrite: bool = False, resume: bool = False) -> Run:
+    """`Run.create`, on the first of several hosts; the others follow it.
+
+    Raises UserError as that does, and where the folder is not the same one on every host.
+    """
+    made: list[Run] = []
+    hosts.led(lambda: made.append(Run.create(folder, values, overwrite=overwrite, resume=resume)))
+    if hosts.anyone(not (folder / "config.json").is_file()):
+        raise UserError(
+            f"{folder} is not the same folder on every host. Give an --out on a disk that all of them share."
+        )
+    return made[0] if made else Followed(folder)
+
+
 def is_finished(folder: Path) -> bool:
     """Whether a folder holds a run that came to its end. Raises UserError for a config.json that cannot be read."""
     path = folder / "config.json"
@@ -214,4 +267,5 @@ def _hardware() -> str:
     import jax
 
     device = jax.devices()[0]
-    return f"{jax.device_count()} x {device.device_kind}, {os.cpu_count()} CPU cores, {platform.machine()}"
+    of_several = f" on {jax.process_count()} hosts" if hosts.several() else ""
+    return f"{jax.device_count()} x {device.device_kind}{of_several}, {os.cpu_count()} CPU cores, {platform.machine()}"

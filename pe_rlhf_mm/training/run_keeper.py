@@ -18,6 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from pe_rlhf_mm import hosts
 from pe_rlhf_mm.adapters.files import load_role
 from pe_rlhf_mm.adapters.roles import Learned, Roles
 from pe_rlhf_mm.checkpoints.sums import first_wrong, sums
@@ -79,12 +80,13 @@ class RunKeeper:
     def step(self, stage: str, reached: Reached[Learned]) -> None:
         """Saves, if the last save is long enough ago and is written."""
         self._reached, self._written = (stage, reached), self._run.written
-        if time.monotonic() - self._saved >= self._every and not self._saves.busy:
+        due = time.monotonic() - self._saved >= self._every and not self._saves.busy
+        if hosts.anyone(due and hosts.first()):
             self.save()
 
     def finish(self, stage: str, roles: Sequence[str]) -> None:
         """Says that a stage is finished, and that the roles it made lie in the run folder."""
-        made = {f"{role}/{name}": sum for role in roles for name, sum in sums(self._adapters / role).items()}
+        made = hosts.led(lambda: {f"{r}/{name}": s for r in roles for name, s in sums(self._adapters / r).items()})
         with held():
             self._finished[stage], self._reached, self._written = made, None, self._run.written
             self.save()
@@ -94,7 +96,7 @@ class RunKeeper:
 
     def read(self, stage: str, names: Sequence[str], roles: Roles, config: VLMConfig) -> Roles:
         """The roles with those that a finished stage made. Raises UserError if they are others now."""
-        wrong = first_wrong(self._adapters, self._finished[stage])
+        wrong = hosts.led(lambda: first_wrong(self._adapters, self._finished[stage]))
         if wrong is not None:
             raise UserError(
                 f"{wrong} is not what the stage {stage} of this run made, and what follows rests on it. Bring it back, "

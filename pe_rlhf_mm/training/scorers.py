@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from pe_rlhf_mm import registry
+from pe_rlhf_mm import hosts, registry
 from pe_rlhf_mm.data.processor import Processor
 from pe_rlhf_mm.errors import UserError
 from pe_rlhf_mm.evaluation.scoring import score_outcomes
@@ -107,13 +107,13 @@ def reward_by(evaluator: EvaluatorReward, processor: Processor, samples: Sequenc
     """An evaluator as a scorer of the completions of samples. It alone sees their targets."""
 
     def worth(said: Mapping[str, Any], asked: Asked, completions: Completions) -> Worth:
-        tokens, mask = (np.asarray(x) for x in completions)
+        tokens, mask = hosts.fetched(completions)
         outcomes = [
             Outcome(samples[number], [processor.decode(drawn[chosen].tolist())], repeat=repeat)
             for number, *group in zip(asked.numbers, tokens, mask, strict=True)
             for repeat, (drawn, chosen) in enumerate(zip(*group, strict=True))
         ]
-        values = [score.value for score in evaluator.scores(outcomes)]
+        values = hosts.led(lambda: [score.value for score in evaluator.scores(outcomes)])  # a judge is asked once
         known = np.array([value is not None for value in values]).reshape(tokens.shape[:2])
         rewards = np.array([value or 0.0 for value in values], np.float32).reshape(known.shape)
         metrics = {"scored": rewards.sum() / known.sum(), "unscored": 1 - known.mean()}

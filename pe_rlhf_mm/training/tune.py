@@ -17,14 +17,14 @@ import dataclasses
 import functools
 import resource
 import sys
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import jax
 
-from pe_rlhf_mm import registry
+from pe_rlhf_mm import hosts, registry
 from pe_rlhf_mm.adapters import roles as role_table
 from pe_rlhf_mm.adapters.roles import Roles
 from pe_rlhf_mm.data.cache import RememberingProcessor
@@ -48,12 +48,13 @@ from pe_rlhf_mm.training.presets import settings_of
 from pe_rlhf_mm.training.progress import ProgressBar
 from pe_rlhf_mm.training.reinforce import reinforce
 from pe_rlhf_mm.training.reward import train_reward_model
-from pe_rlhf_mm.training.run import Run, is_finished, refuse_other
+from pe_rlhf_mm.training.run import Run, is_finished, open_run, refuse_other
 from pe_rlhf_mm.training.run_keeper import RunKeeper
 from pe_rlhf_mm.training.scorers import LEARNED, evaluator_reward, reward_by
 from pe_rlhf_mm.training.sft import sft
 from pe_rlhf_mm.training.start import inherited, load_start, read_start
 from pe_rlhf_mm.training.stopwatch import Stopwatch
+from pe_rlhf_mm.training.termination import together
 from pe_rlhf_mm.types import Task
 
 
@@ -92,20 +93,21 @@ def tune(
         config = inherited(config, start)
     values: dict[str, Any] = {"task": id, "model": lasting_name(model), "settings": dataclasses.asdict(config)}
     values["start_from"] = start and start.remembered()
-    if resume and is_finished(Path(out)):
-        refuse_other(Path(out), values)
+    if resume and hosts.led(lambda: _is_finished(Path(out), values)):
         return read_json(Path(out) / "summary.json")
     pool = pool_of(instance, config.rl.environments)
     _refuse_impossible(instance, config, given=() if start is None else start.roles, played=pool is not None)
     evaluator = evaluator_reward(config.rl) if config.method == "rlhf" else None
-    mesh = make_mesh(**dataclasses.asdict(config.mesh)) if config.mesh.devices > 1 else None
+    alone = config.mesh.devices == 1 and jax.process_count() == 1
+    mesh = None if alone else make_mesh(**dataclasses.asdict(config.mesh))
     loaded = load_model(model, quantize=config.quantize, attention=config.attention, mesh=mesh)
     loaded = dataclasses.replace(loaded, processor=RememberingProcessor(loaded.processor))
-    run = Run.create(Path(out), values, overwrite=overwrite, resume=resume)
+    run = open_run(Path(out), values, overwrite=overwrite, resume=resume)
     with ExitStack() as stack:
         stack.callback(run.release)
         stack.enter_context(_ending(run))
-        watch, bar = Stopwatch(), None if quiet else stack.enter_context(ProgressBar())
+        stack.enter_context(together())
+        watch, bar = Stopwatch(), stack.enter_context(ProgressBar()) if hosts.first() and not quiet else None
         observer, keeper = _listeners(run, watch, bar, save_every=save_every)
         stack.enter_context(using(mesh))
         if pool is not None:
@@ -116,6 +118,14 @@ def tune(
         summary = _summary(job, *results)
         run.write_summary(summary)
         return summary
+
+
+def _is_finished(folder: Path, values: Mapping[str, Any]) -> bool:
+    """Whether a folder holds a run that came to its end. Raises UserError if that was begun with other values."""
+    if not is_finished(folder):
+        return False
+    refuse_other(folder, values)
+    return True
 
 
 def _refuse_at_odds(*, overwrite: bool, resume: bool, save_every: float) -> None:
@@ -204,10 +214,15 @@ def _ending(run: Run) -> Iterator[None]:
     except BaseException as error:
         with suppress(OSError, UserError):  # a full disk must not hide the error that is being reported
             run.close("interrupted" if isinstance(error, KeyboardInterrupt) else "failed")
-            write_report(run.folder)
+            _report(run)
         raise
     run.close("finished")
-    write_report(run.folder)
+    _report(run)
+
+
+def _report(run: Run) -> None:
+    if hosts.first():
+        write_report(run.folder)
 
 
 def _stages(job: Job) -> tuple[Roles, dict[str, Any]]:

@@ -1,0 +1,164 @@
+"""Several processes that run the same command, each with devices of its own: what they agree on, and how they end.
+
+All of them do the same, step by step, and meet in every program over the devices of all. The first one alone writes.
+Where there is one process, which is the rule, nothing here does anything at all.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import pickle
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NoReturn, TypeVar
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Sharding
+
+from pe_rlhf_mm.errors import UserError
+
+Thing = TypeVar("Thing")
+
+LOST = 69
+"""The exit code (EX_UNAVAILABLE of sysexits.h) of a process whose peer has ended before its time."""
+SAYING_GOODBYE = 60
+"""Seconds that a process which has failed waits for the others to fail as well, before it ends all of them."""
+AT_ONCE = 2**29
+"""Bytes that are put together on every device at once to be fetched."""
+AUTO = "auto"
+"""The coordinator of processes that whoever starts them tells of each other."""
+
+
+def several() -> bool:
+    """Whether there are other processes. Asks no device of a process that has joined none."""
+    return jax.distributed.is_initialized() and jax.process_count() > 1
+
+
+def first() -> bool:
+    """Whether this process is the one that writes."""
+    return not several() or jax.process_index() == 0
+
+
+# --- joining and leaving ----------------------------------------------------------------------------------------
+
+
+@contextmanager
+def joined(coordinator: str = "", count: int = 0, index: int = -1) -> Iterator[None]:
+    """Within it, this process works with others, where any of that is given; their end is waited for.
+
+    `coordinator`: address of the first process, or "auto"; then, and where it is left out, JAX finds what it needs: on
+    slices of TPUs, under Slurm, Open MPI and Kubernetes. If a peer dies, this process ends with the exit code LOST.
+    Raises UserError if the others cannot be found, or if devices are in use already.
+    """
+    if not coordinator and not count and index < 0:
+        yield
+        return
+    _join(coordinator, count, index)
+    try:
+        yield
+    except Exception as error:
+        if "Gloo" in str(error):  # how a CPU says that a peer does not answer; elsewhere XLA ends the process
+            _end(str(error).strip().partition("\n")[0][:300])
+        raise
+    multihost_utils.sync_global_devices("the end")
+
+
+def _join(coordinator: str, count: int, index: int) -> None:
+    jax.config.update(
+        "jax_enable_preemption_service", False
+    )  # or SIGTERM would be its own: see training/termination.py
+    try:
+        jax.distributed.initialize(
+            None if coordinator in ("", AUTO) else coordinator,
+            count or None,
+            index if index >= 0 else None,
+            shutdown_timeout_seconds=SAYING_GOODBYE,
+        )
+    except (ValueError, RuntimeError) as error:
+        raise UserError(
+            f"the other hosts cannot be joined: {error} Give --hosts.coordinator HOST:PORT (of the first), "
+            "--hosts.count and --hosts.index, or --hosts.coordinator auto on a slice of TPUs or under Slurm."
+        ) from error
+    ctypes.CDLL(None).signal(signal.SIGABRT, _ABORTED)
+
+
+def _aborted(number: int) -> NoReturn:
+    """XLA ends a process whose peer is gone by abort(), out of a thread of its own: nobody else is told."""
+    _end("XLA has said above what it knows")
+
+
+_ABORTED = ctypes.CFUNCTYPE(None, ctypes.c_int)(_aborted)
+
+
+def _end(why: str) -> NoReturn:
+    """At once: what usually comes at the end of a program waits for the others."""
+    said = (
+        f"error: another host has ended, or cannot be reached ({why}). This one (process {jax.process_index()} of "
+        f"{jax.process_count()}) cannot go on alone. Give the same command with --resume, on all of them.\n"
+    )
+    os.write(2, said.encode())
+    os._exit(LOST)
+
+
+# --- agreeing ---------------------------------------------------------------------------------------------------
+
+
+def led(action: Callable[[], Thing]) -> Thing:
+    """What an action of the first process comes to, on every process: its value, or the UserError that it raises."""
+    if not several():
+        return action()
+    told: tuple[Any, UserError | None] = (None, None)
+    if first():
+        try:
+            told = (action(), None)
+        except UserError as error:
+            told = (None, error)
+    value, failed = _from_first(told)
+    if failed is not None:
+        raise failed
+    found: Thing = value
+    return found
+
+
+def _from_first(told: Any) -> Any:
+    said = np.frombuffer(pickle.dumps(told), np.uint8)
+    room = int(multihost_utils.broadcast_one_to_all(np.int32(-(-len(said) // 1024) * 1024)))
+    padded = np.zeros(room, np.uint8)
+    if first():
+        padded[: len(said)] = said
+    return pickle.loads(np.asarray(multihost_utils.broadcast_one_to_all(padded)).tobytes())
+
+
+def anyone(here: bool) -> bool:
+    """Whether it is so on any process."""
+    return here if not several() else bool(multihost_utils.process_allgather(np.array(here)).any())
+
+
+# --- arrays -----------------------------------------------------------------------------------------------------
+
+
+def placed(x: Any, at: Sharding, *, may_alias: bool | None = None) -> jax.Array:
+    """An array in its place. Of one that lies on several hosts each puts the parts of its own, out of the whole."""
+    if at.is_fully_addressable or (isinstance(x, jax.Array) and not x.is_fully_addressable):
+        return jax.device_put(x, at, may_alias=may_alias)
+    whole = np.asarray(x)
+    own = at.addressable_devices_indices_map(whole.shape).items()
+    parts = [jax.device_put(whole[index], device, may_alias=False) for device, index in own]
+    return jax.make_array_from_single_device_arrays(whole.shape, at, parts)
+
+
+def fetched(tree: object) -> Any:
+    """The arrays of a tree as NumPy arrays, whole, on every process: all of them must ask."""
+    return jax.tree.map(_fetched, tree)
+
+
+def _fetched(x: Any) -> np.ndarray:
+    if not isinstance(x, jax.Array) or x.is_fully_addressable or x.is_fully_replicated:
+        return np.asarray(x)
+    rows = max(1, len(x) * AT_ONCE // max(x.nbytes, 1))
+    parts = [multihost_utils.process_allgather(x[i : i + rows], tiled=True) for i in range(0, len(x), rows)]
+    return np.concatenate(parts)
