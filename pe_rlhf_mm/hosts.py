@@ -107,30 +107,30 @@ def _end(why: str) -> NoReturn:
 # --- agreeing ---------------------------------------------------------------------------------------------------
 
 
-def led(action: Callable[[], Thing]) -> Thing:
-    """What an action of the first process comes to, on every process: its value, or the UserError that it raises."""
+def led(action: Callable[[], Thing], by: int = 0) -> Thing:
+    """What an action of one process comes to, on every process: its value, or the UserError that it raises."""
     if not several():
         return action()
     told: tuple[Any, UserError | None] = (None, None)
-    if first():
+    if jax.process_index() == by:
         try:
             told = (action(), None)
         except UserError as error:
             told = (None, error)
-    value, failed = _from_first(told)
+    value, failed = _told(told, by)
     if failed is not None:
         raise failed
     found: Thing = value
     return found
 
 
-def _from_first(told: Any) -> Any:
-    said = np.frombuffer(pickle.dumps(told), np.uint8)
-    room = int(multihost_utils.broadcast_one_to_all(np.int32(-(-len(said) // 1024) * 1024)))
-    padded = np.zeros(room, np.uint8)
-    if first():
+def _told(told: Any, by: int) -> Any:
+    said, speaks = np.frombuffer(pickle.dumps(told), np.uint8), jax.process_index() == by
+    room = int(multihost_utils.broadcast_one_to_all(np.int32(2 ** len(said).bit_length()), speaks))
+    padded = np.zeros(room, np.uint8)  # to a power of two: each size compiles a program
+    if speaks:
         padded[: len(said)] = said
-    return pickle.loads(np.asarray(multihost_utils.broadcast_one_to_all(padded)).tobytes())
+    return pickle.loads(np.asarray(multihost_utils.broadcast_one_to_all(padded, speaks)).tobytes())
 
 
 def anyone(here: bool) -> bool:

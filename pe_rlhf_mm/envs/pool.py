@@ -11,6 +11,7 @@ from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import NamedTuple
 
+from pe_rlhf_mm import hosts
 from pe_rlhf_mm.errors import OutOfRange, UserError
 from pe_rlhf_mm.types import Environment, Sample, Step, Task
 
@@ -68,6 +69,11 @@ class EnvPool:
     @property
     def size(self) -> int:
         return len(self._slots)
+
+    @property
+    def here(self) -> EnvPool:
+        """The pool without other hosts: what one of them plays by itself."""
+        return self
 
     @property
     def counts(self) -> Counts:
@@ -189,7 +195,7 @@ def _reason(error: Exception) -> str:
 
 
 def pool_of(task: Task, size: int) -> EnvPool | None:
-    """A pool of a task's environments; None for a task of one turn."""
+    """A pool of a task's environments, which several hosts share out; None for a task of one turn."""
 
     def make() -> Environment:
         environment = task.environment()
@@ -201,4 +207,7 @@ def pool_of(task: Task, size: int) -> EnvPool | None:
     if first is None:
         return None
     first.close()  # it was made here, and environments stay on the thread that made them
-    return EnvPool(make, size)
+    from pe_rlhf_mm.envs.shared import SharedPool  # which is an EnvPool
+
+    own = EnvPool(make, size)
+    return SharedPool(own) if hosts.several() else own

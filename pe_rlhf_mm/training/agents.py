@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import jax
 
+from pe_rlhf_mm import hosts
 from pe_rlhf_mm.adapters.roles import Roles
 from pe_rlhf_mm.data.images import Gallery
 from pe_rlhf_mm.data.labels import Label
@@ -112,7 +113,7 @@ def _prepare(job: Job, pool: EnvPool) -> AgentData:
     transcripts: list[Transcript] = []
     if "sft" not in given:
         chosen = pick(samples, config.sft.demonstrations, seed=seed)
-        shown = demonstrate(task, pool, chosen, seed=seed, observer=job.observer)
+        shown = hosts.led(lambda: demonstrate(task, pool.here, chosen, seed=seed, observer=job.observer))
         transcripts = [transcript(outcome, processor, gallery, room=config.rl.max_tokens) for outcome in shown]
     judged, held_out = [], []
     if config.learns_reward and "reward" not in given:
@@ -126,7 +127,7 @@ def _prepare(job: Job, pool: EnvPool) -> AgentData:
 
 def _labels(job: Job, split: str, count: int) -> list[Label]:
     labels = label_source(job.task, job.config.reward.loss).read(split, seed=job.config.seed)
-    return list(counted(job.observer, "ratings", labels, count))
+    return hosts.led(lambda: list(counted(job.observer, "ratings", labels, count)))
 
 
 def _played(job: Job, pool: EnvPool, roles: Roles, role: str, samples: Sequence[Sample]) -> Evaluation:

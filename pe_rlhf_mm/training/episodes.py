@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from pe_rlhf_mm import hosts
 from pe_rlhf_mm.adapters.roles import Roles, Trainable
 from pe_rlhf_mm.algorithms import advantages, kl, masked
 from pe_rlhf_mm.data.beginnings import fill_rows
@@ -256,7 +257,7 @@ def collect_episodes(
     drawn = (processor, now.weights("policy"), gallery, pool, rounds, settings.sampling, key)
     played = play_episodes(*drawn, max_turns=settings.max_turns)
     if evaluator is not None:
-        outcomes = rewarded(evaluator, [p.outcome for p in played])
+        outcomes = hosts.led(lambda: rewarded(evaluator, [p.outcome for p in played]))
         played = [p._replace(outcome=outcome) for p, outcome in zip(played, outcomes, strict=True)]
     rows = by_rows(rows_of(processor.config, gallery, played))
     rollout, metrics = _assess(processor.config, settings, now, rows)
