@@ -10,6 +10,7 @@ import jax
 import optax
 from jaxtyping import Array, Int
 
+from pe_rlhf_mm import hosts
 from pe_rlhf_mm.adapters.roles import Learned, Roles
 from pe_rlhf_mm.models.config import Remat
 from pe_rlhf_mm.training.accumulation import WHOLE, Parts, over_parts
@@ -43,7 +44,7 @@ def new_state(
     """The state before the first step, on the devices of `roles`."""
     moments, mesh = optimizer.init(trainable), jax.sharding.get_mesh()
     if not mesh.empty:
-        moments = jax.device_put(moments, places_of_moments(moments, trainable, mesh))
+        moments = jax.tree.map(hosts.placed, moments, places_of_moments(moments, trainable, mesh))
     return _beside(TrainState(trainable, moments, jax.numpy.int32(0), key), roles)
 
 
