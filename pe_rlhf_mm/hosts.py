@@ -10,6 +10,7 @@ import ctypes
 import os
 import pickle
 import signal
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NoReturn, TypeVar
@@ -60,17 +61,17 @@ def joined(coordinator: str = "", count: int = 0, index: int = -1) -> Iterator[N
     _join(coordinator, count, index)
     try:
         yield
-    except Exception as error:
+    except BaseException as error:
         if "Gloo" in str(error):  # how a CPU says that a peer does not answer; elsewhere XLA ends the process
             _end(str(error).strip().partition("\n")[0][:300])
+        signal.signal(signal.SIGABRT, signal.SIG_DFL)  # whoever fails by itself has said why
         raise
     multihost_utils.sync_global_devices("the end")
 
 
 def _join(coordinator: str, count: int, index: int) -> None:
-    jax.config.update(
-        "jax_enable_preemption_service", False
-    )  # or SIGTERM would be its own: see training/termination.py
+    jax.config.update("jax_enable_preemption_service", False)  # it would keep SIGTERM to itself
+    ctypes.CDLL(None).signal(signal.SIGABRT, _ABORTED)
     try:
         jax.distributed.initialize(
             None if coordinator in ("", AUTO) else coordinator,
@@ -83,7 +84,6 @@ def _join(coordinator: str, count: int, index: int) -> None:
             f"the other hosts cannot be joined: {error} Give --hosts.coordinator HOST:PORT (of the first), "
             "--hosts.count and --hosts.index, or --hosts.coordinator auto on a slice of TPUs or under Slurm."
         ) from error
-    ctypes.CDLL(None).signal(signal.SIGABRT, _ABORTED)
 
 
 def _aborted(number: int) -> NoReturn:
@@ -97,8 +97,8 @@ _ABORTED = ctypes.CFUNCTYPE(None, ctypes.c_int)(_aborted)
 def _end(why: str) -> NoReturn:
     """At once: what usually comes at the end of a program waits for the others."""
     said = (
-        f"error: another host has ended, or cannot be reached ({why}). This one (process {jax.process_index()} of "
-        f"{jax.process_count()}) cannot go on alone. Give the same command with --resume, on all of them.\n"
+        f"error: another host has ended, or cannot be reached ({why}). This one ({socket.gethostname()}) cannot go on "
+        "alone. Give the same command with --resume, on all of them.\n"
     )
     os.write(2, said.encode())
     os._exit(LOST)
