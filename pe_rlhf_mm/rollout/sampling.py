@@ -12,7 +12,9 @@ from pe_rlhf_mm.rollout.settings import Sampling
 def tempered(logits: Float[Array, "*n V"], sampling: Sampling, forbidden: tuple[int, ...] = ()) -> Float[Array, "*n V"]:
     """Logits at the sampling temperature (greedy: at 1), with -inf for ids that stand for padding or for images."""
     logits = logits.astype(jnp.float32) / (sampling.temperature or 1.0)
-    return logits.at[..., jnp.array(forbidden, int)].set(-jnp.inf) if forbidden else logits
+    # By comparing ids, not by writing at them: of logits that devices have parts of, the whole would be put together.
+    barred = jnp.isin(jnp.arange(logits.shape[-1]), jnp.array(forbidden, int))
+    return jnp.where(barred, -jnp.inf, logits) if forbidden else logits
 
 
 def truncated(
