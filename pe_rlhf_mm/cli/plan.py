@@ -2,60 +2,66 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Annotated, Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
 from pe_rlhf_mm.cli.arguments import parse
+from pe_rlhf_mm.errors import UserError
 from pe_rlhf_mm.json_files import to_json
 from pe_rlhf_mm.training.config import MeshConfig, TuneConfig
+
+if TYPE_CHECKING:
+    from pe_rlhf_mm.models.config import VLMConfig
+    from pe_rlhf_mm.planning.programs import Load
 
 
 @dataclass(frozen=True)
 class Plan:
     """What a stage of a tuning takes of every chip of a slice of TPUs, by their compiler. No TPU is needed.
 
-    Batch sizes, the group, ranks and the rest are those of `pe-rlhf tune`.
+    The group, ranks and the rest are those of `pe-rlhf tune`.
     """
 
     settings: Annotated[TuneConfig, tyro.conf.arg(name="")]
     model: str
     """gemma3-270m, -1b, -4b, -12b or -27b, or a model as of `pe-rlhf models show`."""
-    stage: Literal["sft", "reward", "rl"] = "rl"
+    task: str | None = None
+    """Id of a task: lengths are those of its training split, and settings its own. For a model with a tokenizer."""
+    stage: Literal["sft", "reward", "rl", "sample"] = "rl"
+    """sample: replies are drawn and nothing else, as for an evaluation."""
     topology: str = "v5e:2x2"
     """The slice, as v5e:2x4; with --smallest only its generation counts. here: the devices of this machine."""
-    prompt_tokens: int = 1024
-    """Of every prompt, its pictures included."""
-    reply_tokens: int = 128
-    """Of every demonstration or judged reply; those that are drawn have --rl.max-tokens."""
-    pictures: int = 1
-    """In every prompt, of a model that sees."""
+    batch: int | None = None
+    """Prompts of one step of the stage, in place of --sft.batch-size, --reward.batch-size or --rl.prompts."""
+    prompt_tokens: int | None = None
+    """Of every prompt, its pictures included; 1024 if no task is named."""
+    reply_tokens: int | None = None
+    """Of every demonstration or judged reply, 128 if no task is named; those that are drawn have --rl.max-tokens."""
+    pictures: int | None = None
+    """In every prompt, of a model that sees; 1 if no task is named."""
     smallest: bool = False
     """Try larger and larger slices until one fits."""
     json: bool = False
     """Print JSON: a list of plans, the last of which is the one that fits."""
 
 
+PROG = "pe-rlhf plan"
+
+
 def plan(arguments: Sequence[str]) -> int:
     """Prints the plan; the exit code is 3 where nothing fits."""
-    options = parse(Plan, arguments, prog="pe-rlhf plan")
+    options = parse(Plan, arguments, prog=PROG)
     from pe_rlhf_mm.planning.slices import HERE, generation_of, quiet_compiler
 
     quiet_compiler(options.topology)
     generation = "" if options.topology == HERE and not options.smallest else generation_of(options.topology)
     from pe_rlhf_mm.planning import plan as planning
-    from pe_rlhf_mm.planning.programs import Load
-    from pe_rlhf_mm.planning.shapes import SHAPES
+    from pe_rlhf_mm.planning.lengths import SAMPLE
 
-    if options.model in SHAPES:
-        config = SHAPES[options.model]
-    else:
-        from pe_rlhf_mm.models.model import load_model
-
-        config = load_model(options.model).config
-    settings, load = options.settings, Load(options.prompt_tokens, options.reply_tokens, options.pictures)
+    config, load, settings = _asked(options, arguments)
     if options.smallest:
         plans = planning.smallest(config, settings, load, stage=options.stage, generation=generation)
     else:
@@ -64,5 +70,49 @@ def plan(arguments: Sequence[str]) -> int:
     if options.json:
         print(to_json([p.told() for p in plans]))
     else:
+        if options.task is not None:
+            print(f"lengths: the longest of at most {SAMPLE} examples of the training split of {options.task}")
         print("\n\n".join(p.text() for p in plans))
     return 0 if plans[-1].fits else 3
+
+
+def _asked(options: Plan, arguments: Sequence[str]) -> tuple[VLMConfig, Load, TuneConfig]:
+    """The model's shape, what a step is given, and the settings: of a task, what that brings."""
+    from pe_rlhf_mm.models.model import load_processor
+    from pe_rlhf_mm.planning.programs import Load, with_rows
+    from pe_rlhf_mm.planning.shapes import SHAPES
+
+    given = {name: getattr(options, name) for name in ("prompt_tokens", "reply_tokens", "pictures")}
+    named = {name: value for name, value in given.items() if value is not None}
+    _refuse_impossible(options, named)
+    if options.task is None:
+        config = SHAPES[options.model] if options.model in SHAPES else load_processor(options.model).config
+        return config, Load(**named), with_rows(options.settings, options.stage, options.batch)
+    from pe_rlhf_mm import registry
+    from pe_rlhf_mm.planning.lengths import load_of
+    from pe_rlhf_mm.training.presets import settings_of
+
+    task, processor = registry.tasks.make(options.task), load_processor(options.model)
+    own = replace(options, settings=settings_of(task))
+    settings = parse(Plan, arguments, prog=PROG, default=own).settings
+    load = load_of(task, processor, settings, options.stage)
+    return processor.config, load, with_rows(settings, options.stage, options.batch)
+
+
+def _refuse_impossible(options: Plan, named: Mapping[str, int]) -> None:
+    for name, value in {"batch": options.batch, **named}.items():
+        least = 0 if name == "pictures" else 1
+        if value is not None and value < least:
+            raise UserError(f"--{name.replace('_', '-')} must be at least {least}, not {value}.")
+    if options.task is None:
+        return
+    from pe_rlhf_mm.planning.shapes import SHAPES
+
+    if named:
+        said = ", ".join(f"--{name.replace('_', '-')}" for name in named)
+        raise UserError(f"lengths come from the task or from you: leave out --task, or {said}.")
+    if options.model in SHAPES:
+        raise UserError(
+            f"{options.model} is a shape, which has no tokenizer to measure {options.task} with: name a folder of the "
+            "model, or give lengths (--prompt-tokens, --reply-tokens, --pictures) in place of --task."
+        )

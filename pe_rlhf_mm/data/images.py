@@ -206,12 +206,13 @@ class Gallery:
     def _pixels(self, rows: Sequence[Sequence[int]]) -> Pixels:
         views = [[(view, self._shapes[n].grid) for n in row for view in self._patches_of(n)] for row in rows]
         return _padded(
-            views, most=max(len(row) for row in views), patches=self._room(p for row in views for p, _ in row)
+            views, most=max(len(row) for row in views), patches=self.room_for(len(p) for row in views for p, _ in row)
         )
 
-    def _room(self, patches: Iterable[UInt8[np.ndarray, "P X"]]) -> int:
-        """Patches to make room for: pictures of free shape are rounded up, so that few programs are compiled."""
-        most = max(len(p) for p in patches)
+    def room_for(self, patches: Iterable[int]) -> int:
+        """Patches to make room for, of views of so many: those of free shape are rounded up, so that few programs are
+        compiled."""
+        most = max(patches)
         return -(-most // ROOM) * ROOM if isinstance(self._vision.views, Native) else most
 
     @property
@@ -247,7 +248,7 @@ class Gallery:
         waiting = sorted(((n, view) for n in numbers for view in self._patches_of(n)), key=lambda item: len(item[1]))
         seen: dict[int, list[Float[np.ndarray, "M W"]]] = {}
         while waiting:
-            room = self._room([waiting[0][1]])
+            room = self.room_for([len(waiting[0][1])])
             batch = max(1, PATCHES_AT_ONCE // room)
             block = [item for item in waiting[:batch] if len(item[1]) <= room]
             rows = [[(view, self._shapes[n].grid)] for n, view in block]

@@ -134,6 +134,20 @@ def load_model(
     """
     dtype, kind = checked_dtype(dtype), quantization.checked(quantize)
     mesh = jax.sharding.get_mesh() if mesh is None else mesh
+    folder, processor = folder_of(str(name)), load_processor(name, attention)
+    config = processor.config
+
+    def read() -> nnx.State:
+        state = backbone.load_state(folder, config, dtype, mesh)
+        return state if kind is None else quantization.quantized_state(state, kind)
+
+    own = backbone.is_own(folder)
+    load = read if own else functools.partial(huggingface.load_state, folder, config, dtype, kind, mesh)
+    return Model(str(name), config, _in_use(load, folder, dtype, kind, mesh), processor)
+
+
+def load_processor(name: str | Path, attention: Attention = "auto") -> Processor:
+    """The processor of a model, and with it its config, without the weights. Raises UserError as `load_model`."""
     folder = folder_of(str(name))
     if folder.is_dir() and (run := _run_in(folder)):
         raise UserError(
@@ -141,23 +155,12 @@ def load_model(
             f"of the run by `pe-rlhf export {name} --format merged --out FOLDER`."
         )
     if backbone.is_own(folder):
-        config = with_attention(backbone.read_config(folder), attention)
-        tokenizer = read_tokenizer(folder)
-        refuse_misfit(tokenizer, config)
-        processor = Processor(tokenizer, config)
-
-        def read() -> nnx.State:
-            state = backbone.load_state(folder, config, dtype, mesh)
-            return state if kind is None else quantization.quantized_state(state, kind)
-
-        state = _in_use(read, folder, dtype, kind, mesh)
-        return Model(str(name), config, state, processor)
-    description, tokenizer = huggingface.read_description(folder), read_tokenizer(folder)
-    config = with_attention(huggingface.config_from(folder, description, special_ids(folder, tokenizer)), attention)
+        config, tokenizer = backbone.read_config(folder), read_tokenizer(folder)
+    else:
+        description, tokenizer = huggingface.read_description(folder), read_tokenizer(folder)
+        config = huggingface.config_from(folder, description, special_ids(folder, tokenizer))
     refuse_misfit(tokenizer, config)
-    processor = Processor(tokenizer, config)
-    load = functools.partial(huggingface.load_state, folder, config, dtype, kind, mesh)
-    return Model(str(name), config, _in_use(load, folder, dtype, kind, mesh), processor)
+    return Processor(tokenizer, with_attention(config, attention))
 
 
 def _in_use(read: Callable[[], nnx.State], folder: Path, *how: Hashable) -> nnx.State:

@@ -17,7 +17,7 @@ from pe_rlhf_mm.models.config import VLMConfig, with_attention
 from pe_rlhf_mm.models.sharding import MESH_AXES
 from pe_rlhf_mm.planning.arithmetic import products
 from pe_rlhf_mm.planning.held import Held, bytes_a_device
-from pe_rlhf_mm.planning.programs import STAGES, Load, Program
+from pe_rlhf_mm.planning.programs import STAGES, Load, Program, rows_of, step_in_words
 from pe_rlhf_mm.planning.slices import GIB, LADDER, Rates, Slice, slice_of
 from pe_rlhf_mm.planning.traffic import collectives
 from pe_rlhf_mm.training.config import MeshConfig, TuneConfig
@@ -63,6 +63,7 @@ class Plan:
     held: Held
     costs: Sequence[Cost]
     usable: int
+    step: str = ""
 
     @property
     def peak(self) -> int:
@@ -77,6 +78,7 @@ class Plan:
         mesh = ", ".join(f"{name} {size}" for name, size in self.mesh.items())
         lines = [
             f"{self.model}, stage {self.stage}, mode {self.mode}, on {self.topology} ({mesh}); GiB a chip",
+            self.step,
             HEAD,
             *map(_line, self.costs),
         ]
@@ -132,27 +134,35 @@ def plan(
 ) -> Plan:
     """Compiles the programs of a stage for a slice of TPUs; without `mesh` all its chips share weights and rows.
 
-    Raises UserError for a slice that is none, a mesh of another size, rows that the mesh does not divide, and without
-    libtpu. That there is no room is an answer, and no error.
+    Raises UserError for a slice that is none, a mesh of another size, rows that the mesh does not divide, as the
+    trainer does, and without libtpu. That there is no room is an answer, and no error.
     """
     chips = slice_of(topology)
     count = len(chips.devices)
     shape = (1, count, 1) if mesh is None else (mesh.data, mesh.fsdp, mesh.model)
     if math.prod(shape) != count:
         raise UserError(f"{topology} has {count} chips, and a mesh of {shape} has {math.prod(shape)}.")
+    if rows_of(settings, stage) % math.prod(shape[:2]):
+        raise UserError(
+            f"{rows_of(settings, stage)} prompts cannot be dealt to {math.prod(shape[:2])} chips, as many to each."
+        )
     kinds = (AxisType.Auto,) * len(MESH_AXES)
     laid = Mesh(chips.devices.reshape(shape), MESH_AXES, axis_types=kinds)
     found = STAGES[stage](with_attention(config, settings.attention), settings, load, laid)
     with jax.set_mesh(laid):
         costs = [_cost(program, found.held.total, chips) for program in found.programs]
+    step = step_in_words(settings, stage, load)
     sizes = dict(zip(MESH_AXES, shape, strict=True))
-    return Plan(config.name, stage, settings.mode, topology, sizes, found.held, costs, chips.usable)
+    return Plan(config.name, stage, settings.mode, topology, sizes, found.held, costs, chips.usable, step)
 
 
 def smallest(config: VLMConfig, settings: TuneConfig, load: Load, *, stage: str, generation: str) -> list[Plan]:
-    """Plans for larger and larger slices of a generation, up to the first that fits, or to the largest."""
+    """Plans for larger and larger slices of a generation, up to the first that fits, or to the largest that the rows
+    of a step can be dealt to."""
     plans: list[Plan] = []
     for shape in LADDER[generation]:
+        if plans and rows_of(settings, stage) % math.prod(map(int, shape.split("x"))):
+            break
         plans.append(plan(config, settings, load, stage=stage, topology=f"{generation}:{shape}"))
         if plans[-1].fits:
             break

@@ -62,7 +62,7 @@ def ask(samples: Sequence[Sample], processor: Processor, gallery: Gallery, *, ro
     return Questions(gallery, samples, processor.encode([s.messages for s in samples], gallery, room=room))
 
 
-def _demonstrations(
+def demonstrated(
     task: Task, samples: Sequence[Sample], processor: Processor, gallery: Gallery, *, room: int
 ) -> list[Demonstration]:
     """The task's own solutions; a sample it cannot solve is left out."""
@@ -139,7 +139,7 @@ def prepare(task: Task, model: Model, config: TuneConfig, *, given: Collection[s
     demonstrations: Sequence[Demonstration] = []
     if "sft" not in given:
         shown = pick(training, config.sft.demonstrations, seed=seed)
-        demonstrations = _demonstrations(task, shown, processor, gallery, room=room)
+        demonstrations = demonstrated(task, shown, processor, gallery, room=room)
     return Data(
         gallery=gallery,
         demonstrations=demonstrations,
