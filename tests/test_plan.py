@@ -267,5 +267,9 @@ def test_the_compiler_for_tpus_says_what_fits_and_what_does_not() -> None:
         (plans[mode],) = json.loads(done.stdout)
     assert plans["lora"]["peak"] < plans["lora"]["usable"] == int(15.75 * GIB)
     assert plans["lora"]["held"]["backbone"] > 7 * GIB
+    parts = plans["lora"]["costs"][0]["parts"]
+    assert parts["activations"] == 34 * 2 * (1024 + 2 * 128) * 2560 * 2  # the input of every layer, in bfloat16
+    assert sum(parts.values()) == plans["lora"]["peak"]
+    assert 0 <= parts["rest"] < 0.1 * plans["lora"]["peak"]
     assert plans["full"]["costs"][0]["refused"] is True
     assert plans["full"]["peak"] > 48e9

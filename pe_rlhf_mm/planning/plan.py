@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,13 +17,17 @@ from pe_rlhf_mm.errors import UserError
 from pe_rlhf_mm.models.config import VLMConfig, with_attention
 from pe_rlhf_mm.models.sharding import MESH_AXES
 from pe_rlhf_mm.planning.arithmetic import products
+from pe_rlhf_mm.planning.buffers import dump_to, fullest
 from pe_rlhf_mm.planning.held import Held, bytes_a_device
+from pe_rlhf_mm.planning.parts import Sizes, parts_of, sizes_of
 from pe_rlhf_mm.planning.programs import STAGES, Load, Program, rows_of, step_in_words
 from pe_rlhf_mm.planning.slices import GIB, LADDER, Rates, Slice, slice_of
 from pe_rlhf_mm.planning.traffic import collectives
 from pe_rlhf_mm.training.config import MeshConfig, TuneConfig
 
 REFUSED = re.compile(r"\((?P<needed>[\d.]+)(?P<unit>[KMGT])\) exceeds available HBM \((?P<there>[\d.]+)G\)")
+BACKWARD = "transpose(jvp"
+"""In the names of what JAX has made of a function for its gradient."""
 UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
@@ -39,6 +44,7 @@ class Cost:
     that is more. `operations`: of products of matrices, if all chips do as much. `received`: bytes from other chips, by
     the kind of exchange. Loops that may end early run to their end. `seconds`: no run takes less at the chip's best
     rates for its products, for its links, and for reading its arguments once a turn; None where no rates are known.
+    `parts`: of the peak, by what they are (`planning/parts.py`).
     """
 
     program: str
@@ -49,6 +55,7 @@ class Cost:
     operations: float = 0.0
     received: Mapping[str, float] = field(default_factory=dict)
     seconds: float | None = None
+    parts: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -82,8 +89,9 @@ class Plan:
             HEAD,
             *map(_line, self.costs),
         ]
-        parts = ", ".join(f"{name} {_gib(size)}" for name, size in self.held._asdict().items() if size)
-        lines.append(f"held between programs: {parts}")
+        lines.append("of each peak:")
+        lines += [f"  {cost.program}: {_in_order(cost.parts)}" for cost in self.costs]
+        lines.append(f"held between programs: {_in_order(self.held._asdict())}")
         return "\n".join([*lines, self._verdict(), *self._small_print()])
 
     def _small_print(self) -> list[str]:
@@ -119,6 +127,12 @@ def _line(cost: Cost) -> str:
     return f"{cost.program:<24} {sizes} {work}"
 
 
+def _in_order(parts: Mapping[str, int]) -> str:
+    """The largest first, those that are nothing to speak of left out."""
+    told = [(size, name.replace("_", " ")) for name, size in parts.items() if size >= 0.005 * GIB]
+    return ", ".join(f"{name} {_gib(size)}" for size, name in sorted(told, reverse=True)) or "less than 0.01"
+
+
 def _gib(size: float) -> str:
     return f"{size / GIB:.2f}"
 
@@ -150,10 +164,11 @@ def plan(
     laid = Mesh(chips.devices.reshape(shape), MESH_AXES, axis_types=kinds)
     found = STAGES[stage](with_attention(config, settings.attention), settings, load, laid)
     with jax.set_mesh(laid):
-        costs = [_cost(program, found.held.total, chips) for program in found.programs]
-    step = step_in_words(settings, stage, load)
-    sizes = dict(zip(MESH_AXES, shape, strict=True))
-    return Plan(config.name, stage, settings.mode, topology, sizes, found.held, costs, chips.usable, step)
+        sizes = sizes_of(config, settings.lora, laid)
+        costs = [_cost(program, found.held, chips, sizes) for program in found.programs]
+    step = step_in_words(config, settings, stage, load)
+    named = dict(zip(MESH_AXES, shape, strict=True))
+    return Plan(config.name, stage, settings.mode, topology, named, found.held, costs, chips.usable, step)
 
 
 def smallest(config: VLMConfig, settings: TuneConfig, load: Load, *, stage: str, generation: str) -> list[Plan]:
@@ -169,34 +184,43 @@ def smallest(config: VLMConfig, settings: TuneConfig, load: Load, *, stage: str,
     return plans
 
 
-def _cost(program: Program, held: int, chips: Slice) -> Cost:
+def _cost(program: Program, held: Held, chips: Slice, sizes: Sizes) -> Cost:
     """Of what is held a program is given a part; the rest lies beside it."""
     given, traced = bytes_a_device(program.given), program.trace()
-    try:
-        compiled = traced.lower().compile(compiler_options=dict(chips.options))
-    except jax.errors.JaxRuntimeError as error:
-        refused = REFUSED.search(str(error))
-        if refused is None:
-            raise
-        needed = int(float(refused["needed"]) * UNITS[refused["unit"]])
-        return Cost(program.name, 0, 0, max(needed, held + given), refused=True)
-    sizes: Any = compiled.memory_analysis()
-    arguments, temporaries = sizes.argument_size_in_bytes, sizes.temp_size_in_bytes
-    written = sizes.output_size_in_bytes - sizes.alias_size_in_bytes
-    beside = max(0, held + given - arguments)
+    known = held.total + given
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            compiled = traced.lower().compile(compiler_options={**chips.options, **dump_to(folder)})
+        except jax.errors.JaxRuntimeError as error:
+            peak = max(_needed(error), known)
+            return Cost(program.name, 0, 0, peak, True, parts=parts_of(held, given, peak, (), sizes, learns=False))
+        buffers = fullest(folder)
+    memory: Any = compiled.memory_analysis()
+    arguments, temporaries, text = memory.argument_size_in_bytes, memory.temp_size_in_bytes, compiled.as_text()
+    written = memory.output_size_in_bytes - memory.alias_size_in_bytes
+    peak = max(arguments, known) + temporaries + written
     operations = products(traced.jaxpr.jaxpr, program.turns) / chips.devices.size
     received: dict[str, float] = {}
-    for exchange in collectives(compiled.as_text(), program.turns):
+    for exchange in collectives(text, program.turns):
         received[exchange.kind] = received.get(exchange.kind, 0) + exchange.received
     return Cost(
         program.name,
         arguments,
         temporaries,
-        arguments + beside + temporaries + written,
+        peak,
         operations=operations,
         received=received,
         seconds=_least(chips.rates, operations, sum(received.values()), arguments * program.turns),
+        parts=parts_of(held, given, peak, buffers, sizes, learns=BACKWARD in text),
     )
+
+
+def _needed(error: jax.errors.JaxRuntimeError) -> int:
+    """Bytes that a program needs which the compiler has refused for want of room. Raises any other error again."""
+    refused = REFUSED.search(str(error))
+    if refused is None:
+        raise error
+    return int(float(refused["needed"]) * UNITS[refused["unit"]])
 
 
 def _least(rates: Rates | None, operations: float, received: float, read: float) -> float | None:

@@ -236,12 +236,13 @@ def with_rows(settings: TuneConfig, stage: str, rows: int | None) -> TuneConfig:
     return dataclasses.replace(settings, **changed)
 
 
-def step_in_words(settings: TuneConfig, stage: str, load: Load) -> str:
+def step_in_words(config: VLMConfig, settings: TuneConfig, stage: str, load: Load) -> str:
     """What a step of the stage is given."""
     pairs = settings.reward.loss == "pairwise"
     replies, tokens = {"sft": (1, load.reply_tokens), "reward": (1 + pairs, load.reply_tokens)}.get(
         stage, (settings.rl.group, settings.rl.max_tokens)
     )
-    pictures = f", {load.pictures} picture{'s' * (load.pictures > 1)} among them" * (load.pictures > 0)
+    seen = load.pictures if config.vision is not None else 0
+    pictures = f", {seen} picture{'s' * (seen > 1)} among them" * (seen > 0)
     asked = f"{rows_of(settings, stage)} prompts of {load.prompt_tokens} tokens{pictures}"
     return f"a step: {asked}; {replies} repl{'ies' if replies > 1 else 'y'} of {tokens} tokens to each"
