@@ -19,7 +19,7 @@ from pe_rlhf_mm.errors import UserError
 from pe_rlhf_mm.models.model import load_processor
 from pe_rlhf_mm.models.sharding import MESH_AXES
 from pe_rlhf_mm.planning.lengths import load_of
-from pe_rlhf_mm.planning.plan import plan, smallest
+from pe_rlhf_mm.planning.plan import Cost, plan
 from pe_rlhf_mm.planning.programs import STAGES, Load, Seen
 from pe_rlhf_mm.planning.slices import slice_of
 from pe_rlhf_mm.testing import ToyTask
@@ -124,21 +124,22 @@ def test_what_is_impossible_is_refused(options: str, said: str, capsys: pytest.C
     assert said in capsys.readouterr().err
 
 
-def test_rows_that_the_slice_does_not_divide_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    def four(name: str) -> object:
-        return slice_of("here")._replace(devices=np.array(jax.devices()[:1] * 4))
+@pytest.fixture
+def four(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A slice of four, of a device that can be planned for only."""
+    found = slice_of("here")._replace(devices=np.array(jax.devices()[:1] * 4))
+    monkeypatch.setattr("pe_rlhf_mm.planning.plan.slice_of", lambda _: found)
+    monkeypatch.setattr("pe_rlhf_mm.planning.plan._cost", lambda *_: Cost("step", 0, 0, 0))
 
-    monkeypatch.setattr("pe_rlhf_mm.planning.plan.slice_of", four)
+
+@pytest.mark.parametrize(("rows", "fsdp", "model"), [(8, 4, 1), (4, 4, 1), (6, 2, 2), (3, 1, 4)])
+def test_chips_that_rows_do_not_go_round_to_share_matrices(four: None, rows: int, fsdp: int, model: int) -> None:
+    settings = dataclasses.replace(SMALL, rl=pe.RLConfig(prompts=rows))
+    found = plan(TINY.config, settings, Load(), stage="sample", topology="x")
+    assert found.mesh == {"data": 1, "fsdp": fsdp, "model": model}
+
+
+def test_rows_that_a_mesh_does_not_divide_are_refused(four: None) -> None:
+    settings, mesh = dataclasses.replace(SMALL, rl=pe.RLConfig(prompts=6)), pe.MeshConfig(fsdp=4)
     with pytest.raises(UserError, match="6 prompts cannot be dealt to 4 chips"):
-        plan(TINY.config, dataclasses.replace(SMALL, rl=pe.RLConfig(prompts=6)), Load(), stage="rl", topology="x")
-
-
-def test_a_search_ends_where_rows_can_be_dealt_to_no_larger_slice(monkeypatch: pytest.MonkeyPatch) -> None:
-    tried: list[str] = []
-
-    class Full:
-        fits = False
-
-    monkeypatch.setattr("pe_rlhf_mm.planning.plan.plan", lambda *_, topology, **__: tried.append(topology) or Full())
-    smallest(TINY.config, dataclasses.replace(SMALL, rl=pe.RLConfig(prompts=6)), Load(), stage="rl", generation="v5e")
-    assert tried == ["v5e:1x1", "v5e:1x2"]
+        plan(TINY.config, settings, Load(), stage="sample", topology="x", mesh=mesh)

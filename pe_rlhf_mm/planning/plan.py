@@ -44,7 +44,8 @@ class Cost:
     that is more. `operations`: of products of matrices, if all chips do as much. `received`: bytes from other chips, by
     the kind of exchange. Loops that may end early run to their end. `seconds`: no run takes less at the chip's best
     rates for its products, for its links, and for reading its arguments once a turn; None where no rates are known.
-    `parts`: of the peak, by what they are (`planning/parts.py`).
+    `parts`: of the peak, by what they are (`planning/parts.py`). `gathered`: the largest array that is put together on
+    every chip; `in_place`: arguments that results are written over.
     """
 
     program: str
@@ -56,6 +57,8 @@ class Cost:
     received: Mapping[str, float] = field(default_factory=dict)
     seconds: float | None = None
     parts: Mapping[str, int] = field(default_factory=dict)
+    gathered: int = 0
+    in_place: int = 0
 
 
 @dataclass(frozen=True)
@@ -146,20 +149,21 @@ def plan(
     topology: str,
     mesh: MeshConfig | None = None,
 ) -> Plan:
-    """Compiles the programs of a stage for a slice of TPUs; without `mesh` all its chips share weights and rows.
+    """Compiles the programs of a stage for a slice of TPUs.
+
+    Without `mesh` all its chips share weights, and rows as far as they go round; beyond that, chips share matrices.
 
     Raises UserError for a slice that is none, a mesh of another size, rows that the mesh does not divide, as the
     trainer does, and without libtpu. That there is no room is an answer, and no error.
     """
     chips = slice_of(topology)
     count = len(chips.devices)
-    shape = (1, count, 1) if mesh is None else (mesh.data, mesh.fsdp, mesh.model)
+    rows = rows_of(settings, stage)
+    shape = _laid_out(rows, count) if mesh is None else (mesh.data, mesh.fsdp, mesh.model)
     if math.prod(shape) != count:
         raise UserError(f"{topology} has {count} chips, and a mesh of {shape} has {math.prod(shape)}.")
-    if rows_of(settings, stage) % math.prod(shape[:2]):
-        raise UserError(
-            f"{rows_of(settings, stage)} prompts cannot be dealt to {math.prod(shape[:2])} chips, as many to each."
-        )
+    if rows % math.prod(shape[:2]):
+        raise UserError(f"{rows} prompts cannot be dealt to {math.prod(shape[:2])} chips, as many to each.")
     kinds = (AxisType.Auto,) * len(MESH_AXES)
     laid = Mesh(chips.devices.reshape(shape), MESH_AXES, axis_types=kinds)
     found = STAGES[stage](with_attention(config, settings.attention), settings, load, laid)
@@ -171,13 +175,16 @@ def plan(
     return Plan(config.name, stage, settings.mode, topology, named, found.held, costs, chips.usable, step)
 
 
+def _laid_out(rows: int, chips: int) -> tuple[int, int, int]:
+    """Chips of (data, fsdp, model) for so many rows."""
+    fsdp = math.gcd(rows, chips)
+    return 1, fsdp, chips // fsdp
+
+
 def smallest(config: VLMConfig, settings: TuneConfig, load: Load, *, stage: str, generation: str) -> list[Plan]:
-    """Plans for larger and larger slices of a generation, up to the first that fits, or to the largest that the rows
-    of a step can be dealt to."""
+    """Plans for larger and larger slices of a generation, up to the first that fits, or to the largest."""
     plans: list[Plan] = []
     for shape in LADDER[generation]:
-        if plans and rows_of(settings, stage) % math.prod(map(int, shape.split("x"))):
-            break
         plans.append(plan(config, settings, load, stage=stage, topology=f"{generation}:{shape}"))
         if plans[-1].fits:
             break
@@ -200,8 +207,8 @@ def _cost(program: Program, held: Held, chips: Slice, sizes: Sizes) -> Cost:
     written = memory.output_size_in_bytes - memory.alias_size_in_bytes
     peak = max(arguments, known) + temporaries + written
     operations = products(traced.jaxpr.jaxpr, program.turns) / chips.devices.size
-    received: dict[str, float] = {}
-    for exchange in collectives(text, program.turns):
+    exchanges, received = collectives(text, program.turns), dict[str, float]()
+    for exchange in exchanges:
         received[exchange.kind] = received.get(exchange.kind, 0) + exchange.received
     return Cost(
         program.name,
@@ -212,6 +219,8 @@ def _cost(program: Program, held: Held, chips: Slice, sizes: Sizes) -> Cost:
         received=received,
         seconds=_least(chips.rates, operations, sum(received.values()), arguments * program.turns),
         parts=parts_of(held, given, peak, buffers, sizes, learns=BACKWARD in text),
+        gathered=max((e.size for e in exchanges if e.kind == "all-gather"), default=0),
+        in_place=memory.alias_size_in_bytes,
     )
 
 

@@ -1,0 +1,73 @@
+"""What the compiler makes of every program of a stage: on four CPU devices, and where libtpu is there, for TPUs."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+MATRIX = 64 * 512 * 4
+"""Bytes of the largest matrix of a layer of `sharded_plans.py`."""
+
+
+@pytest.fixture(scope="module")
+def found() -> dict[str, Any]:
+    """By mode and stage."""
+    # The compiler is told to leave most of its work out: nothing is run.
+    flags = "--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0"
+    environment = {**os.environ, "XLA_FLAGS": f"{flags} --xla_llvm_disable_expensive_passes=true", "NPROC": "32"}
+    asked = [sys.executable, Path(__file__).parent / "sharded_plans.py"]
+    done = subprocess.run(asked, capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 0, done.stderr[-4000:]
+    return json.loads(done.stdout)
+
+
+def test_nothing_larger_than_a_matrix_is_gathered_in_any_program(found: dict[str, Any]) -> None:
+    for stage, told in found.items():
+        for program, cost in told["costs"].items():
+            assert 0 < cost["gathered"] <= MATRIX, (stage, program)
+
+
+def test_a_step_writes_its_state_in_place(found: dict[str, Any]) -> None:
+    """Adam's two moments are two thirds of it."""
+    for stage, told in found.items():
+        *others, last = told["costs"].values()
+        assert last["in_place"] >= 1.4 * told["optimizer"] > 0, stage
+        assert all(cost["in_place"] == 0 for cost in others)
+
+
+def test_an_update_of_adapters_receives_three_fifths_of_one_of_all_weights_at_most(found: dict[str, Any]) -> None:
+    """No gradient of a matrix travels."""
+    lora, full = (found[f"{mode} rl"]["costs"]["update"]["received"] for mode in ("lora", "full"))
+    assert 0 < lora <= 0.6 * full
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("libtpu") is None,
+    reason="the compiler for TPUs is not installed: pip install 'pe-rlhf-mm[tpu-aot]'",
+)
+def test_the_same_for_tpus() -> None:
+    """Of gemma3-270m on four chips: its largest matrix is 640 · 2048, and its table 128 times as large.
+
+    Where all weights are trained, the gradients of embeddings are gathered, of all 8 · 320 tokens: each chip adds up
+    those of its own words.
+    """
+    asked = [sys.executable, "-m", "pe_rlhf_mm", "plan", "--model", "gemma3-270m", "--topology", "v5e:2x2", "--json"]
+    asked += ["--remat", "--batch", "8", "--prompt-tokens", "256", "--rl.max-tokens", "64"]
+    plans = {}
+    for mode in ("lora", "full"):
+        done = subprocess.run([*asked, "--mode", mode], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        (plans[mode],) = json.loads(done.stdout)
+        for cost in plans[mode]["costs"]:
+            most = 640 * 2048 * 2 if mode == "lora" else 8 * 320 * 640 * 4
+            assert 0 < cost["gathered"] <= most, (mode, cost["program"])
+        assert plans[mode]["costs"][-1]["in_place"] >= 1.4 * plans[mode]["held"]["optimizer"]
+    lora, full = (sum(plans[mode]["costs"][-1]["received"].values()) for mode in ("lora", "full"))
+    assert lora <= 0.6 * full
