@@ -21,7 +21,6 @@ from pe_rlhf_mm.cli.main import run
 from pe_rlhf_mm.errors import UserError
 from pe_rlhf_mm.models import vlm
 from pe_rlhf_mm.models.sharding import MESH_AXES
-from pe_rlhf_mm.planning import slices
 from pe_rlhf_mm.planning.held import bytes_a_device, held, part_of, roles_of, trained
 from pe_rlhf_mm.planning.plan import Cost, Plan, plan, smallest
 from pe_rlhf_mm.planning.programs import Load
@@ -156,7 +155,7 @@ def test_a_larger_batch_takes_more(monkeypatch: pytest.MonkeyPatch) -> None:
         return plan(TINY.config, settings, LOAD, stage="reward", topology="here")
 
     less = peak_of(2).peak
-    monkeypatch.setattr("pe_rlhf_mm.planning.plan.slice_of", lambda name: slice_of(name)._replace(usable=less))
+    monkeypatch.setattr("pe_rlhf_mm.planning.plan.slice_of", lambda name, **_: slice_of(name)._replace(usable=less))
     more = peak_of(16)
     assert more.peak > 2 * less
     assert not more.fits
@@ -172,8 +171,7 @@ def test_the_smallest_slice_is_the_first_that_fits(monkeypatch: pytest.MonkeyPat
         cost = Cost("step", 0, 0, 40 * GIB // chips, refused=chips == 1)
         return Plan("m", "rl", "lora", topology, {}, held_nothing(), [cost], 16 * GIB)
 
-    monkeypatch.setattr("pe_rlhf_mm.planning.plan.plan", planned)
-    plans = smallest(TINY.config, SMALL, LOAD, stage="rl", generation="v5e")
+    plans = smallest(planned, "v5e")
     assert tried == ["v5e:1x1", "v5e:1x2", "v5e:2x2"]
     assert [found.fits for found in plans] == [False, False, True]
 
@@ -234,15 +232,20 @@ def test_a_slice_that_is_none_is_answered_with_those_that_are(name: str, capsys:
     assert f"no slice of TPUs is called {name!r}; there are v5e:1x1, v5e:1x2" in capsys.readouterr().err
 
 
-def test_without_the_compiler_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_compiler_it_estimates_and_says_how_to_get_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     from jax.experimental import topologies
 
     def missing(**_: object) -> None:
         raise RuntimeError("JAX TPU support not installed; cannot generate TPU topology.")
 
     monkeypatch.setattr(topologies, "get_topology_desc", missing)
-    with pytest.raises(UserError, match=r"pip install 'pe-rlhf-mm\[tpu-aot\]'"):
-        slices.slice_of("v5e:2x2")
+    assert run(["plan", "--model", "gemma3-270m", "--stage", "sample", "--topology", "v5e:2x2"]) == 0
+    printed = capsys.readouterr().out
+    assert "Sizes are an estimate, no compiler" in printed
+    assert "pip install 'pe-rlhf-mm[tpu-aot]'" in printed
+    assert run(["plan", "--model", "gemma3-270m", "--topology", "v5e:3x5"]) == 2
 
 
 def test_a_mesh_of_another_size_is_refused() -> None:

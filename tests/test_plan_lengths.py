@@ -128,7 +128,7 @@ def test_what_is_impossible_is_refused(options: str, said: str, capsys: pytest.C
 def four(monkeypatch: pytest.MonkeyPatch) -> None:
     """A slice of four, of a device that can be planned for only."""
     found = slice_of("here")._replace(devices=np.array(jax.devices()[:1] * 4))
-    monkeypatch.setattr("pe_rlhf_mm.planning.plan.slice_of", lambda _: found)
+    monkeypatch.setattr("pe_rlhf_mm.planning.plan.slice_of", lambda *_, **__: found)
     monkeypatch.setattr("pe_rlhf_mm.planning.plan._cost", lambda *_: Cost("step", 0, 0, 0))
 
 

@@ -74,13 +74,16 @@ def test_the_account_is_of_the_memory_that_the_compiler_takes(tmp_path: Path) ->
     assert (24, 64, 64) in [b.shape for b in found]
 
 
-SIZES = Sizes(layers=6, words=500, weights=frozenset({(500, 32), (6, 32, 64), (32,)}), ranks=frozenset({4}))
+SIZES = Sizes(
+    layers=frozenset({6, 3}), words=500, weights=frozenset({(500, 32), (6, 32, 64), (32,)}), ranks=frozenset({4})
+)
 
 
 @pytest.mark.parametrize(
     ("name", "shape", "learns", "kind"),
     [
         ("fusion", (6, 4, 96, 64), True, "activations"),
+        ("fusion", (3, 4, 9, 64), True, "activations"),
         ("fusion", (6, 4, 96, 2, 32), False, "kv_cache"),
         ("fusion", (6, 32, 64), True, "gradients"),
         ("fusion", (500, 32), True, "gradients"),
@@ -107,7 +110,7 @@ def test_sizes_are_those_of_one_device() -> None:
     devices = np.array([jax.devices()[0]] * 4).reshape(1, 4, 1)
     mesh = Mesh(devices, MESH_AXES, axis_types=(AxisType.Auto,) * 3)
     found, block = sizes_of(tiny, pe.LoraConfig(), mesh), tiny.decoder
-    assert (found.layers, found.words) == (block.layers, tiny.vocabulary // 4)
+    assert (found.layers, found.words) == ({block.layers, tiny.vision.block.layers}, tiny.vocabulary // 4)
     assert (block.layers, block.width // 4, block.mlp_width) in found.weights
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
@@ -44,6 +45,8 @@ class Plan:
     """In every prompt, of a model that sees; 1 if no task is named."""
     smallest: bool = False
     """Try larger and larger slices until one fits."""
+    estimate: bool = False
+    """Ask no compiler, as where libtpu is not installed: sizes are estimated, in seconds."""
     json: bool = False
     """Print JSON: a list of plans, the last of which is the one that fits."""
 
@@ -62,11 +65,9 @@ def plan(arguments: Sequence[str]) -> int:
     from pe_rlhf_mm.planning.lengths import SAMPLE
 
     config, load, settings = _asked(options, arguments)
-    if options.smallest:
-        plans = planning.smallest(config, settings, load, stage=options.stage, generation=generation)
-    else:
-        mesh = None if settings.mesh == MeshConfig() else settings.mesh
-        plans = [planning.plan(config, settings, load, stage=options.stage, topology=options.topology, mesh=mesh)]
+    mesh = None if settings.mesh == MeshConfig() else settings.mesh
+    make = partial(planning.plan, config, settings, load, stage=options.stage, compiler=not options.estimate)
+    plans = planning.smallest(make, generation) if options.smallest else [make(topology=options.topology, mesh=mesh)]
     if options.json:
         print(to_json([p.told() for p in plans]))
     else:

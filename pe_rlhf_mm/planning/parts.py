@@ -22,9 +22,10 @@ of a layer that are put together on every chip."""
 
 
 class Sizes(NamedTuple):
-    """Numbers that temporaries are known by: layers, words and shapes of weights on one chip, and adapters' ranks."""
+    """Numbers that temporaries are known by: layers of decoder and tower, words and shapes of weights on one chip, and
+    adapters' ranks."""
 
-    layers: int
+    layers: frozenset[int]
     words: int
     weights: frozenset[tuple[int, ...]]
     ranks: frozenset[int]
@@ -36,7 +37,9 @@ def sizes_of(config: VLMConfig, settings: LoraConfig, mesh: Mesh) -> Sizes:
     shapes = jax.tree.map(lambda x, place: place.shard_shape(x.shape), weights, places_of(config, mesh))
     table = shapes["decoder"]["embedding"].get_value()
     every = frozenset(jax.tree.leaves(shapes, is_leaf=_is_shape))
-    return Sizes(config.decoder.layers, table[0], every, frozenset({settings.rank, settings.reward_rank}))
+    blocks = [config.decoder] if config.vision is None else [config.decoder, config.vision.block]
+    layers = frozenset(block.layers for block in blocks)
+    return Sizes(layers, table[0], every, frozenset({settings.rank, settings.reward_rank}))
 
 
 def _is_shape(x: object) -> bool:
@@ -46,12 +49,12 @@ def _is_shape(x: object) -> bool:
 def kind_of(buffer: Buffer, sizes: Sizes, *, learns: bool) -> str:
     """One of TEMPORARY, or `rest`. Arrays of all layers are kept for a backward pass, or remembered by attention."""
     shape = buffer.shape
-    of_adapter = len(shape) == 4 and shape[:2] == (sizes.layers, 1) and sizes.ranks & {*shape[2:]}
+    of_adapter = len(shape) == 4 and shape[0] in sizes.layers and shape[1] == 1 and sizes.ranks & {*shape[2:]}
     if shape in sizes.weights or of_adapter:
         return "gradients"
     if sizes.words in shape:
         return "logits"
-    if len(shape) > 3 and shape[0] == sizes.layers:
+    if len(shape) > 3 and shape[0] in sizes.layers:
         return "activations" if learns else "kv_cache"
     if buffer.name.startswith("all-gather"):
         return "gathered"

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import math
 import re
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import jax
-from jax.sharding import AxisType, Mesh
+from jax.stages import Lowered, Traced
 
 from pe_rlhf_mm.errors import UserError
 from pe_rlhf_mm.models.config import VLMConfig, with_attention
 from pe_rlhf_mm.models.sharding import MESH_AXES
 from pe_rlhf_mm.planning.arithmetic import products
 from pe_rlhf_mm.planning.buffers import dump_to, fullest
+from pe_rlhf_mm.planning.estimate import Cuts, cuts_of, estimated
 from pe_rlhf_mm.planning.held import Held, bytes_a_device
 from pe_rlhf_mm.planning.parts import Sizes, parts_of, sizes_of
 from pe_rlhf_mm.planning.programs import STAGES, Load, Program, rows_of, step_in_words
@@ -26,8 +28,10 @@ from pe_rlhf_mm.planning.traffic import collectives
 from pe_rlhf_mm.training.config import MeshConfig, TuneConfig
 
 REFUSED = re.compile(r"\((?P<needed>[\d.]+)(?P<unit>[KMGT])\) exceeds available HBM \((?P<there>[\d.]+)G\)")
-BACKWARD = "transpose(jvp"
-"""In the names of what JAX has made of a function for its gradient."""
+ESTIMATE = (
+    "Sizes are an estimate, no compiler: what is held is counted, temporaries are estimated from the traced programs. "
+    "pip install 'pe-rlhf-mm[tpu-aot]' to ask the TPU's own compiler; no TPU is needed."
+)
 UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
@@ -74,6 +78,7 @@ class Plan:
     costs: Sequence[Cost]
     usable: int
     step: str = ""
+    estimated: bool = False
 
     @property
     def peak(self) -> int:
@@ -98,7 +103,7 @@ class Plan:
         return "\n".join([*lines, self._verdict(), *self._small_print()])
 
     def _small_print(self) -> list[str]:
-        said = ["Sizes are the compiler's figures: nothing has been run."]
+        said = [ESTIMATE if self.estimated else "Sizes are the compiler's figures: nothing has been run."]
         if any(cost.seconds is not None for cost in self.costs):
             said.append(
                 "No run is faster than the seconds: they are a bound at the chips' published rates, and no estimate."
@@ -126,7 +131,8 @@ def _line(cost: Cost) -> str:
         return f"{cost.program:<24} {'no room':>10} {'':>12} {_gib(cost.peak):>8}"
     sizes = f"{_gib(cost.arguments):>10} {_gib(cost.temporaries):>12} {_gib(cost.peak):>8}"
     seconds = "-" if cost.seconds is None else f"{cost.seconds:.3f}"
-    work = f"{_gib(sum(cost.received.values())):>9} {cost.operations / 1e12:>8.2f} {seconds:>9}"
+    received = _gib(sum(cost.received.values())) if cost.received else "-"
+    work = f"{received:>9} {cost.operations / 1e12:>8.2f} {seconds:>9}"
     return f"{cost.program:<24} {sizes} {work}"
 
 
@@ -148,15 +154,17 @@ def plan(
     stage: str,
     topology: str,
     mesh: MeshConfig | None = None,
+    compiler: bool = True,
 ) -> Plan:
     """Compiles the programs of a stage for a slice of TPUs.
 
     Without `mesh` all its chips share weights, and rows as far as they go round; beyond that, chips share matrices.
+    Without a `compiler`, or without libtpu, sizes are estimated.
 
     Raises UserError for a slice that is none, a mesh of another size, rows that the mesh does not divide, as the
-    trainer does, and without libtpu. That there is no room is an answer, and no error.
+    trainer does. That there is no room is an answer, and no error.
     """
-    chips = slice_of(topology)
+    chips = slice_of(topology, compiler=compiler)
     count = len(chips.devices)
     rows = rows_of(settings, stage)
     shape = _laid_out(rows, count) if mesh is None else (mesh.data, mesh.fsdp, mesh.model)
@@ -164,15 +172,23 @@ def plan(
         raise UserError(f"{topology} has {count} chips, and a mesh of {shape} has {math.prod(shape)}.")
     if rows % math.prod(shape[:2]):
         raise UserError(f"{rows} prompts cannot be dealt to {math.prod(shape[:2])} chips, as many to each.")
-    kinds = (AxisType.Auto,) * len(MESH_AXES)
-    laid = Mesh(chips.devices.reshape(shape), MESH_AXES, axis_types=kinds)
-    found = STAGES[stage](with_attention(config, settings.attention), settings, load, laid)
-    with jax.set_mesh(laid):
-        sizes = sizes_of(config, settings.lora, laid)
-        costs = [_cost(program, found.held, chips, sizes) for program in found.programs]
+    laid = chips.mesh(shape)
+    shaped = with_attention(config, settings.attention)
+    found = STAGES[stage](shaped, settings, load, laid)
+    sizes = sizes_of(config, settings.lora, laid)
+    if chips.compiles:
+        known: dict[str, Cost] = {}
+        with jax.set_mesh(laid):
+            costs = [_cost(program, found.held, chips, sizes, known) for program in found.programs]
+    else:
+        cuts = cuts_of(config, rows, laid)
+        with jax.sharding.use_abstract_mesh(laid):
+            costs = [_estimated(program, found.held, chips, cuts, sizes) for program in found.programs]
     step = step_in_words(config, settings, stage, load)
     named = dict(zip(MESH_AXES, shape, strict=True))
-    return Plan(config.name, stage, settings.mode, topology, named, found.held, costs, chips.usable, step)
+    return Plan(
+        config.name, stage, settings.mode, topology, named, found.held, costs, chips.usable, step, not chips.compiles
+    )
 
 
 def _laid_out(rows: int, chips: int) -> tuple[int, int, int]:
@@ -181,33 +197,45 @@ def _laid_out(rows: int, chips: int) -> tuple[int, int, int]:
     return 1, fsdp, chips // fsdp
 
 
-def smallest(config: VLMConfig, settings: TuneConfig, load: Load, *, stage: str, generation: str) -> list[Plan]:
-    """Plans for larger and larger slices of a generation, up to the first that fits, or to the largest."""
+def smallest(make: Callable[..., Plan], generation: str) -> list[Plan]:
+    """Plans, as `make` makes them of a `topology`, for larger and larger slices of a generation, up to the first that
+    fits, or to the largest."""
     plans: list[Plan] = []
     for shape in LADDER[generation]:
-        plans.append(plan(config, settings, load, stage=stage, topology=f"{generation}:{shape}"))
+        plans.append(make(topology=f"{generation}:{shape}"))
         if plans[-1].fits:
             break
     return plans
 
 
-def _cost(program: Program, held: Held, chips: Slice, sizes: Sizes) -> Cost:
+def _cost(program: Program, held: Held, chips: Slice, sizes: Sizes, known: dict[str, Cost]) -> Cost:
+    """One that is the same as another but for its name is compiled once."""
+    traced = program.trace()
+    lowered = traced.lower()
+    text = hashlib.sha256(lowered.as_text().encode()).hexdigest()
+    if text not in known:
+        known[text] = _compiled(program, traced, lowered, held, chips, sizes)
+    return dataclasses.replace(known[text], program=program.name)
+
+
+def _compiled(program: Program, traced: Traced, lowered: Lowered, held: Held, chips: Slice, sizes: Sizes) -> Cost:
     """Of what is held a program is given a part; the rest lies beside it."""
-    given, traced = bytes_a_device(program.given), program.trace()
+    given = bytes_a_device(program.given)
+    held = held._replace(copies=held.copies + bytes_a_device(program.cast))
     known = held.total + given
     with tempfile.TemporaryDirectory() as folder:
         try:
-            compiled = traced.lower().compile(compiler_options={**chips.options, **dump_to(folder)})
+            compiled = lowered.compile(compiler_options={**chips.options, **dump_to(folder)})
         except jax.errors.JaxRuntimeError as error:
             peak = max(_needed(error), known)
             return Cost(program.name, 0, 0, peak, True, parts=parts_of(held, given, peak, (), sizes, learns=False))
         buffers = fullest(folder)
     memory: Any = compiled.memory_analysis()
-    arguments, temporaries, text = memory.argument_size_in_bytes, memory.temp_size_in_bytes, compiled.as_text()
+    arguments, temporaries = memory.argument_size_in_bytes, memory.temp_size_in_bytes
     written = memory.output_size_in_bytes - memory.alias_size_in_bytes
     peak = max(arguments, known) + temporaries + written
     operations = products(traced.jaxpr.jaxpr, program.turns) / chips.devices.size
-    exchanges, received = collectives(text, program.turns), dict[str, float]()
+    exchanges, received = collectives(compiled.as_text() or "", program.turns), dict[str, float]()
     for exchange in exchanges:
         received[exchange.kind] = received.get(exchange.kind, 0) + exchange.received
     return Cost(
@@ -218,9 +246,29 @@ def _cost(program: Program, held: Held, chips: Slice, sizes: Sizes) -> Cost:
         operations=operations,
         received=received,
         seconds=_least(chips.rates, operations, sum(received.values()), arguments * program.turns),
-        parts=parts_of(held, given, peak, buffers, sizes, learns=BACKWARD in text),
+        parts=parts_of(held, given, peak, buffers, sizes, learns=program.learns),
         gathered=max((e.size for e in exchanges if e.kind == "all-gather"), default=0),
         in_place=memory.alias_size_in_bytes,
+    )
+
+
+def _estimated(program: Program, held: Held, chips: Slice, cuts: Cuts, sizes: Sizes) -> Cost:
+    """The same without a compiler: what chips exchange is not known then."""
+    given, traced = bytes_a_device(program.given), program.trace()
+    held = held._replace(copies=held.copies + bytes_a_device(program.cast))
+    buffers = estimated(traced.jaxpr.jaxpr, cuts)
+    temporaries = sum(buffer.size for buffer in buffers)
+    peak = held.total + given + temporaries
+    operations = products(traced.jaxpr.jaxpr, program.turns) / chips.devices.size
+    everywhere = sizes._replace(words=cuts.words, weights=frozenset(cuts.weights))
+    return Cost(
+        program.name,
+        held.total + given,
+        temporaries,
+        peak,
+        operations=operations,
+        seconds=_least(chips.rates, operations, 0, 0),
+        parts=parts_of(held, given, peak, buffers, everywhere, learns=program.learns),
     )
 
 

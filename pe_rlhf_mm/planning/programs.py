@@ -75,6 +75,7 @@ class Program(NamedTuple):
     given: Any
     turns: int = 1
     cast: Any = ()
+    learns: bool = False
 
 
 class Stage(NamedTuple):
@@ -137,7 +138,7 @@ def sft_stage(config: VLMConfig, settings: TuneConfig, load: Load, mesh: Mesh) -
     parts = Parts(settings.accumulate, sft.tokens)
     loss = functools.partial(sft.loss, config, settings.lora.dropout, settings.remat)
     step = functools.partial(train_step.trace, state, roles, batch, loss=loss, optimizer=optimizer, parts=parts)
-    return Stage(held(roles, state, validated=False), [Program("step", step, batch)])
+    return Stage(held(roles, state, validated=False), [Program("step", step, batch, learns=True)])
 
 
 def reward_stage(config: VLMConfig, settings: TuneConfig, load: Load, mesh: Mesh) -> Stage:
@@ -154,7 +155,7 @@ def reward_stage(config: VLMConfig, settings: TuneConfig, load: Load, mesh: Mesh
     parts = Parts(settings.accumulate, reward.share)
     loss = functools.partial(reward.LOSSES[settings.reward.loss], config, settings.reward.dropout, settings.remat)
     step = functools.partial(train_step.trace, state, roles, batch, loss=loss, optimizer=optimizer, parts=parts)
-    return Stage(held(roles, state, validated=True), [Program("step", step, batch)])
+    return Stage(held(roles, state, validated=True), [Program("step", step, batch, learns=True)])
 
 
 def rl_stage(config: VLMConfig, settings: TuneConfig, load: Load, mesh: Mesh) -> Stage:
@@ -185,7 +186,7 @@ def rl_stage(config: VLMConfig, settings: TuneConfig, load: Load, mesh: Mesh) ->
     parts = Parts(settings.accumulate, reinforce.replies)
     update = functools.partial(train_step.trace, state, roles, rollout, loss=loss, optimizer=optimizer, parts=parts)
     draw = _drawing(config, rl, weights_of(now, "policy"), prompts, mesh, cast)
-    return Stage(held(roles, state, validated=True), [draw, *scores, Program("update", update, rollout)])
+    return Stage(held(roles, state, validated=True), [draw, *scores, Program("update", update, rollout, learns=True)])
 
 
 def sample_stage(config: VLMConfig, settings: TuneConfig, load: Load, mesh: Mesh) -> Stage:

@@ -1,11 +1,13 @@
 """What programs can be compiled for: slices of TPUs, on any machine, and the devices of this one.
 
 libtpu has the compiler of every generation in it (extra `tpu-aot`), and needs no TPU for it. It reads its settings from
-the environment when it is loaded, which is why `quiet_compiler` comes before jax.
+the environment when it is loaded, which is why `quiet_compiler` comes before jax. Without it a slice is a number of
+chips, which programs can be traced for.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Mapping
@@ -55,15 +57,36 @@ QUIET = {
 }
 
 
+KINDS = {"v5e": "TPU v5 lite", "v6e": "TPU v6 lite", "v5p": "TPU v5"}
+"""What JAX calls a chip."""
+
+
 class Slice(NamedTuple):
     """Devices to compile for, the bytes that programs may take of each, what the compiler is told, and, where that is
-    published, how fast a device is."""
+    published, how fast a device is. Without a compiler they are as many times None."""
 
     name: str
     devices: np.ndarray
     usable: int
     options: Mapping[str, Any]
     rates: Rates | None = None
+
+    @property
+    def compiles(self) -> bool:
+        """Whether there is a compiler for it."""
+        return self.devices.flat[0] is not None
+
+    def mesh(self, shape: tuple[int, int, int]) -> Any:
+        """Its devices as (data, fsdp, model), or what can be traced for in place of them."""
+        from jax.sharding import AbstractDevice, AbstractMesh, AxisType, Mesh
+
+        from pe_rlhf_mm.models.sharding import MESH_AXES
+
+        kinds = (AxisType.Auto,) * len(MESH_AXES)
+        if self.compiles:
+            return Mesh(self.devices.reshape(shape), MESH_AXES, axis_types=kinds)
+        chip = AbstractDevice(KINDS[self.name.partition(":")[0]], 1, "tpu")
+        return AbstractMesh(shape, MESH_AXES, axis_types=kinds, abstract_device=chip)
 
 
 def quiet_compiler(topology: str) -> None:
@@ -80,26 +103,36 @@ def generation_of(topology: str) -> str:
     return generation
 
 
-def slice_of(topology: str) -> Slice:
-    """The slice of a name, or the devices of this process. Raises UserError for a name that is none, or no libtpu."""
+def slice_of(topology: str, *, compiler: bool = True) -> Slice:
+    """The slice of a name, or the devices of this process; without a `compiler`, or libtpu, its chips as a number.
+
+    Raises UserError for a name that is none.
+    """
     import jax
 
     if topology == HERE:
         return Slice(HERE, np.array(jax.devices()), _memory_here(jax.devices()[0]), {})
     generation = generation_of(topology)
     usable = int(GIB_A_CHIP[generation] * GIB)
+    devices = _devices(topology) if compiler else None
+    if devices is None:
+        shape = topology.partition(":")[2]
+        if shape not in LADDER[generation]:
+            raise _unknown(topology)
+        devices = np.full(math.prod(map(int, shape.split("x"))), None)
+    return Slice(topology, devices, usable, CHEAP, RATES[generation])
+
+
+def _devices(topology: str) -> np.ndarray | None:
+    """What libtpu compiles for; None where it is not installed."""
     from jax.experimental import topologies
 
     try:
-        found = topologies.get_topology_desc(platform="tpu", topology_name=topology).devices
+        return np.array(topologies.get_topology_desc(platform="tpu", topology_name=topology).devices)
     except Exception as error:  # libtpu has errors of its own
         if "not installed" in str(error):
-            raise UserError(
-                "plans for TPUs are made by their compiler, and libtpu is not installed: pip install "
-                "'pe-rlhf-mm[tpu-aot]'. No TPU is needed. --topology here plans for the devices of this machine."
-            ) from error
+            return None
         raise _unknown(topology) from error
-    return Slice(topology, np.array(found), usable, CHEAP, RATES[generation])
 
 
 def _unknown(topology: str) -> UserError:
