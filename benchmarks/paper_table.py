@@ -88,7 +88,7 @@ def make(key: Key) -> dict[str, Any]:
     settings = TuneConfig(
         mode=mode,  # type: ignore[arg-type]
         optimizer=optimizer,  # type: ignore[arg-type]
-        remat=True,
+        remat="layers",
         reward=RewardConfig(batch_size=ROWS),
         rl=RLConfig(prompts=ROWS, max_tokens=REPLY),
     )

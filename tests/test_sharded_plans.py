@@ -59,7 +59,7 @@ def test_the_same_for_tpus() -> None:
     those of its own words.
     """
     asked = [sys.executable, "-m", "pe_rlhf_mm", "plan", "--model", "gemma3-270m", "--topology", "v5e:2x2", "--json"]
-    asked += ["--remat", "--batch", "8", "--prompt-tokens", "256", "--rl.max-tokens", "64"]
+    asked += ["--remat", "layers", "--batch", "8", "--prompt-tokens", "256", "--rl.max-tokens", "64"]
     plans = {}
     for mode in ("lora", "full"):
         done = subprocess.run([*asked, "--mode", mode], capture_output=True, text=True, check=False)
