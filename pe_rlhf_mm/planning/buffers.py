@@ -82,14 +82,14 @@ def _values(text: str, spans: Mapping[str, tuple[int, int]]) -> Iterator[_Value]
 
 
 def _alive(values: Sequence[_Value], instant: int) -> list[Buffer]:
-    """Every byte once, for the first of the values that lie there."""
-    found, end = [], 0
-    for value in sorted(v for v in values if v.first <= instant <= v.last):
-        fresh = value.offset + value.size - max(value.offset, end)
-        if fresh > 0:
-            found.append(Buffer(fresh, value.name, value.shape))
-            end = value.offset + value.size
-    return found
+    """Every byte once: of values that lie in each other's place, the one that was made last."""
+    found: list[_Value] = []
+    for value in sorted((v for v in values if v.first <= instant <= v.last), key=lambda v: -v.first):
+        if all(
+            value.offset + value.size <= other.offset or other.offset + other.size <= value.offset for other in found
+        ):
+            found.append(value)
+    return [Buffer(value.size, value.name, value.shape) for value in found]
 
 
 def _total(buffers: Sequence[Buffer]) -> int:
