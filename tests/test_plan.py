@@ -133,7 +133,8 @@ def test_every_stage_compiles_and_is_given_what_it_holds(stage: str, mode: str) 
     settings = pe.TuneConfig(mode=mode, lora=SMALL.lora, sft=SMALL.sft, reward=SMALL.reward, rl=SMALL.rl)  # type: ignore[arg-type]
     found = plan(TINY.config, settings, LOAD, stage=stage, topology="here")
     assert found.fits
-    names = ["sample", "score (policy, anchor)", "score (reward)", "update"] if stage == "rl" else ["step"]
+    scores = {"lora": ["(policy, anchor, reward)"], "full": ["(policy)", "(anchor)", "(reward)"]}[mode]
+    names = ["sample", *(f"score {roles}" for roles in scores), "update"] if stage == "rl" else ["step"]
     assert [cost.program for cost in found.costs] == names
     for cost in found.costs:
         assert cost.temporaries > 0
@@ -144,7 +145,7 @@ def test_every_stage_compiles_and_is_given_what_it_holds(stage: str, mode: str) 
 def test_by_ppo_the_value_model_is_asked_before_it_learns() -> None:
     settings = dataclasses.replace(SMALL, rl=dataclasses.replace(SMALL.rl, algorithm="ppo", epochs=2))
     names = [cost.program for cost in plan(TINY.config, settings, LOAD, stage="rl", topology="here").costs]
-    assert names == ["sample", "score (policy, anchor)", "score (reward)", "score (value)", "update"]
+    assert names == ["sample", "score (policy, anchor, value, reward)", "update"]
 
 
 def test_a_larger_batch_takes_more(monkeypatch: pytest.MonkeyPatch) -> None:

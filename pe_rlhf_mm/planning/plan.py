@@ -36,7 +36,7 @@ UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
 HEAD = (
-    f"{'program':<24} {'arguments':>10} {'temporaries':>12} {'peak':>8} {'received':>9} {'TFLOP':>8} {'seconds >':>9}"
+    f"{'program':<37} {'arguments':>10} {'temporaries':>12} {'peak':>8} {'received':>9} {'TFLOP':>8} {'seconds >':>9}"
 )
 
 
@@ -128,12 +128,12 @@ class Plan:
 
 def _line(cost: Cost) -> str:
     if cost.refused:
-        return f"{cost.program:<24} {'no room':>10} {'':>12} {_gib(cost.peak):>8}"
+        return f"{cost.program:<37} {'no room':>10} {'':>12} {_gib(cost.peak):>8}"
     sizes = f"{_gib(cost.arguments):>10} {_gib(cost.temporaries):>12} {_gib(cost.peak):>8}"
     seconds = "-" if cost.seconds is None else f"{cost.seconds:.3f}"
     received = _gib(sum(cost.received.values())) if cost.received else "-"
     work = f"{received:>9} {cost.operations / 1e12:>8.2f} {seconds:>9}"
-    return f"{cost.program:<24} {sizes} {work}"
+    return f"{cost.program:<37} {sizes} {work}"
 
 
 def _in_order(parts: Mapping[str, int]) -> str:
