@@ -117,9 +117,10 @@ def search(known: dict[Key, dict[str, Any]], key: Key) -> Iterator[Key]:
 
 
 def peak(line: dict[str, Any], program: str | None = None) -> tuple[float, bool]:
-    """GiB a chip of a program or of the largest, and whether the compiler found room."""
+    """GiB a chip of a program or of the largest, and whether there is room for it."""
     costs = [cost for cost in line["plan"]["costs"] if program in (None, cost["program"])]
-    return max(cost["peak"] for cost in costs) / GIB, not any(cost["refused"] for cost in costs)
+    most, refused = max(cost["peak"] for cost in costs), any(cost["refused"] for cost in costs)
+    return most / GIB, most <= line["plan"]["usable"] and not refused
 
 
 def bound(line: dict[str, Any], program: str | None = None) -> float:

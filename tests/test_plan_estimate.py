@@ -25,7 +25,7 @@ WHOLE = Cuts(rows=8, row_parts=1, words=999, word_parts=1, weights={}, matrices=
 
 
 TOO_LOW = ("270m", "rl", "lora", "v5e:1x1")
-"""Where all words are on one chip, the compiler holds more logits than an estimate knows of: 19 % are missing."""
+"""Where all words are on one chip, the compiler holds more of the logits than an estimate knows of: it is 19 % low."""
 
 
 def case(line: dict[str, Any]) -> Any:

@@ -119,6 +119,16 @@ def test_no_table_is_gathered_and_the_state_is_written_in_place() -> None:
             assert found[mode]["state"] == found[mode]["planned"], (shape, mode)
 
 
+def test_roles_together_are_sent_the_backbone_once() -> None:
+    found = json.loads(command("sharded_programs.py", "rl"))["rl"]
+    one, each = (
+        {name: sent for name, sent in found[passes].items() if name != "update"} for passes in ("together", "apart")
+    )
+    assert (len(one), len(each)) == (1, 3)  # policy, anchor and reward model
+    assert 0 < sum(one.values()) <= 1.1 * sum(each.values()) / 3
+    assert 0 < found["together"]["update"] <= 1.1 * found["apart"]["update"] / 2  # policy and value model
+
+
 # --- the whole job ----------------------------------------------------------------------------------------------
 
 
