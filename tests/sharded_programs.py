@@ -17,7 +17,7 @@ import sys
 import jax
 import numpy as np
 from models import CONFIG, processor
-from sharded_recipes import LORA, drawn
+from sharded_recipes import drawn
 
 import pe_rlhf_mm as pe
 from pe_rlhf_mm.data import images
@@ -26,12 +26,11 @@ from pe_rlhf_mm.models.model import Model
 from pe_rlhf_mm.models.places import everywhere
 from pe_rlhf_mm.models.sharding import MESH_AXES, by_rows
 from pe_rlhf_mm.planning.held import bytes_a_device, roles_of, trained
-from pe_rlhf_mm.planning.programs import Load, rl_stage
 from pe_rlhf_mm.planning.traffic import collectives
 from pe_rlhf_mm.rollout.sampler import sample
 from pe_rlhf_mm.rollout.settings import Sampling
 from pe_rlhf_mm.training import sft
-from pe_rlhf_mm.training.config import RLConfig, TuneConfig
+from pe_rlhf_mm.training.config import TuneConfig
 from pe_rlhf_mm.training.job import attach
 from pe_rlhf_mm.training.optimizers import OPTIMIZERS
 from pe_rlhf_mm.training.step import new_state, train_step
@@ -77,18 +76,6 @@ def step_of(mode: str, model: VLMConfig, optimizer_name: str) -> dict[str, int]:
     }
 
 
-def iteration(passes: str, mesh: jax.sharding.Mesh) -> dict[str, float]:
-    """Bytes of matrices that a device is sent by each program of an iteration of RL, as the plan of it has them."""
-    settings = TuneConfig(lora=LORA, rl=RLConfig(prompts=8, max_tokens=4, passes=passes))
-    programs = rl_stage(WIDE, settings, Load(prompt_tokens=12, reply_tokens=4), mesh).programs[1:]
-    with jax.set_mesh(mesh):
-        texts = {program.name: program.trace().lower().compile().as_text() for program in programs}
-    return {
-        name: sum(found.received for found in collectives(text) if found.kind == "all-gather")
-        for name, text in texts.items()
-    }
-
-
 def looking(mesh: jax.sharding.Mesh) -> list[tuple[str, int]]:
     """As a thread looks, which no mesh is set in."""
     pixels = Pixels(np.zeros((8, 1, 16, CONFIG.vision.patch_numbers), np.uint8), np.full((8, 1, 2), 4, np.int32))
@@ -116,10 +103,5 @@ def of_mesh(shape: str) -> dict[str, object]:
         return {**found, **steps, "decoding": decoding()}
 
 
-def of_iterations() -> dict[str, dict[str, float]]:
-    mesh = pe.make_mesh(fsdp=4)
-    return {passes: iteration(passes, mesh) for passes in ("together", "apart")}
-
-
 if __name__ == "__main__":
-    print(json.dumps({shape: of_mesh(shape) if shape != "rl" else of_iterations() for shape in sys.argv[1:]}))
+    print(json.dumps({shape: of_mesh(shape) for shape in sys.argv[1:]}))

@@ -167,6 +167,7 @@ RECIPES: dict[str, Callable[..., Roles]] = {
     "ratings": functools.partial(by_rewards, loss="pointwise"),
     "ratings packed": functools.partial(by_rewards, loss="pointwise", packed_length=32),
     "reinforce": functools.partial(by_reinforce, algorithm="reinforce"),
+    "ppo": functools.partial(by_reinforce, algorithm="ppo"),
     "rloo": functools.partial(by_reinforce, algorithm="rloo"),
     "dpo": by_preferences,
     "episodes": by_episodes,

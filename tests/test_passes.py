@@ -8,11 +8,13 @@ from dataclasses import replace
 import jax
 import numpy as np
 import pytest
+from jax.sharding import AbstractMesh
 from models import CONFIG, FIRST_WORD, Heard, processor, random_batch, random_roles, random_slot
 
 from pe_rlhf_mm.adapters.roles import Roles, Trainable
 from pe_rlhf_mm.data.images import Gallery
 from pe_rlhf_mm.data.processor import EncodedPrompt
+from pe_rlhf_mm.models.sharding import MESH_AXES
 from pe_rlhf_mm.models.vision import VisionTower
 from pe_rlhf_mm.training import passes, reinforce
 from pe_rlhf_mm.training.config import RLConfig
@@ -21,8 +23,8 @@ from pe_rlhf_mm.training.policy_gradient import ALGORITHMS, Experience, assessor
 from pe_rlhf_mm.types import Pixels
 
 TOGETHER = RLConfig(
-    algorithm="ppo", steps=3, prompts=4, group=2, learning_rate=1e-2, value_learning_rate=1e-2, temperature=1.0,
-    top_p=0.9, max_tokens=4,
+    passes="together", algorithm="ppo", steps=3, prompts=4, group=2, learning_rate=1e-2, value_learning_rate=1e-2,
+    temperature=1.0, max_tokens=4,
 )  # fmt: skip
 APART = replace(TOGETHER, passes="apart")
 EVERY = ("policy", "anchor", "value", "reward")
@@ -94,6 +96,15 @@ def test_copies_of_all_weights_have_passes_of_their_own() -> None:
     roles = roles._replace(copies={"value": roles.backbone, "reward": roles.backbone})
     assert PASSES["together"](roles, EVERY) == [("policy", "anchor"), ("value",), ("reward",)]
     assert PASSES["apart"](roles, EVERY) == [("policy",), ("anchor",), ("value",), ("reward",)]
+
+
+def test_by_default_roles_share_a_pass_where_weights_are_kept_in_parts() -> None:
+    """With `data` every device has them whole, and with `model` each multiplies with its part."""
+    roles = random_roles("policy", "anchor")
+    for sizes, groups in (((2, 1, 2), 2), ((1, 2, 1), 1)):
+        with jax.sharding.use_abstract_mesh(AbstractMesh(sizes, MESH_AXES)):
+            assert len(PASSES["auto"](roles, ("policy", "anchor"))) == groups
+    assert len(PASSES[RLConfig().passes](roles, ("policy", "anchor"))) == 2  # on one device
 
 
 @pytest.mark.parametrize(

@@ -42,7 +42,7 @@ def test_an_estimate_is_near_what_the_compiler_said(line: dict[str, Any]) -> Non
         optimizer=optimizer,  # type: ignore[arg-type]
         remat="layers",
         reward=pe.RewardConfig(batch_size=line["rows"]),
-        rl=pe.RLConfig(prompts=line["rows"], max_tokens=128),
+        rl=pe.RLConfig(prompts=line["rows"], max_tokens=128, passes="together"),
     )
     config, load = SHAPES[f"gemma3-{line['model']}"], Load(1024, 128, line["pictures"])
     found = plan(config, settings, load, stage=line["stage"], topology=line["topology"], compiler=False)

@@ -42,6 +42,22 @@ def test_a_step_writes_its_state_in_place(found: dict[str, Any]) -> None:
         assert all(cost["in_place"] == 0 for cost in others)
 
 
+def test_roles_in_one_pass_gather_the_backbone_once(found: dict[str, Any]) -> None:
+    """A pass of many tokens gathers every matrix once: of its 4 layers, in float32, a device lacks three quarters. So
+    does its way back. Besides, the hidden states of replies are gathered for the logits, a hundredth of that a policy.
+    """
+    queries, keys, mlp = 64 * 4 * 8, 64 * 2 * 8, 64 * 512
+    backbone = 4 * 4 * (2 * queries + 2 * keys + 3 * mlp) * 3 / 4
+    together, apart = (
+        {name: cost["put_together"] / backbone for name, cost in found[which]["costs"].items() if name != "sample"}
+        for which in ("lora rl", "lora rl apart")
+    )
+    once = pytest.approx(1, rel=0.03)
+    assert together == {"score (policy, anchor, reward)": once, "update": pytest.approx(2, rel=0.03)}
+    scores = dict.fromkeys(["score (policy)", "score (anchor)", "score (reward)"], once)
+    assert apart == {**scores, "update": pytest.approx(4, rel=0.03)}
+
+
 def test_an_update_of_adapters_receives_three_fifths_of_one_of_all_weights_at_most(found: dict[str, Any]) -> None:
     """No gradient of a matrix travels."""
     lora, full = (found[f"{mode} rl"]["costs"]["update"]["received"] for mode in ("lora", "full"))

@@ -174,6 +174,8 @@ def rl_stage(config: VLMConfig, settings: TuneConfig, load: Load, mesh: Mesh) ->
     rollout = reinforce.Rollout(prompts, completions, rewards, experience)
     loss = functools.partial(reinforce.loss, config, rl, settings.remat)
     read, names = Completed(prompts, completions), assessors(rl, LEARNED.roles if settings.learns_reward else ())
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+        groups = passes.PASSES[rl.passes](now, names)
     scores = [
         Program(
             f"score ({', '.join(group)})",
@@ -181,7 +183,7 @@ def rl_stage(config: VLMConfig, settings: TuneConfig, load: Load, mesh: Mesh) ->
             read,
             cast=cast,
         )
-        for group in passes.PASSES[rl.passes](now, names)
+        for group in groups
     ]
     parts = Parts(settings.accumulate, reinforce.replies)
     update = functools.partial(train_step.trace, state, roles, rollout, loss=loss, optimizer=optimizer, parts=parts)

@@ -191,9 +191,10 @@ class RLConfig:
     top_k: int = 0
     top_p: float = 1.0
     max_tokens: int = 16
-    passes: Literal["together", "apart"] = "together"
-    """How roles with adapters read a rollout: `together`, in one pass, for which the backbone is gathered once, or
-    `apart`, in one each, where memory is short. In mode `full` they share nothing, and are always apart."""
+    passes: Literal["auto", "together", "apart"] = "auto"
+    """How roles with adapters read a rollout: `together`, in one pass, for which a backbone that is kept in parts is
+    gathered once; `apart`, in one each, which takes less memory; `auto`: together where the mesh keeps it in parts. In
+    mode `full` they share nothing, and are always apart."""
     evaluate_every: int = 100
     """Steps from one evaluation on the validation split to the next; the policy that does best there is kept."""
     evaluation_samples: int = 256

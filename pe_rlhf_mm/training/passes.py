@@ -24,6 +24,7 @@ from pe_rlhf_mm.adapters import lora
 from pe_rlhf_mm.adapters.roles import Head, Roles, Weights
 from pe_rlhf_mm.models import vlm
 from pe_rlhf_mm.models.config import VLMConfig
+from pe_rlhf_mm.models.sharding import parts_of
 from pe_rlhf_mm.rollout.settings import Sampling
 from pe_rlhf_mm.training import forward
 from pe_rlhf_mm.training.config import RLConfig
@@ -206,7 +207,13 @@ def apart(roles: Roles, names: Sequence[str]) -> list[tuple[str, ...]]:
     return [(name,) for name in names]
 
 
-PASSES = {"together": together, "apart": apart}
+def where_it_pays(roles: Roles, names: Sequence[str]) -> list[tuple[str, ...]]:
+    """Together where the mesh keeps weights in parts. Where every device has them whole there is nothing to gather, and
+    what one role computes is less to hold, and on a CPU faster to get at, than what all do."""
+    return together(roles, names) if parts_of("embed") > 1 else apart(roles, names)
+
+
+PASSES = {"auto": where_it_pays, "together": together, "apart": apart}
 
 
 def said(
