@@ -20,7 +20,7 @@ from pe_rlhf_mm.reports.evaluation_samples import page_samples
 from pe_rlhf_mm.reports.evaluation_tables import histograms, letters, pairs, results, scale_of, scale_of_pairs
 from pe_rlhf_mm.reports.figures import evaluation_figures
 from pe_rlhf_mm.reports.records import at, interval, number, text
-from pe_rlhf_mm.reports.rendering import render, write_whole
+from pe_rlhf_mm.reports.rendering import render, write_all
 from pe_rlhf_mm.reports.stages import doubt
 from pe_rlhf_mm.reports.win_rates import win_rates
 from pe_rlhf_mm.reports.wording import DASH, SPACE, count, decimal, gained
@@ -52,12 +52,7 @@ def write_evaluation_report(
     contents[page.with_suffix(".md")] = _markdown(logs, differences)
     if figures:
         contents |= {page.parent / name: png for name, png in evaluation_figures(logs, differences).items()}
-    try:
-        for path, content in contents.items():
-            write_whole(path, content)
-    except OSError as error:
-        raise UserError(f"{page} cannot be written: {error.strerror}. Give another --out.") from error
-    return [*contents]
+    return write_all(contents, page, "Give another --out.")
 
 
 @contextmanager

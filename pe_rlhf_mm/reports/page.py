@@ -8,7 +8,6 @@ from typing import Any
 
 from markupsafe import Markup
 
-from pe_rlhf_mm.errors import UserError
 from pe_rlhf_mm.registry import title
 from pe_rlhf_mm.reports import markdown
 from pe_rlhf_mm.reports.calibration import draw_calibration
@@ -18,7 +17,7 @@ from pe_rlhf_mm.reports.folder import RunRecord, read_run
 from pe_rlhf_mm.reports.gallery import choose_samples
 from pe_rlhf_mm.reports.methods import method_of, reward_of
 from pe_rlhf_mm.reports.records import Record, at, number, text
-from pe_rlhf_mm.reports.rendering import render, write_whole
+from pe_rlhf_mm.reports.rendering import INTACT, render, write_all
 from pe_rlhf_mm.reports.rewards import reward_tables
 from pe_rlhf_mm.reports.stages import headline, stage_rows
 from pe_rlhf_mm.reports.wording import DASH, duration, percent
@@ -36,12 +35,7 @@ def write_report(folder: Path, *, figures: bool = False) -> list[Path]:
     contents: dict[Path, str | bytes] = {folder / "report.html": _page(run), folder / "report.md": _markdown(run)}
     if figures:
         contents |= {folder / name: png for name, png in run_figures(run).items()}
-    try:
-        for path, content in contents.items():
-            write_whole(path, content)
-    except OSError as error:
-        raise UserError(f"{folder} cannot be written: {error.strerror}. The report of before is intact.") from error
-    return [*contents]
+    return write_all(contents, folder, INTACT)
 
 
 def _page(run: RunRecord) -> str:

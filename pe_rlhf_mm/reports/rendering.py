@@ -5,12 +5,17 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
+from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
+
+from pe_rlhf_mm.errors import UserError
+
+INTACT = "The report of before is intact."
 
 
 def render(template: str, values: dict[str, Any], *, styles: tuple[str, ...], script: str = "") -> str:
@@ -29,6 +34,17 @@ def render(template: str, values: dict[str, Any], *, styles: tuple[str, ...], sc
         script=code,
         script_hash=base64.b64encode(hashlib.sha256(code.encode()).digest()).decode(),
     )
+
+
+def write_all(contents: Mapping[Path, str | bytes], whole: Path, remedy: str) -> list[Path]:
+    """Writes files, each of them whole; returns their paths. Raises UserError, which says that `whole` cannot be
+    written, and a remedy."""
+    try:
+        for path, content in contents.items():
+            write_whole(path, content)
+    except OSError as error:
+        raise UserError(f"{whole} cannot be written: {error.strerror}. {remedy}") from error
+    return [*contents]
 
 
 def write_whole(path: Path, content: str | bytes) -> None:

@@ -18,7 +18,7 @@ from pe_rlhf_mm.reports.folder import RunRecord, read_run
 from pe_rlhf_mm.reports.methods import method_of
 from pe_rlhf_mm.reports.plots import Mark
 from pe_rlhf_mm.reports.records import at, number
-from pe_rlhf_mm.reports.rendering import render, write_whole
+from pe_rlhf_mm.reports.rendering import INTACT, render, write_all
 from pe_rlhf_mm.reports.stages import Bar
 from pe_rlhf_mm.reports.wording import DASH, count, decimal, percent, points
 
@@ -153,12 +153,7 @@ def write_sweep(folder: Path, *, figures: bool = False) -> list[Path]:
     contents: dict[Path, str | bytes] = {folder / "report.html": page, folder / "report.md": sweep_table(found)}
     if figures:
         contents |= {folder / name: png for name, png in sweep_figures(_marks(found, 2), _marks(found, 1)).items()}
-    try:
-        for path, content in contents.items():
-            write_whole(path, content)
-    except OSError as error:
-        raise UserError(f"{folder} cannot be written: {error.strerror}. The report of before is intact.") from error
-    return [*contents]
+    return write_all(contents, folder, INTACT)
 
 
 def sweep_table(found: Sweep) -> str:
