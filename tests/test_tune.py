@@ -235,9 +235,8 @@ def test_a_later_disaster_leaves_what_was_saved_intact(
 ) -> None:
     """RL whose rewards are not numbers: the SFT policy and the reward model on disk are whole."""
 
-    def worth(*given: Any) -> Any:
-        found = LEARNED.worth(*given)
-        return found._replace(rewards=found.rewards * float("nan"))
+    def worth(said: Any, *given: Any) -> Any:
+        return LEARNED.worth({**said, "reward": said["reward"] * float("nan")}, *given)
 
     monkeypatch.setattr(tune_module, "LEARNED", LEARNED._replace(worth=worth))
     with pytest.raises(pe.UserError, match=r"reward.* not finite at step 1"):
