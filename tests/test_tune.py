@@ -140,7 +140,7 @@ def test_no_ground_truth_reaches_rl(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     def spy(roles: Any, processor: Any, gallery: Any, prompts: Any, settings: Any, **rest: Any) -> None:
         assert all(type(p) is EncodedPrompt for p in prompts)
         assert set(rest) == {"scorer", "monitor", "technique", "seed", "observer", "keeper"}
-        assert rest["scorer"] is None  # the learned reward
+        assert rest["scorer"] is LEARNED
         training = list(EasyVQA().samples("train"))
         assert len(prompts) == len(training)
         for prompt, sample in list(zip(prompts, training, strict=True))[:2000]:
