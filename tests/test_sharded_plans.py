@@ -71,8 +71,7 @@ def test_an_update_of_adapters_receives_three_fifths_of_one_of_all_weights_at_mo
 def test_the_same_for_tpus() -> None:
     """Of gemma3-270m on four chips: its largest matrix is 640 · 2048, and its table 128 times as large.
 
-    Where all weights are trained, the gradients of embeddings are gathered, of all 8 · 320 tokens: each chip adds up
-    those of its own words.
+    The gradients of the embeddings of 8 · 320 tokens, in float32, are two and a half times as large as it.
     """
     asked = [sys.executable, "-m", "pe_rlhf_mm", "plan", "--model", "gemma3-270m", "--topology", "v5e:2x2", "--json"]
     asked += ["--remat", "layers", "--batch", "8", "--prompt-tokens", "256", "--rl.max-tokens", "64"]
@@ -82,8 +81,7 @@ def test_the_same_for_tpus() -> None:
         assert done.returncode == 0, done.stderr
         (plans[mode],) = json.loads(done.stdout)
         for cost in plans[mode]["costs"]:
-            most = 640 * 2048 * 2 if mode == "lora" else 8 * 320 * 640 * 4
-            assert 0 < cost["gathered"] <= most, (mode, cost["program"])
+            assert 0 < cost["gathered"] <= 640 * 2048 * 2, (mode, cost["program"])
         assert plans[mode]["costs"][-1]["in_place"] >= 1.4 * plans[mode]["held"]["optimizer"]
     lora, full = (sum(plans[mode]["costs"][-1]["received"].values()) for mode in ("lora", "full"))
     assert lora <= 0.6 * full

@@ -200,21 +200,41 @@ def multiplied(x: Array, kernel: Tree, axes: tuple[str, str], multiply: Callable
 def looked_up(table: Float[Array, "V D"], ids: Int[Array, "B *n"]) -> Float[Array, "B *n D"]:
     """table[ids], of a table that is cut by the word: every device looks up what it has, and the parts are added.
 
-    Only vectors travel. Left to the compiler, the gradient would be a whole table on every device.
+    Only vectors travel, those of as many tokens at once as the table is wide: so no more of their gradients is on a
+    device than a matrix would be. Left to the compiler, the gradient would be a whole table on every device.
     """
     mesh = mesh_in_use()
     words = None if mesh is None else partition(("vocabulary", None), table.shape, mesh)
     if mesh is None or words is None or words[0] is None:
         return gathered(table, "vocabulary", "embed")[ids]
-    over, rows = words[0], partition(("shared rows", *[None] * (ids.ndim - 1)), ids.shape, mesh)
+    flat = ids.reshape(len(ids), -1)
+    over, given, kept = words[0], *(partition((axis, None), flat.shape, mesh) for axis in ("shared rows", "rows"))
+    kept = kept if kept[0] is not None else given  # rows that cannot be dealt stay with all of a group
 
-    def own(part: Float[Array, "v D"], ids: Int[Array, "b *n"]) -> Float[Array, "b *n D"]:
+    def own(part: Float[Array, "v D"], ids: Int[Array, "b n"]) -> Float[Array, "c n D"]:
         place = ids - jax.lax.axis_index(over) * len(part)
         mine = (place >= 0) & (place < len(part))
-        return jax.lax.psum(jnp.where(mine[..., None], part[jnp.where(mine, place, 0)], 0), over)
+        found = jnp.where(mine[..., None], part[jnp.where(mine, place, 0)], 0)
+        if given == kept:
+            return jax.lax.psum(found, over)
+        return jax.lax.psum(jax.lax.psum_scatter(found, "fsdp", scatter_dimension=0, tiled=True), _others(over))
 
-    found = jax.shard_map(own, in_specs=(words, rows), out_specs=PartitionSpec(*rows, None))(table, ids)
-    return cut(found, "rows")
+    def in_turn(part: Float[Array, "v D"], ids: Int[Array, "b n"]) -> Float[Array, "c n D"]:
+        (rows, length), width = ids.shape, max(1, part.shape[1] // len(ids))
+        if length <= width:
+            return own(part, ids)
+        chunks = -(-length // width)
+        turns = jnp.pad(ids, ((0, 0), (0, chunks * width - length))).reshape(rows, chunks, width).swapaxes(0, 1)
+        found = jax.lax.map(lambda chunk: own(part, chunk), turns).swapaxes(0, 1)
+        return found.reshape(len(found), chunks * width, -1)[:, :length]
+
+    found = jax.shard_map(in_turn, in_specs=(words, given), out_specs=PartitionSpec(*kept, None))(table, flat)
+    return cut(found.reshape(*ids.shape, -1), "rows")
+
+
+def _others(over: str | tuple[str, ...]) -> tuple[str, ...]:
+    """The mesh axes that rows are not dealt over."""
+    return tuple(name for name in ((over,) if isinstance(over, str) else over) if name != "fsdp")
 
 
 def by_rows_and_heads(
