@@ -21,7 +21,7 @@ import numpy as np
 
 import pe_rlhf_mm as pe
 from pe_rlhf_mm import hosts
-from pe_rlhf_mm.cli.main import _end
+from pe_rlhf_mm.cli.main import Ending
 from pe_rlhf_mm.errors import Terminated
 from pe_rlhf_mm.models.sharding import by_rows
 from pe_rlhf_mm.training.run import Followed
@@ -90,7 +90,7 @@ def agree() -> None:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, _end)
+    signal.signal(signal.SIGTERM, Ending())
     folder, *where = sys.argv[1:]
     if where:
         os.environ["INDEX"] = where[1]

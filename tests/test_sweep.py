@@ -168,7 +168,7 @@ def test_a_sweep_that_was_ended_goes_on_and_more_values_are_added(tmp_path: Path
     folder, first = tmp_path / "sweep", "rank-1_seed-0"
     process = swept_by_command(folder, "--rank", "1,2")
     deadline = time.monotonic() + 300
-    while not (folder / first / "adapters").exists() and time.monotonic() < deadline:
+    while not (folder / first / "config.json").exists() and time.monotonic() < deadline:
         time.sleep(0.05)
     os.kill(process.pid, signal.SIGTERM)
     _, said = process.communicate(timeout=60)
@@ -183,11 +183,11 @@ def test_a_sweep_that_was_ended_goes_on_and_more_values_are_added(tmp_path: Path
     assert [line.seeds for line in read_sweep(folder).lines] == ["1", "1"]
     before = (folder / first / "summary.json").read_bytes()
 
-    process = swept_by_command(folder, "--rank", "1", "--preferences.beta", "0.2,0.4")
+    process = swept_by_command(folder, "--rank", "1,3")
     _, said = process.communicate(timeout=600)
     assert process.returncode == 0, said
     assert (folder / first / "summary.json").read_bytes() == before
-    assert [line.values for line in read_sweep(folder).lines] == [["1", "–"], ["2", "–"], ["1", "0.2"], ["1", "0.4"]]
+    assert [line.values for line in read_sweep(folder).lines] == [["1"], ["2"], ["3"]]
 
 
 def test_other_settings_under_a_known_name_are_refused(swept: Path, capsys: pytest.CaptureFixture[str]) -> None:

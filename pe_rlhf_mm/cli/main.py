@@ -111,7 +111,7 @@ def run(arguments: Sequence[str]) -> int:
 
 def main() -> None:
     """Entry point of the console script."""
-    signal.signal(signal.SIGTERM, _end)
+    signal.signal(signal.SIGTERM, Ending())
     try:
         sys.exit(run(sys.argv[1:]))
     except BrokenPipeError:
@@ -122,8 +122,15 @@ def main() -> None:
         _nobody_reads()
 
 
-def _end(number: int, frame: object) -> NoReturn:
-    raise Terminated
+class Ending:
+    """Answers a request to end. It remembers: an exception that is raised within a callback of C code is lost, and
+    whoever is asked next can raise it again."""
+
+    asked = False
+
+    def __call__(self, number: int, frame: object) -> NoReturn:
+        self.asked = True
+        raise Terminated
 
 
 def _nobody_reads(more: str = "") -> bool:

@@ -31,6 +31,8 @@ def held() -> Iterator[None]:
     if not callable(answer) or threading.current_thread() is not threading.main_thread():
         yield
         return
+    if getattr(answer, "asked", False):  # before, in vain
+        raise Terminated
     asked = []
     signal.signal(signal.SIGTERM, lambda *request: asked.append(request))
     try:
