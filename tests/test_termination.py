@@ -22,9 +22,14 @@ def _answered() -> Iterator[None]:
 
 def test_a_request_waits_for_the_end_of_a_step() -> None:
     done = []
-    with pytest.raises(Terminated), held():
-        os.kill(os.getpid(), signal.SIGTERM)
-        done.append("step")
+
+    def step() -> None:
+        with held():
+            os.kill(os.getpid(), signal.SIGTERM)
+            done.append("step")
+
+    with pytest.raises(Terminated):
+        step()
     assert done == ["step"]
 
 
