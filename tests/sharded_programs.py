@@ -72,6 +72,7 @@ def step_of(mode: str, model: VLMConfig, optimizer_name: str) -> dict[str, int]:
     return {
         "gathered": max(c.size for c in collectives(program.as_text()) if c.kind == "all-gather"),
         "state": sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(begun)),
+        "fillers": sum(leaf.nbytes for leaf in jax.tree.leaves(begun.optimizer) if leaf.shape == (1,)),
         "in_place": program.memory_analysis().alias_size_in_bytes,
     }
 

@@ -139,6 +139,17 @@ def test_a_line_tells_of_its_seeds(swept: Path) -> None:
     assert [measured.text for measured in full.accuracies] == [spaced("40.0 %"), "–", spaced("60.0 %"), "+20.0"]
 
 
+def test_what_was_swept_once_is_told_of_runs_that_it_was_fixed_for(tmp_path: Path) -> None:
+    runs = {
+        "rank-1_seed-0": {"axes": ["rank", "seed"], "given": {"rank": ["1"], "seed": ["0"]}},
+        "beta-2_seed-0": {"axes": ["beta", "seed"], "given": {"rank": ["1"], "beta": ["2"], "seed": ["0"]}},
+    }
+    write_json(tmp_path / "sweep.json", {"task": "t@1", "runs": runs})
+    found = read_sweep(tmp_path)
+    assert (found.axes, [line.values for line in found.lines]) == (["rank", "beta"], [["1", "–"], ["1", "2"]])
+    assert [line.seeds for line in found.lines] == ["0 of 1", "0 of 1"]
+
+
 def test_the_page_shows_what_the_table_says(swept: Path) -> None:
     page, table = (path.read_text() for path in write_sweep(swept))
     assert table == sweep_table(read_sweep(swept))
