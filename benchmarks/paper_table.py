@@ -15,6 +15,7 @@ import json
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -76,9 +77,9 @@ def wanted(models: Sequence[str], topology: str) -> Iterator[Key]:
                     yield model, stage, how, topology, pictures
 
 
-def make(key: Key) -> dict[str, Any]:
-    """One plan, as a line."""
-    from pe_rlhf_mm.planning.plan import plan
+def make(key: Key, *, search: bool = False) -> dict[str, Any]:
+    """One plan, as a line; in a search by estimate where that leaves no hope."""
+    from pe_rlhf_mm.planning.plan import hopeful, plan
     from pe_rlhf_mm.planning.programs import Load
     from pe_rlhf_mm.planning.shapes import SHAPES
     from pe_rlhf_mm.training.config import RewardConfig, RLConfig, TuneConfig
@@ -93,7 +94,8 @@ def make(key: Key) -> dict[str, Any]:
         rl=RLConfig(prompts=ROWS, max_tokens=REPLY),
     )
     start = time.perf_counter()
-    found = plan(SHAPES[f"gemma3-{model}"], settings, Load(1024, REPLY, pictures), stage=stage, topology=topology)
+    of = partial(plan, SHAPES[f"gemma3-{model}"], settings, Load(1024, REPLY, pictures), stage=stage)
+    found = hopeful(of, topology=topology) if search else of(topology=topology)
     versions = {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "libtpu")}
     seconds = round(time.perf_counter() - start, 1)
     named = dict(zip(("model", "stage", "how", "topology", "pictures"), key, strict=True))
@@ -202,9 +204,9 @@ def main() -> int:
     options.out.parent.mkdir(parents=True, exist_ok=True)
     known = read(lines)
 
-    def have(key: Key) -> None:
+    def have(key: Key, *, search: bool = False) -> None:
         if key not in known:
-            known[key] = make(key)
+            known[key] = make(key, search=search)
             with lines.open("a") as file:
                 file.write(json.dumps(known[key]) + "\n")
             size, fits = peak(known[key])
@@ -215,7 +217,7 @@ def main() -> int:
         have(key)
     for key in wanted(options.models, options.topology) if options.smallest else ():
         for tried in search(known, key):
-            have(tried)
+            have(tried, search=True)
     return 0
 
 

@@ -22,7 +22,7 @@ from pe_rlhf_mm.errors import UserError
 from pe_rlhf_mm.models import vlm
 from pe_rlhf_mm.models.sharding import MESH_AXES
 from pe_rlhf_mm.planning.held import bytes_a_device, held, part_of, roles_of, trained
-from pe_rlhf_mm.planning.plan import Cost, Plan, plan, smallest
+from pe_rlhf_mm.planning.plan import Cost, Plan, hopeful, plan, smallest
 from pe_rlhf_mm.planning.programs import Load
 from pe_rlhf_mm.planning.shapes import SHAPES
 from pe_rlhf_mm.planning.slices import GIB, slice_of
@@ -176,6 +176,17 @@ def test_the_smallest_slice_is_the_first_that_fits(monkeypatch: pytest.MonkeyPat
     plans = smallest(planned, "v5e")
     assert tried == ["v5e:1x1", "v5e:1x2", "v5e:2x2"]
     assert [found.fits for found in plans] == [False, False, True]
+
+
+@pytest.mark.parametrize(("estimate", "asked"), [(24, True), (25, False)])
+def test_the_compiler_is_not_asked_where_there_is_no_hope(estimate: int, asked: bool) -> None:
+    """A chip has room for 16 GiB; hope ends at one and a half times that."""
+
+    def planned(*, topology: str, compiler: bool = True) -> Plan:
+        cost = Cost("step", 0, 0, (30 if compiler else estimate) * GIB)
+        return Plan("m", "rl", "lora", topology, {}, held_nothing(), [cost], 16 * GIB, estimated=not compiler)
+
+    assert hopeful(planned, topology="v5e:1x1").estimated is not asked
 
 
 def held_nothing():  # type: ignore[no-untyped-def]

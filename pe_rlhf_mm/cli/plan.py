@@ -44,7 +44,7 @@ class Plan:
     pictures: int | None = None
     """In every prompt, of a model that sees; 1 if no task is named."""
     smallest: bool = False
-    """Try larger and larger slices until one fits."""
+    """Try larger and larger slices until one fits; the compiler is not asked where an estimate leaves no hope."""
     estimate: bool = False
     """Ask no compiler, as where libtpu is not installed: sizes are estimated, in seconds."""
     json: bool = False
@@ -66,7 +66,11 @@ def plan(arguments: Sequence[str]) -> int:
 
     config, load, settings = _asked(options, arguments)
     mesh = None if settings.mesh == MeshConfig() else settings.mesh
-    make = partial(planning.plan, config, settings, load, stage=options.stage, compiler=not options.estimate)
+    make = partial(planning.plan, config, settings, load, stage=options.stage)
+    if options.estimate:
+        make = partial(make, compiler=False)
+    elif options.smallest:
+        make = partial(planning.hopeful, make)
     plans = planning.smallest(make, generation) if options.smallest else [make(topology=options.topology, mesh=mesh)]
     if options.json:
         print(to_json([p.told() for p in plans]))

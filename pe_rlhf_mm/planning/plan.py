@@ -32,6 +32,8 @@ ESTIMATE = (
     "Sizes are an estimate, no compiler: what is held is counted, temporaries are estimated from the traced programs. "
     "pip install 'pe-rlhf-mm[tpu-aot]' to ask the TPU's own compiler; no TPU is needed."
 )
+HOPELESS = 1.5
+"""Times the room of a chip that an estimate may be before the compiler is not asked any more."""
 UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
@@ -206,6 +208,12 @@ def smallest(make: Callable[..., Plan], generation: str) -> list[Plan]:
         if plans[-1].fits:
             break
     return plans
+
+
+def hopeful(make: Callable[..., Plan], *, topology: str) -> Plan:
+    """A plan by the compiler, or by estimate where that leaves no hope: it needs more than HOPELESS times the room."""
+    found = make(topology=topology, compiler=False)
+    return found if found.peak > HOPELESS * found.usable else make(topology=topology)
 
 
 def _cost(program: Program, held: Held, chips: Slice, sizes: Sizes, known: dict[str, Cost]) -> Cost:
