@@ -5,9 +5,10 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 MODELS := $(VENV)/.models
 TORCH  := $(VENV)/.torch
+TPU    := $(VENV)/tpu
 RUN    ?= runs/quickstart
 
-.PHONY: install quickstart browser test test-reference check lint types tiny-vlm smol-vlm benchmark benchmark-torch benchmark-data benchmark-canvas benchmark-web fixtures clean
+.PHONY: install quickstart browser test test-reference test-tpu check lint types tiny-vlm smol-vlm benchmark benchmark-torch benchmark-data benchmark-canvas benchmark-web fixtures clean
 
 install: $(READY)         ## the package and all that its tests need, in .venv
 
@@ -24,6 +25,10 @@ browser: $(READY)         ## a Chromium, unless there is one: the system's packa
 
 test-reference: $(TORCH) $(MODELS)  ## against transformers and PEFT on torch, which this installs
 	$(BIN)/python -m pytest --dist=worksteal tests/reference/live_*.py
+
+# No TPU is needed. Aside from the environment: where JAX finds libtpu it looks for a TPU at every start.
+test-tpu: $(TPU)          ## what the compiler for TPUs says of our programs, which this installs
+	PYTHONPATH=$(TPU) $(BIN)/python -m pytest -k tpu tests/test_plan.py tests/test_sharded_plans.py
 
 check: lint types test    ## before every commit
 
@@ -75,6 +80,9 @@ $(MODELS): $(READY)
 $(TORCH): $(READY)
 	$(BIN)/python -m pip install --quiet --editable '.[reference]' --constraint constraints.txt
 	touch $(TORCH)
+
+$(TPU): $(READY)
+	$(BIN)/python -m pip install --quiet --no-deps --target $(TPU) libtpu --constraint constraints.txt
 
 clean:
 	rm -rf $(VENV) build *.egg-info

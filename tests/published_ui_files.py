@@ -172,6 +172,12 @@ def aitw_step(step: int = 0, *, length: int = 1, episode: str = "e1", **changes:
     } | changes
 
 
+def unused(kind: int, typed: str = "") -> dict[str, Any]:
+    """An action without a gesture, whose places are published as -1."""
+    places = {f"results/yx_{name}": [-1.0, -1.0] for name in ("touch", "lift")}
+    return {"results/action_type": [kind], "results/type_action": typed, **places}
+
+
 def write_aitw(
     folder: Path,
     steps: Sequence[Mapping[str, object]] | None = None,

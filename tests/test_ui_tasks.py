@@ -30,7 +30,6 @@ from pe_rlhf_mm.tasks.ui.uibert_refexp import UIBertRefExp
 from pe_rlhf_mm.testing import check_task
 from pe_rlhf_mm.types import Image, Outcome, Rated, Sample, Task, Text
 from tests import published_ui_files as files
-from tests.test_published_ui import unused
 
 Ready = Callable[[str], None]
 SPLITS = ("train", "validation", "test")
@@ -63,7 +62,7 @@ def write_aitw(folder: Path) -> None:
     for n, name in enumerate(names):
         some = {"length": 4, "episode": name, "image/encoded": bytes([n * 20, 7, 9]) * 1800}
         drag = {"results/yx_touch": [0.8, 0.5], "results/yx_lift": [0.2, 0.5]}
-        changes = ({}, unused(3, "tea"), drag, unused(10))
+        changes = ({}, files.unused(3, "tea"), drag, files.unused(10))
         steps += [files.aitw_step(step, **(some | change)) for step, change in enumerate(changes)]
     files.write_aitw(folder, steps, splits=divided(names))
 

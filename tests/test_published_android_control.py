@@ -1,21 +1,16 @@
-"""What the rows of published recordings of screens mean, on tiny files in exactly the published formats."""
+"""What the rows of AndroidControl mean, on tiny files in exactly the published format."""
 
 from __future__ import annotations
 
 import gzip
-import io
 import json
-import os
 import random
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from PIL import Image as Pillow
 
 from pe_rlhf_mm.data.preparation.building import prepare
-from pe_rlhf_mm.data.prepared import prepared
 from pe_rlhf_mm.data.published.accessibility import Node, visible_nodes
 from pe_rlhf_mm.data.published.android_control import Steps
 from pe_rlhf_mm.data.published.catalogue import published
@@ -23,22 +18,15 @@ from pe_rlhf_mm.data.published.description import WrongRow
 from pe_rlhf_mm.data.published.shards import Shards
 from pe_rlhf_mm.data.sources.tfrecord import TFRecord
 from pe_rlhf_mm.errors import UserError
-from tests.published_files import picture, write_json_document, write_tfrecord
+from tests.published_files import write_json_document
 from tests.published_rows import bad, only, reason, records, rows_of
 from tests.published_ui_files import (
     ACTIONS,
-    aitw_step,
     clock,
     control_episode,
     forest,
     node,
-    screenspot_row,
-    uibert_row,
-    write_aitw,
     write_android_control,
-    write_screenspot,
-    write_screenspot_parquet,
-    write_uibert,
 )
 
 
@@ -308,245 +296,3 @@ def test_a_screen_of_a_goal_is_in_one_split(tmp_path: Path) -> None:
     report = prepare(published("android-control"), str(tmp_path), tmp_path / "home")
     assert report["kept"] == {"test": 4}
     assert report["set_aside"]["prompt is in test"]["rows"] == 4
-
-
-# --- Android in the Wild ------------------------------------------------------------------------------------------
-
-
-def test_aitw(tmp_path: Path) -> None:
-    """Positions are published as y, x, height, width, and places as y, x; the screen is raw pixels."""
-    row = aitw_step(1, length=2, **{"results/yx_lift": [0.14, 0.33]})
-    write_aitw(tmp_path, [aitw_step(0, length=2), row])
-    split, record = records("aitw", tmp_path)[1]
-    assert split == "test"
-    pixels = np.asarray(Pillow.open(io.BytesIO(record.pop("image"))))
-    assert pixels.shape == (60, 30, 3)
-    assert pixels.tobytes() == row["image/encoded"]
-    assert loads(record.pop("elements")) == [
-        {"box": [0.2, 0.1, 0.5, 0.15], "text": "Clock", "kind": "TEXT", "acted_on": True},
-        {"box": [0.5, 0.5, 1, 0.6], "text": "", "kind": "ICON_PLUS", "acted_on": True},  # as much as is on the screen
-    ]
-    assert loads(record.pop("actions")) == [{"kind": "click", "point": [0.3, 0.12]}] * 2
-    assert record == {
-        "episode_id": "e1",
-        "step": 1,
-        "goal": "open clock for e1",
-        "set": "general",
-        "width": 30,
-        "height": 60,
-    }
-
-
-def test_aitw_boxes_that_are_none(tmp_path: Path) -> None:
-    nan = float("nan")
-    write_aitw(tmp_path, [aitw_step(**{"image/ui_annotations_positions": [nan, 0.2, 0.05, 0.3, 0.5, 0.5, 0.1, 0.0]})])
-    assert only("aitw", tmp_path)[1]["elements"] == []
-
-
-def unused(kind: int, typed: str = "") -> dict[str, Any]:
-    """An action without a gesture, whose places are published as -1."""
-    places = {f"results/yx_{name}": [-1.0, -1.0] for name in ("touch", "lift")}
-    return {"results/action_type": [kind], "results/type_action": typed, **places}
-
-
-@pytest.mark.parametrize(
-    ("changes", "kept"),
-    [
-        (unused(3, "tea time"), {"kind": "type", "text": "tea time"}),
-        (unused(5), {"kind": "back"}),
-        (unused(6), {"kind": "home"}),
-        (unused(7), {"kind": "key", "text": "Enter"}),
-        (unused(10), {"kind": "done"}),
-        (unused(11), {"kind": "infeasible"}),
-        ({"results/yx_lift": [0.12, 0.339]}, {"kind": "click", "point": [0.3, 0.12]}),
-        ({"results/yx_lift": [0.12, 0.341]}, {"kind": "drag", "point": [0.3, 0.12], "to": [0.341, 0.12]}),
-        ({"results/yx_lift": [0.9, 0.3]}, {"kind": "drag", "point": [0.3, 0.12], "to": [0.3, 0.9]}),
-    ],
-)
-def test_aitw_actions(changes: dict[str, Any], kept: dict[str, Any], tmp_path: Path) -> None:
-    write_aitw(tmp_path, [aitw_step(**changes)])
-    assert loads(only("aitw", tmp_path)[1]["actions"]) == [kept]
-
-
-@pytest.mark.parametrize(
-    ("changes", "why"),
-    [
-        (unused(8), "action type 8"),
-        (unused(4), "point outside the screen"),
-        ({"results/yx_lift": [1.2, 0.3]}, "point outside the screen"),
-    ],
-)
-def test_aitw_actions_that_are_set_aside(changes: dict[str, Any], why: str, tmp_path: Path) -> None:
-    write_aitw(tmp_path, [aitw_step(**changes)])
-    assert reason("aitw", tmp_path) == why
-
-
-@pytest.mark.parametrize(
-    ("changes", "why"),
-    [
-        ({"image/encoded": picture(1)}, "pixels of 3 channels; expected raw pixels of 3 bytes each"),
-        ({"image/channels": [4]}, "30 x 60 pixels of 4 channels; expected raw pixels"),
-        ({"image/ui_annotations_positions": [0.1] * 7}, "'image/ui_annotations_positions' has 7 values; expected 8"),
-        ({"image/ui_annotations_ui_types": "TEXT"}, "'image/ui_annotations_ui_types' has 1 values; expected 2"),
-        ({"step_id": [1]}, "step_id is 1 of an episode_length of 1"),
-        ({"episode_length": [10**12]}, "step_id is 0 of an episode_length of 1000000000000"),
-        ({"results/yx_touch": [0.1]}, "'results/yx_touch' has 1 values; expected 2"),
-    ],
-)
-def test_aitw_rows_that_are_bad(changes: dict[str, Any], why: str, tmp_path: Path) -> None:
-    path = write_aitw(tmp_path, [aitw_step(**changes)])
-    message = bad("aitw", tmp_path)
-    assert message.startswith(f"{path}, record 1: ")
-    assert why in message
-
-
-def test_aitw_steps_know_their_episode(tmp_path: Path) -> None:
-    """Of an episode with a damaged, an unknown and a missing step the others know what there is to know."""
-    steps = [
-        aitw_step(0, length=2, episode="before", **unused(5)),
-        aitw_step(1, length=2, episode="before", **unused(10)),
-        aitw_step(0, length=5, episode="broken", **unused(3, "a")),
-        aitw_step(1, length=5, episode="broken", **unused(3, "b")),
-        aitw_step(2, length=5, episode="broken", **unused(9)),
-        aitw_step(3, length=5, episode="broken", **unused(6)),
-        aitw_step(0, length=1, episode="after", **unused(11)),
-    ]
-    path = write_aitw(tmp_path, steps)
-    content = bytearray(gzip.decompress(path.read_bytes()))
-    place = content.index(b"open clock for broken", content.index(b"open clock for broken") + 1)
-    content[place] ^= 1  # of the second step of three
-    path.write_bytes(gzip.compress(bytes(content)))
-    rows = rows_of("aitw", tmp_path)
-    assert "record 4: its checksum is wrong" in bad("aitw", tmp_path, 3)
-
-    def kinds(number: int) -> list[str | None]:
-        return [action and action["kind"] for action in loads(rows.read(number).record["actions"])]
-
-    assert kinds(0) == kinds(1) == ["back", "done"]
-    assert kinds(2) == kinds(5) == ["type", None, None, "home", None]
-    assert kinds(6) == ["infeasible"]
-    assert kinds(0) == ["back", "done"]  # in any order
-
-
-def test_aitw_sets_are_told_by_their_folder_or_their_name(tmp_path: Path) -> None:
-    write_aitw(tmp_path, [aitw_step(episode="a")], set="install")
-    path = write_aitw(tmp_path, [aitw_step(episode="b")], set="single")
-    path.rename(tmp_path / "single-00000-of-00010")
-    write_tfrecord(tmp_path / "general" / "x-00000-of-00001", [aitw_step(episode="c")], compressed=True)
-    write_json_document(tmp_path / "splits" / "standard.json", {"train": ["a"], "validation": ["b"], "test": ["c"]})
-    found = {(split, record["set"], record["episode_id"]) for split, record in records("aitw", tmp_path)}
-    assert found == {("train", "install", "a"), ("validation", "single", "b"), ("test", "general", "c")}
-
-
-def test_aitw_without_its_splits(tmp_path: Path) -> None:
-    write_aitw(tmp_path)
-    (tmp_path / "splits" / "standard.json").unlink()
-    with pytest.raises(UserError, match=r"has episodes and no standard\.json"):
-        rows_of("aitw", tmp_path)
-
-
-# --- ScreenSpot ---------------------------------------------------------------------------------------------------
-
-
-def test_screenspot(tmp_path: Path) -> None:
-    """[8, 4, 16, 8] on 80 x 40 pixels is from a tenth to three tenths, across and down."""
-    write_screenspot(tmp_path)
-    split, record = only("screenspot", tmp_path)
-    content = (tmp_path / "screenspot_imgs" / "mobile_0.png").read_bytes()
-    assert split == "test"
-    assert record.pop("id").startswith("mobile_0.png-")
-    assert [record.pop(edge) for edge in ("left", "top", "right", "bottom")] == pytest.approx([0.1, 0.1, 0.3, 0.3])
-    assert record == {
-        "instruction": "open settings 0",
-        "platform": "mobile",
-        "kind": "icon",
-        "width": 80,
-        "height": 40,
-        "image": content,
-    }
-
-
-def test_screenspot_from_the_hub_is_the_same(tmp_path: Path) -> None:
-    sources = {"android": "mobile", "ios": "mobile", "windows": "desktop", "macos": "desktop", "shop": "web"}
-    rows = [screenspot_row(n, data_source=source) for n, source in enumerate(sources)]
-    write_screenspot_parquet(tmp_path / "hub", rows)
-    hub = [record for _, record in records("screenspot", tmp_path / "hub")]
-    assert [record["platform"] for record in hub] == list(sources.values())
-    for platform in ("mobile", "desktop", "web"):
-        some = [row for row in rows if sources[row["data_source"]] == platform]
-        pictures = {row["img_filename"]: picture(rows.index(row), format="PNG", size=(80, 40)) for row in some}
-        write_screenspot(tmp_path / "own", some, platform=platform, pictures=pictures)
-    own = {record["id"]: record for _, record in records("screenspot", tmp_path / "own")}
-    for record in hub:
-        assert own[record["id"]] == pytest.approx(record)
-
-
-def test_screenspot_elements_of_one_screen_have_ids_of_their_own(tmp_path: Path) -> None:
-    rows = [screenspot_row(), screenspot_row(instruction="other"), screenspot_row(bbox=[9, 4, 16, 8])]
-    write_screenspot(tmp_path, rows)
-    assert len({record["id"] for _, record in records("screenspot", tmp_path)}) == 3
-
-
-@pytest.mark.parametrize("box", [[8, 4, 0, 8], [8, 4, 16, -1], [8, 4, 16], [8, 4, 16, "8"]])
-def test_screenspot_boxes_that_are_none(box: list[Any], tmp_path: Path) -> None:
-    path = write_screenspot(tmp_path, [screenspot_row(bbox=box)])
-    assert f"{path}, row 1: the field 'bbox'" in bad("screenspot", tmp_path)
-
-
-def test_screenspot_images_that_are_missing(tmp_path: Path) -> None:
-    write_screenspot(tmp_path, pictures={"other.png": picture(0, format="PNG")})
-    assert "its image mobile_0.png is not in" in bad("screenspot", tmp_path)
-    write_screenspot(tmp_path / "none", pictures={})
-    with pytest.raises(UserError, match="no images of screens"):
-        rows_of("screenspot", tmp_path / "none")
-
-
-# --- UIBert -------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("file", "split"), [("train", "train"), ("dev", "validation"), ("test", "test")])
-def test_uibert(file: str, split: str, tmp_path: Path) -> None:
-    write_uibert(tmp_path, split=file)
-    found, record = only("uibert", tmp_path)
-    assert found == split
-    assert loads(record.pop("elements")) == [[0.1, 0.5, 0.4, 0.6], [0.1, 0.1, 0.4, 0.2], [0.5, 0.1, 0.9, 0.2]]
-    assert loads(record.pop("nodes"))[:2] == [
-        {"box": [0.1, 0.1, 0.41, 0.2], "text": "web search", "description": "", "kind": "TEXT_VIEW", "name": "item"},
-        {"box": [0.1, 0.5, 0.4, 0.61], "text": "", "description": "play", "kind": "IMAGE_BUTTON", "name": ""},
-    ]
-    assert record == {"id": f"{split}-0", "screen": "61654", "expression": "click the play button 0", "meant": 0}
-
-
-@pytest.mark.parametrize(
-    ("changes", "why"),
-    [
-        ({"image/ref_exp/label": [3]}, "'image/ref_exp/label' is 3 of 3 elements"),
-        ({"image/ref_exp/label": [-1]}, "'image/ref_exp/label' is -1 of 3 elements"),
-        ({"image/object/bbox/ymax": [0.1]}, "'image/object/bbox/*' have 3, 3, 3, 1 values"),
-        ({"image/view_hierarchy/text": ["a"]}, "'image/view_hierarchy/text' has 1 values; expected 3"),
-        ({"image/object/bbox/xmin": [1, 2, 3]}, "'image/object/bbox/xmin' holds something else; expected numbers with"),
-    ],
-)
-def test_uibert_rows_that_are_bad(changes: dict[str, Any], why: str, tmp_path: Path) -> None:
-    path = write_uibert(tmp_path, [uibert_row(**changes)])
-    assert f"{path}, record 1: " in bad("uibert", tmp_path)
-    assert why in bad("uibert", tmp_path)
-
-
-def test_uibert_files_beside_each_other(tmp_path: Path) -> None:
-    write_uibert(tmp_path).rename(tmp_path / "ref_exp-dev.tfrecord")
-    write_tfrecord(tmp_path / "other" / "test.tfrecord", [uibert_row()])  # in no folder ref_exp: somebody else's
-    assert only("uibert", tmp_path)[0] == "validation"
-
-
-@pytest.mark.skipif("PE_RLHF_REAL_DATA" not in os.environ, reason="PE_RLHF_REAL_DATA names no folder of real data")
-def test_the_real_uibert_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whole: read, prepared, and read again."""
-    monkeypatch.setenv("PE_RLHF_DATA", str(tmp_path))
-    report = prepare(published("uibert"), str(Path(os.environ["PE_RLHF_REAL_DATA"]) / "uibert"), tmp_path)
-    assert report["kept"] == {"validation": 509, "test": 616}
-    assert (report["set_aside"], report["skipped"]) == ({}, [])
-    found = [record for split in report["kept"] for record in prepared("uibert", split)]
-    assert sum(len(record["elements"]) for record in found) == 21104
-    assert found[0]["expression"] == "click on option below 50"
-    assert json.loads(found[0]["elements"][found[0]["meant"]]) == [0.038889, 0.4625, 0.961111, 0.528125]
