@@ -126,9 +126,9 @@ def peak(line: dict[str, Any], program: str | None = None) -> tuple[float, bool]
 
 
 def bound(line: dict[str, Any], program: str | None = None) -> float:
-    """Seconds that a program, or all of them, take at least."""
-    costs = [cost for cost in line["plan"]["costs"] if program in (None, cost["program"])]
-    return sum(cost["seconds"] or 0.0 for cost in costs)
+    """Seconds that a program, or all of them, take at least; 0 where the compiler has made none of one."""
+    times = [cost["seconds"] for cost in line["plan"]["costs"] if program in (None, cost["program"])]
+    return 0.0 if None in times else sum(times)
 
 
 PARTS = (
