@@ -15,20 +15,24 @@ from pe_rlhf_mm.adapters.roles import Roles, only_backbone
 from pe_rlhf_mm.data.images import Gallery
 from pe_rlhf_mm.data.processor import Processor
 from pe_rlhf_mm.errors import UserError
+from pe_rlhf_mm.json_files import read_json
 from pe_rlhf_mm.models.model import Model
+from pe_rlhf_mm.reports.records import at
 from pe_rlhf_mm.rollout.load import load_run_role
 from pe_rlhf_mm.training.judged import judge
+from pe_rlhf_mm.training.jury import ALONE, Jury, jury_of, settings_in
 from pe_rlhf_mm.training.reward import score
 from pe_rlhf_mm.types import Message, Rated, Reply
 
 
 @dataclass(frozen=True, repr=False)
 class RewardModel:
-    """A model with the role `reward`, its head included."""
+    """A model with the role `reward`, or with several of which a jury combines the words, heads included."""
 
     processor: Processor
     roles: Roles
     name: str
+    jury: Jury = ALONE
 
     def __repr__(self) -> str:
         """One line: weights would be thousands."""
@@ -48,13 +52,23 @@ class RewardModel:
         gallery = Gallery(self.processor.config)
         asked = [Rated(messages, reply, 1.0) for messages, reply in zip(conversations, replies, strict=True)]
         examples = judge(asked, self.processor, gallery, room=1)
-        return score(self.roles, self.processor, gallery, [example.rows for example in examples])[:, 0]
+        return score(self.roles, self.processor, gallery, [example.rows for example in examples], self.jury)[:, 0]
 
 
 def load_run_reward(run: str | Path) -> RewardModel:
     """The reward model of a run folder, over the model that the run was of. Raises UserError if it has none."""
-    found = load_run_role(Path(run), "reward")
-    return RewardModel(found.model.processor, found.roles, f"{run}:reward")
+    jury = _jury_in(Path(run))
+    found = load_run_role(Path(run), jury.roles[0])
+    model, roles = found.model, found.roles
+    for role in jury.roles[1:]:
+        roles = load_role(Path(run) / "adapters" / role, roles, role, model.config)
+    return RewardModel(model.processor, roles, f"{run}:reward", jury)
+
+
+def _jury_in(run: Path) -> Jury:
+    """Whose word a run's reward is."""
+    told = at(read_json(run / "config.json"), "settings", "reward") if (run / "config.json").is_file() else None
+    return jury_of(settings_in(told if isinstance(told, dict) else {}))._replace(control=None)
 
 
 def load_reward(model: Model, folder: str | Path) -> RewardModel:
@@ -63,7 +77,7 @@ def load_reward(model: Model, folder: str | Path) -> RewardModel:
     Raises UserError if it has no head, is another role, or was trained on another model.
     """
     origin = read_origin(Path(folder))
-    if origin is not None and origin.role != "reward":
+    if origin is not None and origin.role.partition("-")[0] != "reward":
         raise UserError(f"{folder} holds the role {origin.role}, and no reward model. Export it with --role reward.")
     roles = load_role(Path(folder), only_backbone(model.state), "reward", model.config)
     return RewardModel(model.processor, roles, f"{model.name}+{folder}")
