@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 
@@ -99,6 +100,31 @@ def test_the_reward_model_of_a_run_says_what_its_members_make_together(warm: Pat
     np.testing.assert_allclose(together.score(asked, replies), apart.mean(0) - 0.5 * apart.var(0), atol=1e-5)
     told = evaluate_reward(TOY, together, limit=4)["pairs"]
     assert set(told["by"]["member"]) == {"reward-1", "reward-2"}
+
+
+def test_members_of_a_run_are_averaged_by_hand(warm: Path) -> None:
+    """What the run calls `reward` has the members' heads before they were standardised; the updates are the same."""
+    model = load_model("tiny-vlm")
+    members = [pe.load_reward(model, warm / "adapters" / f"reward-{number}") for number in (1, 2)]
+    found, made = pe.average_rewards(members).roles.slots["reward"], pe.load_run_reward(warm).roles.slots["reward"]
+    for target, low in found.items():
+        np.testing.assert_allclose(low.a, made[target].a, atol=1e-6)
+        np.testing.assert_allclose(low.b, made[target].b, atol=1e-6)
+
+
+def test_what_has_no_average_is_refused(warm: Path, ensemble: Path) -> None:
+    model, run = load_model("tiny-vlm"), pe.load_run_reward(warm)
+    other = replace(
+        run, roles=run.roles._replace(backbone=jax.tree.map(lambda x: -x, run.roles.backbone)), name="other"
+    )
+    with pytest.raises(UserError, match="other is over other weights than"):
+        pe.average_rewards([run, other])
+    with pytest.raises(UserError, match="is no single adapter"):
+        pe.average_rewards([run, pe.load_run_reward(ensemble)])
+    member = pe.load_reward(model, warm / "adapters/reward-1")
+    narrow = {"q": member.roles.slots["reward"]["q"]}
+    with pytest.raises(UserError, match="different shapes have no average"):
+        pe.average_rewards([run, replace(member, roles=member.roles._replace(slots={"reward": narrow}))])
 
 
 def test_a_member_that_is_missing_is_named(ensemble: Path, tmp_path: Path) -> None:

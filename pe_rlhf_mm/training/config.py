@@ -99,10 +99,9 @@ class RewardConfig:
     """Of the members, in turn; none named: `learning_rate`."""
     dropouts: tuple[float, ...] = ()
     """Of the members, in turn; none named: `dropout`."""
-    passes: Literal["auto", "together", "apart"] = "auto"
-    """How a step goes through its members: `together`, in one pass, for which a backbone that is kept in parts is
-    gathered once; `apart`, one after another, in the memory of one; `auto`: together where the mesh keeps it in
-    parts."""
+    passes: Literal["apart", "together"] = "apart"
+    """How a step goes through its members: `apart`, one after another, in the memory of one; `together`, in one pass,
+    for which a backbone that a mesh keeps in parts is gathered once."""
     combine: Literal["warm", "mean", "worst", "uncertainty"] = "warm"
     """What members make together. `warm`: one reward model, the average of their weights. `mean` and `worst`: the mean
     and the least of what they say of a reply. `uncertainty`: the mean, less `doubt` times the variance."""

@@ -71,7 +71,7 @@ def missing(settings: RewardConfig, given: Collection[str]) -> bool:
     return not set(made_by(settings)) <= set(given)
 
 
-def settings_in(told: Mapping[str, Any]) -> RewardConfig:
+def settings_in(told: object) -> RewardConfig:
     """Of the section `reward` of a run's config.json, what says who is asked; a release may have had no members yet."""
     names = ("members", "combine", "doubt", "control")
-    return RewardConfig(**{name: told[name] for name in names if name in told})
+    return RewardConfig(**{name: told[name] for name in names if name in told} if isinstance(told, dict) else {})

@@ -24,7 +24,6 @@ from pe_rlhf_mm.adapters.roles import Roles, Trainable
 from pe_rlhf_mm.data.images import Gallery
 from pe_rlhf_mm.data.processor import Processor
 from pe_rlhf_mm.models.config import Remat, VLMConfig
-from pe_rlhf_mm.models.sharding import parts_of
 from pe_rlhf_mm.training.accumulation import Parts
 from pe_rlhf_mm.training.config import RewardConfig
 from pe_rlhf_mm.training.jury import Jury, jury_of, made_by, members_of
@@ -95,16 +94,7 @@ def _backward(one: One, slopes: Trainable, cotangent: tuple[Float[Array, " K"], 
 apart.defvjp(_forward, _backward)
 
 
-def where_it_pays(one: One, learned: Trainable, roles: Roles, given: Given) -> Found:
-    """Together where the mesh keeps weights in parts."""
-    return (together if parts_of("embed") > 1 else apart)(one, learned, roles, given)
-
-
-PASSES: dict[str, Callable[..., Found]] = {
-    "auto": where_it_pays,
-    "together": together,
-    "apart": apart,
-}
+PASSES: dict[str, Callable[..., Found]] = {"apart": apart, "together": together}
 
 
 # --- the loss ---------------------------------------------------------------------------------------------------

@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
+from pe_rlhf_mm.adapters.averages import with_average
 from pe_rlhf_mm.adapters.files import load_role
-from pe_rlhf_mm.adapters.origin import read_origin
+from pe_rlhf_mm.adapters.origin import fingerprints, read_origin
 from pe_rlhf_mm.adapters.roles import Roles, only_backbone
 from pe_rlhf_mm.data.images import Gallery
 from pe_rlhf_mm.data.processor import Processor
@@ -55,6 +56,29 @@ class RewardModel:
         return score(self.roles, self.processor, gallery, [example.rows for example in examples], self.jury)[:, 0]
 
 
+def average_rewards(models: Sequence[RewardModel], shares: Sequence[float] | None = None) -> RewardModel:
+    """One reward model whose update and head are the mean of those of others (WARM), or, by `shares`, lie between them.
+
+    Raises UserError for models over other weights, of other shapes, of mode full, and for ensembles: these have no
+    update of their own.
+    """
+    first, names = models[0], [f"reward-{number}" for number in range(1, len(models) + 1)]
+    here = fingerprints(first.roles.backbone)
+    for model in models:
+        if fingerprints(model.roles.backbone) != here:
+            raise UserError(f"{model.name} is over other weights than {first.name}, so the two have no average.")
+        if len(model.jury.roles) > 1 or model.jury.roles[0] not in model.roles.slots:
+            raise UserError(f"{model.name} is no single adapter, and only those have an average.")
+    own = [(model.roles, model.jury.roles[0]) for model in models]
+    roles = first.roles._replace(
+        slots={name: roles.slots[role] for name, (roles, role) in zip(names, own, strict=True)},
+        scales={name: roles.scales[role] for name, (roles, role) in zip(names, own, strict=True)},
+        heads={name: roles.heads[role] for name, (roles, role) in zip(names, own, strict=True)},
+    )
+    told = f"the average of {', '.join(model.name for model in models)}"
+    return RewardModel(first.processor, with_average(roles, "reward", names, shares), told)
+
+
 def load_run_reward(run: str | Path) -> RewardModel:
     """The reward model of a run folder, over the model that the run was of. Raises UserError if it has none."""
     jury = _jury_in(Path(run))
@@ -68,7 +92,7 @@ def load_run_reward(run: str | Path) -> RewardModel:
 def _jury_in(run: Path) -> Jury:
     """Whose word a run's reward is."""
     told = at(read_json(run / "config.json"), "settings", "reward") if (run / "config.json").is_file() else None
-    return jury_of(settings_in(told if isinstance(told, dict) else {}))._replace(control=None)
+    return jury_of(settings_in(told))._replace(control=None)
 
 
 def load_reward(model: Model, folder: str | Path) -> RewardModel:
