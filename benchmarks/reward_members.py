@@ -1,7 +1,7 @@
 """Several reward models at once: what they cost against as many runs apart, and how right their average is (WARM).
 
     python benchmarks/reward_members.py cost [--members 4] [--steps 15] [--json]
-    python benchmarks/reward_members.py study [--members 4] [--steps 200] [--seeds 3] [--flip 0.25] [--pairs 512]
+    python benchmarks/reward_members.py study [--members 4] [--steps 150] [--seeds 0 1 2] [--flip 0.25] [--pairs 2048]
 
 `cost` runs in one process, in turn, step by step, on batches of pe/easy-vqa with tiny-vlm: one reward model; members
 one after another (`--reward.passes apart`); members in one pass (`together`). Seconds are medians of the steps after
@@ -120,7 +120,7 @@ def study(model: Model, config: TuneConfig, options: argparse.Namespace) -> list
     task = tasks.make("pe/easy-vqa")
     assert isinstance(task, PreferenceTask)
     names, rows = members_of(config.reward), []
-    for seed in range(options.seeds):
+    for seed in options.seeds:
         now = replace(config, seed=seed)
         data = prepare(task, model, now)
         known = judge(pick(list(task.preferences("test")), options.test, seed=0), model.processor, data.gallery, room=1)
@@ -180,19 +180,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("what", choices=["cost", "study"])
     parser.add_argument("--members", type=int, default=4)
-    parser.add_argument("--steps", type=int, default=0, help="15 of cost, 200 of study, unless told otherwise")
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=0, help="15 of cost, 150 of study, unless told otherwise")
+    parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
     parser.add_argument("--flip", type=float, default=0.25)
-    parser.add_argument("--pairs", type=int, default=512)
+    parser.add_argument("--pairs", type=int, default=2048)
     parser.add_argument("--batch-size", type=int, default=32, help="of study")
-    parser.add_argument("--test", type=int, default=1024)
+    parser.add_argument("--test", type=int, default=512)
     parser.add_argument("--rates", type=float, nargs="*", default=RATES)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     model, config = load_model("tiny-vlm"), settings_of(tasks.make("pe/easy-vqa"))
     if options.what == "study":
         settings = replace(
-            config.reward, members=options.members, steps=options.steps or 200, pairs=options.pairs, flip=options.flip,
+            config.reward, members=options.members, steps=options.steps or 150, pairs=options.pairs, flip=options.flip,
             batch_size=options.batch_size, learning_rates=tuple(options.rates), dropouts=DROPOUTS,
         )  # fmt: skip
         study(model, replace(config, reward=settings), options)
