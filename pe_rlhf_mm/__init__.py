@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from pe_rlhf_mm.training.config import SFTConfig as SFTConfig
     from pe_rlhf_mm.training.config import TuneConfig as TuneConfig
     from pe_rlhf_mm.training.reward_model import RewardModel as RewardModel
+    from pe_rlhf_mm.training.reward_model import average_rewards as average_rewards
     from pe_rlhf_mm.training.reward_model import load_reward as load_reward
     from pe_rlhf_mm.training.reward_model import load_run_reward as load_run_reward
     from pe_rlhf_mm.training.tune import tune as tune
@@ -72,7 +73,7 @@ _HOMES = {
         "SFTConfig",
         "TuneConfig",
     ),
-    "training.reward_model": ("RewardModel", "load_reward", "load_run_reward"),
+    "training.reward_model": ("RewardModel", "average_rewards", "load_reward", "load_run_reward"),
     "training.tune": ("tune",),
     "types": (
         "Image",

@@ -45,6 +45,27 @@ from pe_rlhf_mm.types import Completions, Preference
         (lambda: pe.RLConfig(max_tokens=0), "RLConfig.max_tokens must be at least 1"),
         (lambda: pe.RewardConfig(loss="foo"), "RewardConfig.loss must be one of pairwise, pointwise, not 'foo'"),
         (lambda: pe.RewardConfig(pairs=-1), "RewardConfig.pairs must be 0 or more, not -1"),
+        (lambda: pe.RewardConfig(members=0), "RewardConfig.members must be above 0, not 0"),
+        (lambda: pe.RewardConfig(control=True), "RewardConfig.control is for several members, and members is 1"),
+        (lambda: pe.RewardConfig(dropouts=(0.1,)), "RewardConfig.dropouts is for several members, and members is 1"),
+        (lambda: pe.RewardConfig(members=2, dropouts=(0.1, 1.0)), r"dropouts must be numbers in \[0, 1\), not 1.0"),
+        (
+            lambda: pe.RewardConfig(members=2, learning_rates=(math.nan,)),
+            "learning_rates must be .* not nan",
+        ),
+        (lambda: pe.RewardConfig(flip=1.5), r"RewardConfig.flip must be numbers in \[0, 1\), not 1.5"),
+        (
+            lambda: pe.RewardConfig(combine="median"),
+            "combine must be one of warm, mean, worst, uncertainty",
+        ),
+        (
+            lambda: pe.RewardConfig(members=2, loss="pointwise", packed_length=64),
+            "RewardConfig.members read one example a row",
+        ),
+        (
+            lambda: pe.TuneConfig(mode="full", reward=pe.RewardConfig(members=2)),
+            "RewardConfig.members is 2, and they are adapters over one backbone: mode full has none",
+        ),
         (lambda: pe.SFTConfig(steps=2.5), "SFTConfig.steps must be a whole number, not 2.5"),
         (lambda: pe.SFTConfig(learning_rate=math.nan), "SFTConfig.learning_rate must be a finite number"),
         (lambda: pe.SFTConfig(demonstrations=-3), "SFTConfig.demonstrations must be 0 or more, not -3"),

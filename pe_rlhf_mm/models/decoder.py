@@ -11,7 +11,7 @@ from pe_rlhf_mm.adapters.lora import Bank
 from pe_rlhf_mm.models.attention import EARLIER, FURTHEST, NO_TOKEN, NOBODY, KeyValues, Memory, Sight, capped
 from pe_rlhf_mm.models.config import Remat, VLMConfig
 from pe_rlhf_mm.models.history import History
-from pe_rlhf_mm.models.layers import Norm
+from pe_rlhf_mm.models.layers import Norm, Rate
 from pe_rlhf_mm.models.sharding import cut, gathered, looked_up
 from pe_rlhf_mm.models.stack import Stack, kind_angles
 
@@ -51,7 +51,7 @@ class Decoder(nnx.Module):
         *,
         before: History | None = None,
         added: Float[Array, "levels B S D"] | None = None,
-        dropout: float = 0.0,
+        dropout: Rate = 0.0,
         key: jax.Array | None = None,
         remat: Remat = "products",
     ) -> tuple[Float[Array, "B S D"], KeyValues]:

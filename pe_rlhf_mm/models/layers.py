@@ -24,6 +24,8 @@ from pe_rlhf_mm.models.rope import rotate
 from pe_rlhf_mm.models.sharding import cut, gathered, multiplied
 
 Built = TypeVar("Built", bound=nnx.Module)
+Rate = float | Float[Array, ""]
+"""Of dropout: a number, or where roles with other ones share a program, one that the program is given."""
 Attend = Callable[[Float[Array, "B S H C"], KeyValues], Float[Array, "B S H C"]]
 """What queries mix out of keys and values."""
 
@@ -34,11 +36,11 @@ class LayerAdapters(NamedTuple):
     matrices: lora.Slot
     scale: Float[Array, " E"]
     ids: Int[Array, " B"] | None
-    dropout: float = 0.0
+    dropout: Rate = 0.0
     key: jax.Array | None = None
 
     def delta(self, target: str, x: Float[Array, "B *rest in"]) -> Float[Array, "B *rest out"]:
-        if self.key is not None and self.dropout > 0:
+        if self.key is not None and not (isinstance(self.dropout, float | int) and self.dropout == 0):
             key = jax.random.fold_in(self.key, sorted(self.matrices).index(target))
             keep = jax.random.bernoulli(key, 1 - self.dropout, x.shape)
             x = jnp.where(keep, x / (1 - self.dropout), 0)

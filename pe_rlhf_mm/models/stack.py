@@ -18,7 +18,7 @@ from pe_rlhf_mm.adapters.lora import Bank
 from pe_rlhf_mm.models.attention import KeyValues, Memory, Sight
 from pe_rlhf_mm.models.config import BlockConfig, Remat
 from pe_rlhf_mm.models.kernels import kernel_for
-from pe_rlhf_mm.models.layers import Block, LayerAdapters, stacked
+from pe_rlhf_mm.models.layers import Block, LayerAdapters, Rate, stacked
 from pe_rlhf_mm.models.rope import angles
 
 DEAR = ("product", "attended")
@@ -59,7 +59,7 @@ def _of(kind: Int[Array, ""], tables: Any) -> Any:
     return jax.tree.map(row, tables)
 
 
-def _cut(bank: Bank | None, matrices: dict, dropout: float, key: jax.Array | None) -> LayerAdapters | None:
+def _cut(bank: Bank | None, matrices: dict, dropout: Rate, key: jax.Array | None) -> LayerAdapters | None:
     return None if bank is None else LayerAdapters(matrices, bank.scale, bank.ids, dropout, key)
 
 
@@ -84,7 +84,7 @@ class Stack(nnx.Module):
         before: Memory | None = None,
         added: Float[Array, "levels B S D"] | None = None,
         taps: tuple[int, ...] = (),
-        dropout: float = 0.0,
+        dropout: Rate = 0.0,
         key: jax.Array | None = None,
         remat: Remat = "products",
     ) -> Passed:

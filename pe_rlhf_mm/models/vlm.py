@@ -21,6 +21,7 @@ from pe_rlhf_mm.models.attention import FURTHEST, NOBODY, KeyValues
 from pe_rlhf_mm.models.config import Remat, VLMConfig
 from pe_rlhf_mm.models.decoder import Decoder
 from pe_rlhf_mm.models.history import History
+from pe_rlhf_mm.models.layers import Rate
 from pe_rlhf_mm.models.vision import VisionTower
 from pe_rlhf_mm.types import Completions, Features, Packed, Pixels, Prompts
 
@@ -146,7 +147,7 @@ class VLM(nnx.Module):
         bank: Bank | None = None,
         *,
         before: History | None = None,
-        dropout: float = 0.0,
+        dropout: Rate = 0.0,
         key: jax.Array | None = None,
         remat: Remat = "products",
     ) -> tuple[Float[Array, "B S D"], KeyValues]:

@@ -17,14 +17,18 @@ from pe_rlhf_mm.models.config import VLMConfig
 from pe_rlhf_mm.models.model import Model
 from pe_rlhf_mm.models.places import cuts_of_slot, places_of
 from pe_rlhf_mm.models.sharding import partition
-from pe_rlhf_mm.training.config import TuneConfig
+from pe_rlhf_mm.training.config import RewardConfig, TuneConfig
 from pe_rlhf_mm.training.job import attach
+from pe_rlhf_mm.training.jury import members_of
+from pe_rlhf_mm.training.members import judging
 from pe_rlhf_mm.training.optimizers import places_of_moments
 from pe_rlhf_mm.training.policy_gradient import begun
 from pe_rlhf_mm.training.step import TrainState
 
-BEFORE: dict[str, tuple[str, ...]] = {"sft": (), "reward": ("sft",), "rl": ("sft", "reward")}
-"""The roles that have been trained when a stage begins."""
+
+def before(stage: str, settings: RewardConfig) -> tuple[str, ...]:
+    """The roles that have been trained when a stage begins."""
+    return {"sft": (), "reward": ("sft",), "rl": ("sft", *members_of(settings))}[stage]
 
 
 def rows(shape: tuple[int, ...], dtype: Any, mesh: Mesh) -> jax.ShapeDtypeStruct:
@@ -64,8 +68,10 @@ def roles_of(config: VLMConfig, settings: TuneConfig, stage: str, mesh: Mesh) ->
 
     def as_it_begins(state: Any) -> Roles:
         roles = attach(Model("plan", config, state, None), settings)  # type: ignore[arg-type]
-        for role in BEFORE[stage]:
+        for role in before(stage, settings.reward):
             roles = roles.put(roles.pick(role))
+        if stage == "rl" and settings.reward.members > 1:
+            roles = judging(roles, settings.reward)
         made.append(begun(roles, config, settings.rl) if stage == "rl" else roles)
         return made[0]
 

@@ -29,13 +29,13 @@ from pe_rlhf_mm.planning.held import (
     whole,
 )
 from pe_rlhf_mm.rollout.sampler import sample
-from pe_rlhf_mm.training import passes, reinforce, reward, sft
+from pe_rlhf_mm.training import members, passes, reinforce, reward, sft
 from pe_rlhf_mm.training.accumulation import Parts
 from pe_rlhf_mm.training.config import RLConfig, TuneConfig
+from pe_rlhf_mm.training.jury import jury_of, members_of
 from pe_rlhf_mm.training.optimizers import OPTIMIZERS
 from pe_rlhf_mm.training.passes import Completed
 from pe_rlhf_mm.training.policy_gradient import ALGORITHMS, Experience, assessors
-from pe_rlhf_mm.training.scorers import LEARNED
 from pe_rlhf_mm.training.step import train_step
 from pe_rlhf_mm.types import Completions, Features, Pixels, Prompts
 
@@ -144,16 +144,21 @@ def sft_stage(config: VLMConfig, settings: TuneConfig, load: Load, mesh: Mesh) -
 def reward_stage(config: VLMConfig, settings: TuneConfig, load: Load, mesh: Mesh) -> Stage:
     """A reward model from pairs, or from ratings, one example a row."""
     _refuse_packed("reward", settings.reward.packed_length)
-    count, learners = settings.reward.batch_size, ("reward",)
+    count, learners = settings.reward.batch_size, members_of(settings.reward)
     group = 2 if settings.reward.loss == "pairwise" else 1
-    optimizer = OPTIMIZERS[settings.optimizer](settings.reward.learning_rate, settings.reward.steps)
     roles = roles_of(config, settings, "reward", mesh)
+    optimizer = OPTIMIZERS[settings.optimizer](settings.reward.learning_rate, settings.reward.steps)
+    if len(learners) > 1:
+        optimizer = members.optimizer_for(settings.reward, part_of(roles, learners), settings.optimizer)
     state = trained(roles, learners, optimizer, mesh)
     prompts = _prompts(config, count, load, looked_at=settings.mode == "lora", mesh=mesh)
     labels, margin = rows((count, group), jnp.float32, mesh), rows((count,), jnp.float32, mesh)
-    batch = reward.JudgedBatch(prompts, _completions(count, group, load.reply_tokens, mesh), labels, margin)
+    batch: Any = reward.JudgedBatch(prompts, _completions(count, group, load.reply_tokens, mesh), labels, margin)
     parts = Parts(settings.accumulate, reward.share)
     loss = functools.partial(reward.LOSSES[settings.reward.loss], config, settings.reward.dropout, settings.remat)
+    if len(learners) > 1:
+        batch = (batch,) * len(learners)
+        loss = functools.partial(members.loss, config, settings.reward, settings.remat)
     step = functools.partial(train_step.trace, state, roles, batch, loss=loss, optimizer=optimizer, parts=parts)
     return Stage(held(roles, state, validated=True), [Program("step", step, batch, learns=True)])
 
@@ -173,7 +178,10 @@ def rl_stage(config: VLMConfig, settings: TuneConfig, load: Load, mesh: Mesh) ->
     experience = Experience(tokens, tokens, tokens, tokens, tokens if appraised else None)
     rollout = reinforce.Rollout(prompts, completions, rewards, experience)
     loss = functools.partial(reinforce.loss, config, rl, settings.remat)
-    read, names = Completed(prompts, completions), assessors(rl, LEARNED.roles if settings.learns_reward else ())
+    read, names = (
+        Completed(prompts, completions),
+        assessors(rl, jury_of(settings.reward).readers if settings.learns_reward else ()),
+    )
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
         groups = passes.PASSES[rl.passes](now, names)
     scores = [

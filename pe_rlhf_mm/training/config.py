@@ -8,51 +8,19 @@ Nothing here imports jax: the command line reads these.
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, field, is_dataclass
-from typing import Literal, get_args, get_origin, get_type_hints
+from dataclasses import dataclass, field
+from typing import Literal
 
 from pe_rlhf_mm.errors import OutOfRange
 from pe_rlhf_mm.models.config import Attention, Quantization, Remat
 from pe_rlhf_mm.rollout.settings import Sampling
+from pe_rlhf_mm.training.checks import not_negative, positive, refuse_other_types, within
 
 TARGETS = ("q", "k", "v", "o", "gate", "up", "down")
 GROUPED = ("rloo", "grpo", "dr-grpo")
 """Algorithms whose baseline is the group."""
 SAVE_EVERY = 60.0
 """Seconds from one save of a run to the next: what a crash costs at most. A save costs far less of them."""
-
-
-def _refuse_other_types(settings: object) -> None:
-    """Python does not hold a setting to its declared type."""
-    for name, declared in get_type_hints(type(settings)).items():
-        value, where = getattr(settings, name), f"{type(settings).__name__}.{name}"
-        if get_origin(declared) is Literal and value not in get_args(declared):
-            raise OutOfRange(f"{where} must be one of {', '.join(map(str, get_args(declared)))}, not {value!r}")
-        if declared is int and type(value) is not int:
-            raise OutOfRange(f"{where} must be a whole number, not {value!r}")
-        if declared is float and not (type(value) in (int, float) and math.isfinite(value)):
-            raise OutOfRange(f"{where} must be a finite number, not {value!r}")
-        if declared is str and type(value) is not str:
-            raise OutOfRange(f"{where} must be text, not {value!r:.80}")
-        if declared is bool and type(value) is not bool:
-            raise OutOfRange(f"{where} must be True or False, not {value!r}")
-        if isinstance(declared, type) and is_dataclass(declared) and not isinstance(value, declared):
-            raise OutOfRange(f"{where} must be made by {declared.__name__}(..), not {value!r:.80}")
-
-
-def _positive(owner: object, *names: str) -> None:
-    for name in names:
-        value = getattr(owner, name)
-        if not value > 0:
-            raise OutOfRange(f"{type(owner).__name__}.{name} must be above 0, not {value}")
-
-
-def _not_negative(owner: object, *names: str) -> None:
-    for name in names:
-        value = getattr(owner, name)
-        if value < 0:
-            raise OutOfRange(f"{type(owner).__name__}.{name} must be 0 or more, not {value}")
 
 
 @dataclass(frozen=True)
@@ -75,8 +43,8 @@ class LoraConfig:
     """Dropout on the adapters' input while the SFT policy is trained (ours)."""
 
     def __post_init__(self) -> None:
-        _refuse_other_types(self)
-        _positive(self, "rank", "reward_rank", "alpha")
+        refuse_other_types(self)
+        positive(self, "rank", "reward_rank", "alpha")
         for name, named in (("targets", self.targets), ("reward_targets", self.reward_targets or self.targets)):
             if not isinstance(named, tuple | list) or not named or any(target not in TARGETS for target in named):
                 raise OutOfRange(f"LoraConfig.{name} must name some of {', '.join(TARGETS)}, not {named!r}")
@@ -97,9 +65,9 @@ class SFTConfig:
     """Pack demonstrations into rows of so many tokens, `batch_size` rows a step; 0: one a row, in a few lengths."""
 
     def __post_init__(self) -> None:
-        _refuse_other_types(self)
-        _positive(self, "steps", "batch_size", "learning_rate")
-        _not_negative(self, "demonstrations", "packed_length")
+        refuse_other_types(self)
+        positive(self, "steps", "batch_size", "learning_rate")
+        not_negative(self, "demonstrations", "packed_length")
 
 
 @dataclass(frozen=True)
@@ -125,17 +93,49 @@ class RewardConfig:
     """Validate on so many pairs, or ratings."""
     packed_length: int = 0
     """Pack replies into rows of so many tokens, `batch_size` rows a step; only pointwise. 0: one example a row."""
+    members: int = 1
+    """Train so many reward models at once, as adapters over one backbone, each in an order of the data of its own."""
+    learning_rates: tuple[float, ...] = ()
+    """Of the members, in turn; none named: `learning_rate`."""
+    dropouts: tuple[float, ...] = ()
+    """Of the members, in turn; none named: `dropout`."""
+    passes: Literal["apart", "together"] = "apart"
+    """How a step goes through its members: `apart`, one after another, in the memory of one; `together`, in one pass,
+    for which a backbone that a mesh keeps in parts is gathered once."""
+    combine: Literal["warm", "mean", "worst", "uncertainty"] = "warm"
+    """What members make together. `warm`: one reward model, the average of their weights. `mean` and `worst`: the mean
+    and the least of what they say of a reply. `uncertainty`: the mean, less `doubt` times the variance."""
+    doubt: float = 0.5
+    """Of `uncertainty`: how dear it is that members differ (ours)."""
+    control: bool = False
+    """Keep the last member out of the reward. It reads along in RL, and an alarm tells of a reward that rises while the
+    control falls."""
+    flip: float = 0.0
+    """Turn round the labels of this share of the training pairs, or ratings: a study of how robust a reward model is.
+    Validation and test keep theirs."""
 
     def __post_init__(self) -> None:
-        _refuse_other_types(self)
-        _positive(self, "steps", "batch_size", "learning_rate", "validate_every", "validation_pairs")
-        _not_negative(self, "margin", "pairs", "packed_length")
+        refuse_other_types(self)
+        positive(self, "steps", "batch_size", "learning_rate", "validate_every", "validation_pairs", "members")
+        not_negative(self, "margin", "pairs", "packed_length", "doubt")
+        within(self, "dropouts", self.dropouts, 0, 1)
+        within(self, "learning_rates", self.learning_rates, 1e-12, 1)
+        within(self, "flip", [self.flip], 0, 1)
+        self._refuse_impossible_members()
         if self.packed_length and self.loss == "pairwise":
             raise OutOfRange(
                 "RewardConfig.packed_length is for the loss pointwise: the replies of a pair share a row already"
             )
         if not 0 <= self.dropout < 1:
             raise OutOfRange(f"RewardConfig.dropout must be in [0, 1), not {self.dropout}")
+
+    def _refuse_impossible_members(self) -> None:
+        if self.members == 1:
+            for name in ("learning_rates", "dropouts", "control"):
+                if getattr(self, name):
+                    raise OutOfRange(f"RewardConfig.{name} is for several members, and members is 1")
+        elif self.packed_length:
+            raise OutOfRange("RewardConfig.members read one example a row: leave packed_length at 0")
 
 
 @dataclass(frozen=True)
@@ -200,11 +200,11 @@ class RLConfig:
     evaluation_samples: int = 256
 
     def __post_init__(self) -> None:
-        _refuse_other_types(self)
-        _positive(self, "steps", "prompts", "group", "learning_rate", "value_learning_rate", "temperature")
-        _positive(self, "evaluate_every", "evaluation_samples", "max_turns", "environments", "judge_calls")
-        _positive(self, "epochs", "value_clip")
-        _not_negative(self, "entropy")
+        refuse_other_types(self)
+        positive(self, "steps", "prompts", "group", "learning_rate", "value_learning_rate", "temperature")
+        positive(self, "evaluate_every", "evaluation_samples", "max_turns", "environments", "judge_calls")
+        positive(self, "epochs", "value_clip")
+        not_negative(self, "entropy")
         self._refuse_impossible_sampling()
         if not 0 <= self.beta <= 1:
             raise OutOfRange(f"RLConfig.beta must be in [0, 1], not {self.beta}")
@@ -267,9 +267,9 @@ class PreferenceConfig:
     """Steps from one evaluation on the validation split to the next."""
 
     def __post_init__(self) -> None:
-        _refuse_other_types(self)
-        _positive(self, "steps", "batch_size", "learning_rate", "beta", "evaluate_every")
-        _not_negative(self, "delta", "likelihood", "right", "wrong", "pairs")
+        refuse_other_types(self)
+        positive(self, "steps", "batch_size", "learning_rate", "beta", "evaluate_every")
+        not_negative(self, "delta", "likelihood", "right", "wrong", "pairs")
 
 
 @dataclass(frozen=True)
@@ -284,8 +284,8 @@ class MeshConfig:
     """Matrices are cut over so many devices, which work on the same rows."""
 
     def __post_init__(self) -> None:
-        _refuse_other_types(self)
-        _positive(self, "data", "fsdp", "model")
+        refuse_other_types(self)
+        positive(self, "data", "fsdp", "model")
 
     @property
     def devices(self) -> int:
@@ -311,8 +311,8 @@ class HostsConfig:
     """Which of them this one is, from 0."""
 
     def __post_init__(self) -> None:
-        _refuse_other_types(self)
-        _not_negative(self, "count")
+        refuse_other_types(self)
+        not_negative(self, "count")
         if self.index < -1 or (self.count and self.index >= self.count):
             raise OutOfRange(f"HostsConfig.index must be one of 0 to {self.count - 1}, not {self.index}")
 
@@ -357,9 +357,9 @@ class TuneConfig:
         return self.method == "rlhf" and self.rl.reward == "learned"
 
     def __post_init__(self) -> None:
-        _refuse_other_types(self)
-        _not_negative(self, "seed", "test_samples")
-        _positive(self, "accumulate")
+        refuse_other_types(self)
+        not_negative(self, "seed", "test_samples")
+        positive(self, "accumulate")
         if self.seed >= 2**63:
             raise OutOfRange(f"TuneConfig.seed must be below 2^63, not {self.seed}")
         if self.accumulate > 1 and self.method == "kto":
@@ -371,6 +371,11 @@ class TuneConfig:
             raise OutOfRange(
                 "TuneConfig.accumulate is for losses with one mean, and rl.entropy is taken over tokens where the rest "
                 "is taken over completions: leave it at 0, or give RL whole batches"
+            )
+        if self.mode == "full" and self.reward.members > 1:
+            raise OutOfRange(
+                f"RewardConfig.members is {self.reward.members}, and they are adapters over one backbone: mode full "
+                "has none. Use mode lora, or one member."
             )
         if self.mode == "full" and self.quantize is not None:
             raise OutOfRange(

@@ -11,6 +11,7 @@ from pe_rlhf_mm.adapters import roles as role_table
 from pe_rlhf_mm.adapters.roles import BACKBONE, Roles
 from pe_rlhf_mm.models.model import Model
 from pe_rlhf_mm.training.config import TuneConfig
+from pe_rlhf_mm.training.jury import members_of
 from pe_rlhf_mm.training.keeper import Keeper
 from pe_rlhf_mm.training.observer import Observer
 from pe_rlhf_mm.training.run import Run
@@ -75,20 +76,28 @@ class Job(NamedTuple):
 
 
 def attach(model: Model, config: TuneConfig) -> Roles:
-    """The roles before any training: `sft` and `reward` equal the backbone; `policy` and `value` start from `sft`."""
-    keys = jax.random.split(jax.random.key(config.seed), 3)
-    roles = role_table.only_backbone(model.state)
-    lora = config.lora
-    for role, rank, targets, key in (
-        ("sft", lora.rank, lora.targets, keys[0]),
-        ("reward", lora.reward_rank, lora.reward_targets or lora.targets, keys[1]),
-    ):
-        if config.mode == "full":
-            roles = roles.start(role, BACKBONE)
-        else:
-            own = (roles, role, model.config)
-            roles = role_table.new_slot_role(
-                *own, rank=rank, alpha=lora.alpha, targets=targets, key=key, scaling=lora.scaling
-            )
+    """The roles before any training: `sft` and reward models equal the backbone; `policy` and `value` start from `sft`.
+
+    Of several reward models each has factors of its own, and all begin with one head.
+    """
+    keys, judges = jax.random.split(jax.random.key(config.seed), 3), members_of(config.reward)
+    roles = _attached(role_table.only_backbone(model.state), "sft", model, config, keys[0])
     width = model.config.decoder.width
-    return roles.with_head("reward", jax.random.normal(keys[2], (width,)) * width**-0.5)
+    head = jax.random.normal(keys[2], (width,)) * width**-0.5
+    for number, judge in enumerate(judges):
+        key = jax.random.fold_in(keys[1], number) if number else keys[1]
+        roles = _attached(roles, judge, model, config, key).with_head(judge, head)
+    return roles
+
+
+def _attached(roles: Roles, role: str, model: Model, config: TuneConfig, key: jax.Array) -> Roles:
+    """The roles with one more that equals the backbone."""
+    if config.mode == "full":
+        return roles.start(role, BACKBONE)
+    lora = config.lora
+    rank, targets = (
+        (lora.rank, lora.targets) if role == "sft" else (lora.reward_rank, lora.reward_targets or lora.targets)
+    )
+    return role_table.new_slot_role(
+        roles, role, model.config, rank=rank, alpha=lora.alpha, targets=targets, key=key, scaling=lora.scaling
+    )

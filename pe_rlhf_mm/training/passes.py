@@ -137,6 +137,11 @@ def _reward(
 READERS: dict[str, Reader] = {"policy": _policy, "anchor": _policy, "value": _value, "reward": _reward}
 
 
+def reader_of(role: str) -> Reader:
+    """A member of several, `reward-2` for instance, is read as the one is."""
+    return READERS[role.partition("-")[0]]
+
+
 @functools.partial(
     jax.tree_util.register_dataclass, data_fields=["state", "slots", "scales", "heads"], meta_fields=["readers"]
 )
@@ -157,7 +162,7 @@ class Joint:
 
 def joint(roles: Roles, names: Sequence[str]) -> Joint:
     """Of roles that share the backbone, any number, or of one that has a copy of all weights."""
-    heads, readers = tuple(roles.heads.get(name) for name in names), tuple(READERS[name] for name in names)
+    heads, readers = tuple(roles.heads.get(name) for name in names), tuple(map(reader_of, names))
     if names[0] in roles.copies:
         return Joint(roles.copies[names[0]], (), (), heads, readers)
     slots, scales = tuple(roles.slots[name] for name in names), tuple(roles.scales[name] for name in names)

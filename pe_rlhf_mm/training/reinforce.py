@@ -36,7 +36,7 @@ from pe_rlhf_mm.training.config import RLConfig
 from pe_rlhf_mm.training.keeper import Forgetful, Keeper
 from pe_rlhf_mm.training.loop import Drawing, train
 from pe_rlhf_mm.training.observer import Observer, Silent
-from pe_rlhf_mm.training.optimizers import OPTIMIZERS
+from pe_rlhf_mm.training.optimizers import OPTIMIZERS, by_role
 from pe_rlhf_mm.training.passes import Completed
 from pe_rlhf_mm.training.policy_gradient import (
     ALGORITHMS,
@@ -152,13 +152,10 @@ def _sizes(prompts: Sequence[EncodedPrompt], settings: RLConfig) -> Int[np.ndarr
 
 
 def optimizer_for(settings: RLConfig, trainable: Trainable, name: str = "adam") -> optax.GradientTransformation:
-    """One of OPTIMIZERS for the policy, one for the value model, if there is one: each has a rate and a norm."""
-    labels = Trainable(
-        *({role: jax.tree.map(lambda _, r=role: r, tree) for role, tree in p.items()} for p in trainable)
-    )
+    """One of OPTIMIZERS for the policy, one for the value model, if there is one."""
     rates = {"policy": settings.learning_rate, "value": settings.value_learning_rate}
     roles = ALGORITHMS[settings.algorithm].roles
-    return optax.partition({role: OPTIMIZERS[name](rates[role], settings.steps) for role in roles}, labels)
+    return by_role(trainable, {role: OPTIMIZERS[name](rates[role], settings.steps) for role in roles})
 
 
 def reinforce(

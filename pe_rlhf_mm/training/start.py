@@ -14,12 +14,14 @@ from pe_rlhf_mm.models.config import VLMConfig
 from pe_rlhf_mm.reports.folder import read_run
 from pe_rlhf_mm.reports.records import at
 from pe_rlhf_mm.training.config import LoraConfig, RewardConfig, SFTConfig, TuneConfig
+from pe_rlhf_mm.training.jury import made_by, settings_in
 
 SECTIONS: dict[str, type] = {"lora": LoraConfig, "sft": SFTConfig, "reward": RewardConfig}
 
 
 class Start(NamedTuple):
-    """What another run has to go on from: `roles` are "sft" and, if it has that and this run needs it, "reward"."""
+    """What another run has to go on from: `roles` are "sft" and, if it has them and this run needs them, those of its
+    reward models."""
 
     run: Path
     task: str
@@ -48,11 +50,12 @@ def read_start(run: str | Path, model: str, config: TuneConfig) -> Start:
                 f"{run} was tuned with {name} {had[name]}, and this run is to have {name} {value}. Both must be the "
                 f"same: give --{name} {had[name]}, or start from another run."
             )
-    needed = ("sft", "reward") if config.learns_reward else ("sft",)
-    saved = [role for role in needed if any((folder / "adapters" / role).glob("*.safetensors"))]
+    judges = made_by(settings_in(at(settings, "reward"))) if config.learns_reward else ()
+    saved = [role for role in ("sft", *judges) if any((folder / "adapters" / role).glob("*.safetensors"))]
     if "sft" not in saved:
         raise UserError(f"{run} has no SFT policy to start from: it ended before that was trained.")
-    return Start(folder, str(found["task"]), tuple(saved), settings)
+    kept = saved if set(judges) <= set(saved) else ["sft"]  # of several reward models, all or none
+    return Start(folder, str(found["task"]), tuple(kept), settings)
 
 
 def inherited(config: TuneConfig, start: Start) -> TuneConfig:
@@ -60,7 +63,7 @@ def inherited(config: TuneConfig, start: Start) -> TuneConfig:
 
     Raises UserError for settings that this release does not know.
     """
-    names = ("lora", *start.roles)
+    names = ("lora", *dict.fromkeys(role.partition("-")[0] for role in start.roles))
     try:
         return replace(config, **{name: SECTIONS[name](**_as_given(start.settings[name])) for name in names})
     except (KeyError, TypeError) as error:

@@ -40,6 +40,7 @@ from pe_rlhf_mm.training.config import SAVE_EVERY, TuneConfig
 from pe_rlhf_mm.training.examine import answer, examine
 from pe_rlhf_mm.training.job import Job, attach
 from pe_rlhf_mm.training.judged import label_source, preference_source
+from pe_rlhf_mm.training.jury import jury_of, missing
 from pe_rlhf_mm.training.observer import Observer, Observers
 from pe_rlhf_mm.training.policy_gradient import ALGORITHMS
 from pe_rlhf_mm.training.preferences import optimize_preferences
@@ -47,10 +48,10 @@ from pe_rlhf_mm.training.prepare import Data, prepare
 from pe_rlhf_mm.training.presets import settings_of
 from pe_rlhf_mm.training.progress import ProgressBar
 from pe_rlhf_mm.training.reinforce import reinforce
-from pe_rlhf_mm.training.reward import train_reward_model
+from pe_rlhf_mm.training.reward_stage import reward_stage
 from pe_rlhf_mm.training.run import Run, is_finished, open_run, refuse_other
 from pe_rlhf_mm.training.run_keeper import RunKeeper
-from pe_rlhf_mm.training.scorers import LEARNED, evaluator_reward, reward_by
+from pe_rlhf_mm.training.scorers import evaluator_reward, learned_by, reward_by
 from pe_rlhf_mm.training.sft import sft
 from pe_rlhf_mm.training.start import inherited, load_start, read_start
 from pe_rlhf_mm.training.stopwatch import Stopwatch
@@ -175,7 +176,7 @@ def _refuse_without_labels(task: Task, config: TuneConfig, *, given: Collection[
     if config.method != "rlhf":
         if not config.preferences.labels:
             preference_source(task, config.method)
-    elif config.learns_reward and "reward" not in given:
+    elif config.learns_reward and missing(config.reward, given):
         label_source(task, config.reward.loss)
 
 
@@ -242,11 +243,11 @@ def _stages(job: Job) -> tuple[Roles, dict[str, Any]]:
 def _by_reward(job: Job, roles: Roles, data: Data) -> Roles:
     """A reward model, unless it was trained elsewhere or an evaluator takes its place, and RL against it."""
     config, processor, gallery = job.config, job.model.processor, data.gallery
-    labels, learning = (data.judged, data.validation_judged), ALGORITHMS[config.rl.algorithm].roles
+    learning = ALGORITHMS[config.rl.algorithm].roles
     if config.learns_reward:
-        judge = functools.partial(train_reward_model, roles, processor, gallery, *labels, config.reward)
-        roles = job.stage("reward_model", ["reward"], roles, lambda: judge(**job.how))
-    scorer = LEARNED if job.evaluator is None else reward_by(job.evaluator, processor, data.samples)
+        roles = reward_stage(job, roles, gallery, data.judged, data.validation_judged)
+    learned = learned_by(jury_of(config.reward))
+    scorer = learned if job.evaluator is None else reward_by(job.evaluator, processor, data.samples)
     roles, monitor = roles.start("anchor", "sft"), _monitor(job, data, *learning)
     asked = (processor, gallery, data.prompts, config.rl)
     improve = functools.partial(reinforce, roles, *asked, scorer=scorer, monitor=monitor)
