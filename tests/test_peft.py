@@ -21,9 +21,9 @@ import pe_rlhf_mm as pe
 from pe_rlhf_mm.adapters import files, lora, roles
 from pe_rlhf_mm.adapters.origin import Origin, fingerprints, origin_of, read_origin
 from pe_rlhf_mm.adapters.peft import read_adapter, write_adapter
+from pe_rlhf_mm.adapters.targets import adapted
 from pe_rlhf_mm.checkpoints.export import export_merged
 from pe_rlhf_mm.errors import UserError
-from pe_rlhf_mm.models import vlm
 from pe_rlhf_mm.models.model import Model
 
 FIXTURES = Path(__file__).parent / "fixtures"
@@ -88,8 +88,7 @@ def test_a_text_model_has_no_class_that_sees(tmp_path: Path) -> None:
 def test_rank_stabilised_adapters_have_their_own_scale(tmp_path: Path) -> None:
     """alpha / sqrt(r) in place of alpha / r: 6 / 2 for r = 4."""
     loaded = model("llama")
-    shapes = vlm.adapter_shapes(loaded.config, ("q",))
-    slot = lora.new_slot(jax.random.key(0), shapes, layers=loaded.config.decoder.layers, rank=4)
+    slot = lora.new_slot(jax.random.key(0), adapted(loaded.config, ("q",)), rank=4)
     write_adapter(tmp_path, slot, 1.5, loaded.config, origin(loaded))
     path = tmp_path / "adapter_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"use_rslora": True}))

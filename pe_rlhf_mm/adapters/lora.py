@@ -18,6 +18,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from pe_rlhf_mm.adapters.targets import Matrix
+
 BACKBONE = -1
 """The adapter id of a row that uses the backbone alone."""
 
@@ -37,7 +39,7 @@ SCALES: dict[str, Callable[[float, int], float]] = {
 stabilisation, Kalajdzievski 2023 (arXiv 2312.03732)."""
 
 Slot = dict[str, LowRank]
-"""Target name ("q", "k", "v", "o", "gate", "up", "down") to its factors."""
+"""The name of a matrix (`targets.py`) to its factors."""
 
 
 class Bank(NamedTuple):
@@ -48,10 +50,10 @@ class Bank(NamedTuple):
     ids: Int[Array, " B"] | None = None
 
 
-def new_slot(key: jax.Array, shapes: Mapping[str, tuple[int, int]], *, layers: int, rank: int) -> Slot:
+def new_slot(key: jax.Array, matrices: Mapping[str, Matrix], *, rank: int) -> Slot:
     """Makes a slot that changes nothing yet: `a` is Kaiming-uniform, `b` is zero."""
     slot = {}
-    for i, (target, (size_in, size_out)) in enumerate(sorted(shapes.items())):
+    for i, (target, (_, layers, size_in, size_out)) in enumerate(sorted(matrices.items())):
         bound = (3.0 / size_in) ** 0.5
         a = jax.random.uniform(jax.random.fold_in(key, i), (layers, size_in, rank), minval=-bound, maxval=bound)
         slot[target] = LowRank(a, jnp.zeros((layers, rank, size_out)))

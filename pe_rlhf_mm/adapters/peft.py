@@ -18,12 +18,12 @@ import numpy as np
 from pe_rlhf_mm import hosts
 from pe_rlhf_mm.adapters.lora import LowRank, Slot
 from pe_rlhf_mm.adapters.origin import Origin
+from pe_rlhf_mm.adapters.targets import adapted
 from pe_rlhf_mm.adapters.tensors import read_tensors, write_tensors
 from pe_rlhf_mm.checkpoints.names import canonical
 from pe_rlhf_mm.errors import UserError
 from pe_rlhf_mm.json_files import read_json, write_json
 from pe_rlhf_mm.models.config import VLMConfig
-from pe_rlhf_mm.models.vlm import adapter_shapes
 
 Serving = Literal["text", "vlm"]
 MODULES = {
@@ -131,11 +131,11 @@ def read_adapter(folder: Path, config: VLMConfig) -> tuple[Slot, float]:
     if not targets:
         example = f"base_model.model.{layers_of(config, None)}.0.{MODULES['q']}.lora_A.weight"
         raise UserError(f"the adapter in {folder} matches no layer of {config.name}; expected names such as {example}.")
-    rank, shapes = settings["r"], adapter_shapes(config, targets)
+    rank, shapes = settings["r"], adapted(config, targets)
     wanted = {
         f"language_model.layers.{layer}.{MODULES[t]}.lora_{f}.weight": (rank, i) if f == "A" else (o, rank)
-        for t, (i, o) in shapes.items()
-        for layer in range(config.decoder.layers)
+        for t, (_, layers, i, o) in shapes.items()
+        for layer in range(layers)
         for f in "AB"
     }
     _refuse_misfits(folder, wanted, {name: tensor.shape for name, tensor in stored.items()})

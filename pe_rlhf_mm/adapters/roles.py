@@ -18,10 +18,10 @@ from jaxtyping import Array, Float
 
 from pe_rlhf_mm import hosts
 from pe_rlhf_mm.adapters import lora
+from pe_rlhf_mm.adapters.targets import adapted
 from pe_rlhf_mm.models import quantize
 from pe_rlhf_mm.models.config import VLMConfig
 from pe_rlhf_mm.models.places import placed_slot
-from pe_rlhf_mm.models.vlm import adapter_shapes
 
 BACKBONE = "backbone"
 """The role of the untouched checkpoint."""
@@ -152,7 +152,7 @@ def new_slot_role(
 
     `scaling`: how their scale comes of alpha and rank, a name in `lora.SCALES`.
     """
-    slot = lora.new_slot(key, adapter_shapes(config, targets), layers=config.decoder.layers, rank=rank)
+    slot = lora.new_slot(key, adapted(config, targets), rank=rank)
     scale = jnp.float32(lora.SCALES[scaling](alpha, rank))
     return roles._replace(slots={**roles.slots, role: placed_slot(config, slot)}, scales={**roles.scales, role: scale})
 

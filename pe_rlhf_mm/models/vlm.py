@@ -191,25 +191,6 @@ def abstract_state(config: VLMConfig) -> nnx.State:
     return jax.eval_shape(lambda: nnx.state(VLM(config, rngs=nnx.Rngs(0))))
 
 
-def adapter_shapes(config: VLMConfig, targets: tuple[str, ...]) -> dict[str, tuple[int, int]]:
-    """(in, out) of each adapted matrix of the decoder. Raises ValueError for a target the decoder does not have."""
-    block = config.decoder
-    queries, keys = block.heads * block.head_width, block.kv_heads * block.head_width
-    known = {
-        "q": (block.width, queries),
-        "k": (block.width, keys),
-        "v": (block.width, keys),
-        "o": (queries, block.width),
-        **({"gate": (block.width, block.mlp_width)} if block.gated else {}),
-        "up": (block.width, block.mlp_width),
-        "down": (block.mlp_width, block.width),
-    }
-    unknown = [t for t in targets if t not in known]
-    if unknown:
-        raise ValueError(f"no such adapter target: {', '.join(unknown)}; this decoder has {', '.join(known)}")
-    return {target: known[target] for target in targets}
-
-
 def before_each(hidden: Float[Array, "B S D"], group: int, steps: int) -> Float[Array, "B G T D"]:
     """Hidden states at the position *before* each completion token: the last prompt token's for the first one."""
     rows, _, width = hidden.shape

@@ -12,11 +12,11 @@ import math
 from dataclasses import dataclass, field, is_dataclass
 from typing import Literal, get_args, get_origin, get_type_hints
 
+from pe_rlhf_mm.adapters.targets import ATTENTION, TARGETS
 from pe_rlhf_mm.errors import OutOfRange
 from pe_rlhf_mm.models.config import Attention, Quantization, Remat
 from pe_rlhf_mm.rollout.settings import Sampling
 
-TARGETS = ("q", "k", "v", "o", "gate", "up", "down")
 GROUPED = ("rloo", "grpo", "dr-grpo")
 """Algorithms whose baseline is the group."""
 SAVE_EVERY = 60.0
@@ -60,28 +60,42 @@ class LoraConfig:
     """Adapters of every role."""
 
     rank: int = 16
-    """Rank of the sft, policy and value adapters."""
+    """Rank of the sft and policy adapters, and of the value model's, which begins as the SFT policy."""
     reward_rank: int = 4
     """Rank of the reward model's adapter."""
+    value_rank: int = 0
+    """Rank of adapters of the value model's own: it begins as the backbone then. 0 with no value_targets: as above."""
     alpha: float = 16.0
     """Numerator of the scale (ours)."""
     scaling: Literal["lora", "rslora"] = "lora"
     """Of an adapter: alpha / rank, or, rank-stabilised, alpha / √rank."""
-    targets: tuple[str, ...] = ("q", "k", "v", "o")
-    """Adapted matrices of every decoder layer, out of q k v o gate up down."""
+    targets: tuple[str, ...] = ATTENTION
+    """Adapted matrices of every decoder layer, out of q k v o (or `attention`) and gate up down (or `mlp`)."""
     reward_targets: tuple[str, ...] = ()
     """Those of the reward model's adapter; none named: the same."""
+    value_targets: tuple[str, ...] = ()
+    """Those of the value model's own adapters, if it has any; none named: the same."""
     dropout: float = 0.0
     """Dropout on the adapters' input while the SFT policy is trained (ours)."""
 
     def __post_init__(self) -> None:
         _refuse_other_types(self)
         _positive(self, "rank", "reward_rank", "alpha")
-        for name, named in (("targets", self.targets), ("reward_targets", self.reward_targets or self.targets)):
+        _not_negative(self, "value_rank")
+        for name in ("targets", "reward_targets", "value_targets"):
+            named = getattr(self, name) or self.targets
             if not isinstance(named, tuple | list) or not named or any(target not in TARGETS for target in named):
                 raise OutOfRange(f"LoraConfig.{name} must name some of {', '.join(TARGETS)}, not {named!r}")
         if not 0 <= self.dropout < 1:
             raise OutOfRange(f"LoraConfig.dropout must be in [0, 1), not {self.dropout}")
+
+    @property
+    def fresh(self) -> dict[str, tuple[int, tuple[str, ...]]]:
+        """Rank and targets of every role that begins with fresh adapters."""
+        found = {"sft": (self.rank, self.targets), "reward": (self.reward_rank, self.reward_targets or self.targets)}
+        if self.value_rank or self.value_targets:
+            found["value"] = (self.value_rank or self.rank, self.value_targets or self.targets)
+        return found
 
 
 @dataclass(frozen=True)

@@ -75,20 +75,18 @@ class Job(NamedTuple):
 
 
 def attach(model: Model, config: TuneConfig) -> Roles:
-    """The roles before any training: `sft` and `reward` equal the backbone; `policy` and `value` start from `sft`."""
-    keys = jax.random.split(jax.random.key(config.seed), 3)
-    roles = role_table.only_backbone(model.state)
-    lora = config.lora
-    for role, rank, targets, key in (
-        ("sft", lora.rank, lora.targets, keys[0]),
-        ("reward", lora.reward_rank, lora.reward_targets or lora.targets, keys[1]),
-    ):
-        if config.mode == "full":
-            roles = roles.start(role, BACKBONE)
-        else:
-            own = (roles, role, model.config)
+    """The roles before any training: `sft` and `reward` equal the backbone, and so does `value` where it has adapters
+    of its own; `policy`, and otherwise `value`, start from `sft`."""
+    first, second, head = jax.random.split(jax.random.key(config.seed), 3)
+    roles, lora = role_table.only_backbone(model.state), config.lora
+    if config.mode == "full":
+        roles = roles.start("sft", BACKBONE).start("reward", BACKBONE)
+    else:
+        keys = {"sft": first, "reward": second, "value": jax.random.fold_in(second, 1)}
+        for role, (rank, targets) in lora.fresh.items():
+            own, how = (roles, role, model.config), lora.scaling
             roles = role_table.new_slot_role(
-                *own, rank=rank, alpha=lora.alpha, targets=targets, key=key, scaling=lora.scaling
+                *own, rank=rank, alpha=lora.alpha, targets=targets, key=keys[role], scaling=how
             )
     width = model.config.decoder.width
-    return roles.with_head("reward", jax.random.normal(keys[2], (width,)) * width**-0.5)
+    return roles.with_head("reward", jax.random.normal(head, (width,)) * width**-0.5)
