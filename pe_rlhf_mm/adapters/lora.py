@@ -53,7 +53,7 @@ class Bank(NamedTuple):
 def new_slot(key: jax.Array, matrices: Mapping[str, Matrix], *, rank: int) -> Slot:
     """Makes a slot that changes nothing yet: `a` is Kaiming-uniform, `b` is zero."""
     slot = {}
-    for i, (target, (_, layers, size_in, size_out)) in enumerate(sorted(matrices.items())):
+    for i, (target, (layers, size_in, size_out)) in enumerate(sorted(matrices.items())):
         bound = (3.0 / size_in) ** 0.5
         a = jax.random.uniform(jax.random.fold_in(key, i), (layers, size_in, rank), minval=-bound, maxval=bound)
         slot[target] = LowRank(a, jnp.zeros((layers, rank, size_out)))
@@ -86,6 +86,15 @@ def _beside(factors: Sequence[LowRank | None]) -> LowRank:
     nothing = jax.tree.map(jnp.zeros_like, padded(there[0]))
     every = [nothing if low is None else padded(low) for low in factors]
     return LowRank(*(jnp.stack(same, axis=1) for same in zip(*every, strict=True)))
+
+
+def within(bank: Bank | None, place: str = "") -> Bank | None:
+    """What a bank adapts of one place ("tower."; "": of names without a place), by the names there; None: nothing."""
+    if bank is None:
+        return None
+    inner = {name.removeprefix(place): low for name, low in bank.matrices.items() if name.startswith(place)}
+    inner = {name: low for name, low in inner.items() if place or "." not in name}
+    return bank._replace(matrices=inner) if inner else None
 
 
 def stack(slots: Sequence[Slot], scales: Sequence[float], ids: Int[Array, " B"]) -> Bank:

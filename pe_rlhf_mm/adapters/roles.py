@@ -22,6 +22,7 @@ from pe_rlhf_mm.adapters.targets import adapted
 from pe_rlhf_mm.models import quantize
 from pe_rlhf_mm.models.config import VLMConfig
 from pe_rlhf_mm.models.places import placed_slot
+from pe_rlhf_mm.models.vlm import kernel_at
 
 BACKBONE = "backbone"
 """The role of the untouched checkpoint."""
@@ -42,6 +43,11 @@ class Weights(NamedTuple):
 
     state: nnx.State
     bank: lora.Bank | None
+
+    @property
+    def adapted(self) -> tuple[str, ...]:
+        """The matrices that it has adapters beside."""
+        return () if self.bank is None else tuple(self.bank.matrices)
 
 
 class Trainable(NamedTuple):
@@ -169,8 +175,8 @@ def merged(weights: Weights) -> nnx.State:
     only = {target: lora.LowRank(low.a[:, 0], low.b[:, 0]) for target, low in weights.bank.matrices.items()}
     state = jax.tree.map(lambda leaf: leaf, weights.state)  # the same arrays in a tree of its own
     for target, update in lora.merged(only, weights.bank.scale[0]).items():
-        kernel = state["decoder"]["layers"]["blocks"][target]["kernel"]
-        kernel.set_value(kernel.get_value() + update.astype(kernel.dtype))
+        kernel = kernel_at(state, target)
+        kernel.set_value(kernel.get_value() + update.reshape(kernel.shape).astype(kernel.dtype))
     return state
 
 

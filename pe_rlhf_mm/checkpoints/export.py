@@ -17,6 +17,7 @@ from safetensors import safe_open
 
 from pe_rlhf_mm.adapters import lora
 from pe_rlhf_mm.adapters.lora import Slot
+from pe_rlhf_mm.adapters.targets import path_of
 from pe_rlhf_mm.adapters.tensors import write_tensors
 from pe_rlhf_mm.checkpoints import backbone, huggingface
 from pe_rlhf_mm.checkpoints.folders import written_whole
@@ -34,7 +35,7 @@ def export_merged(
     Raises UserError if `out` cannot be written or holds something; it appears whole or not at all.
     """
     changes = {
-        f"decoder.layers.blocks.{target}.kernel": np.asarray(update)
+        ".".join(map(str, (*path_of(target), "kernel"))): np.asarray(update)
         for target, update in lora.merged(slot, scale).items()
     }
     with written_whole(out, overwrite=overwrite) as folder:

@@ -45,6 +45,13 @@ class LayerAdapters(NamedTuple):
         return lora.delta(x, self.matrices[target], self.scale, self.ids)
 
 
+def alone(bank: lora.Bank | None, dropout: float, key: jax.Array | None) -> LayerAdapters | None:
+    """The adapters of matrices that are no layer of many."""
+    if bank is None:
+        return None
+    return LayerAdapters(jax.tree.map(lambda x: x[0], bank.matrices), bank.scale, bank.ids, dropout, key)
+
+
 def stacked(make: Callable[[nnx.Rngs], Built], layers: int, rngs: nnx.Rngs) -> Built:
     """Builds `layers` copies of a module as one module whose parameters have a leading layer axis."""
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
@@ -13,7 +11,7 @@ from pe_rlhf_mm.adapters.lora import LowRank, Slot
 from pe_rlhf_mm.models import vlm
 from pe_rlhf_mm.models.config import VLMConfig
 from pe_rlhf_mm.models.quantize import Quantized
-from pe_rlhf_mm.models.sharding import if_it_divides, mesh_in_use, own_mesh, partition
+from pe_rlhf_mm.models.sharding import GATHERED, if_it_divides, mesh_in_use, own_mesh, partition
 
 
 def places_of(config: VLMConfig, mesh: Mesh | None) -> nnx.State:
@@ -60,11 +58,11 @@ def cuts_of_slot(config: VLMConfig, slot: Slot, mesh: Mesh) -> dict[str, list[Pa
     So a x and (a x) b need nothing gathered, and come out as W x does. Over `fsdp` they are small: what their optimizer
     state would save is less than a gather in every layer and pass costs.
     """
-    kernels: Any = vlm.abstract_state(config)["decoder"]["layers"]["blocks"]
+    state = vlm.abstract_state(config)
 
     def cuts(target: str, low: LowRank) -> list[PartitionSpec]:
-        axes = kernels[target]["kernel"].get_metadata("axes")
-        size_in, size_out = ("adapted" if axis == "embed" else axis for axis in axes)
+        axes = vlm.kernel_at(state, target).get_metadata("axes")
+        size_in, size_out = ("adapted" if axis in GATHERED else axis for axis in axes)
         named = ((None, size_in, "rank"), (None, "rank", size_out))
         return [partition(axes, x.shape, mesh) for axes, x in zip(named, low, strict=True)]
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from pe_rlhf_mm.adapters import lora
 from pe_rlhf_mm.adapters.files import save_role
 from pe_rlhf_mm.adapters.origin import origin_of, read_origin
-from pe_rlhf_mm.adapters.peft import Serving, read_adapter, write_adapter
+from pe_rlhf_mm.adapters.peft import Serving, read_adapter, refuse_beside_text, write_adapter
 from pe_rlhf_mm.adapters.roles import Weights
 from pe_rlhf_mm.checkpoints.export import export_merged, export_weights
 from pe_rlhf_mm.checkpoints.folders import written_whole
@@ -33,6 +33,7 @@ def save_adapter(
     bank = policy.weights.bank
     if bank is None:
         raise UserError(f"{policy.name} has no adapter: it is a model by itself. Export it merged.")
+    refuse_beside_text(bank.matrices, policy.name)
     slot = {target: lora.LowRank(low.a[:, 0], low.b[:, 0]) for target, low in bank.matrices.items()}
     config = policy.processor.config
     origin = origin_of("policy", config, policy.weights.state, model=config.name)
@@ -77,6 +78,7 @@ def export_role(
             raise UserError(
                 f"{run} is a run of mode full: its roles are whole models, no adapters. Use --format merged."
             )
+        refuse_beside_text(roles.slots[role], f"{run}:{role}")
         with written_whole(out, overwrite=overwrite) as folder:
             save_role(folder, roles, role, config, model.name, serving=serving)
         return

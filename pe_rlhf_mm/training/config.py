@@ -8,51 +8,19 @@ Nothing here imports jax: the command line reads these.
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, field, is_dataclass
-from typing import Literal, get_args, get_origin, get_type_hints
+from dataclasses import dataclass, field
+from typing import Literal
 
-from pe_rlhf_mm.adapters.targets import ATTENTION, TARGETS
+from pe_rlhf_mm.adapters.targets import ATTENTION, GROUPS, MLP, TARGETS, adapted
 from pe_rlhf_mm.errors import OutOfRange
-from pe_rlhf_mm.models.config import Attention, Quantization, Remat
+from pe_rlhf_mm.models.config import Attention, Quantization, Remat, VLMConfig
 from pe_rlhf_mm.rollout.settings import Sampling
+from pe_rlhf_mm.training.ranges import not_negative, positive, refuse_other_types
 
 GROUPED = ("rloo", "grpo", "dr-grpo")
 """Algorithms whose baseline is the group."""
 SAVE_EVERY = 60.0
 """Seconds from one save of a run to the next: what a crash costs at most. A save costs far less of them."""
-
-
-def _refuse_other_types(settings: object) -> None:
-    """Python does not hold a setting to its declared type."""
-    for name, declared in get_type_hints(type(settings)).items():
-        value, where = getattr(settings, name), f"{type(settings).__name__}.{name}"
-        if get_origin(declared) is Literal and value not in get_args(declared):
-            raise OutOfRange(f"{where} must be one of {', '.join(map(str, get_args(declared)))}, not {value!r}")
-        if declared is int and type(value) is not int:
-            raise OutOfRange(f"{where} must be a whole number, not {value!r}")
-        if declared is float and not (type(value) in (int, float) and math.isfinite(value)):
-            raise OutOfRange(f"{where} must be a finite number, not {value!r}")
-        if declared is str and type(value) is not str:
-            raise OutOfRange(f"{where} must be text, not {value!r:.80}")
-        if declared is bool and type(value) is not bool:
-            raise OutOfRange(f"{where} must be True or False, not {value!r}")
-        if isinstance(declared, type) and is_dataclass(declared) and not isinstance(value, declared):
-            raise OutOfRange(f"{where} must be made by {declared.__name__}(..), not {value!r:.80}")
-
-
-def _positive(owner: object, *names: str) -> None:
-    for name in names:
-        value = getattr(owner, name)
-        if not value > 0:
-            raise OutOfRange(f"{type(owner).__name__}.{name} must be above 0, not {value}")
-
-
-def _not_negative(owner: object, *names: str) -> None:
-    for name in names:
-        value = getattr(owner, name)
-        if value < 0:
-            raise OutOfRange(f"{type(owner).__name__}.{name} must be 0 or more, not {value}")
 
 
 @dataclass(frozen=True)
@@ -70,7 +38,8 @@ class LoraConfig:
     scaling: Literal["lora", "rslora"] = "lora"
     """Of an adapter: alpha / rank, or, rank-stabilised, alpha / √rank."""
     targets: tuple[str, ...] = ATTENTION
-    """Adapted matrices of every decoder layer, out of q k v o (or `attention`) and gate up down (or `mlp`)."""
+    """Adapted matrices of every decoder layer, out of q k v o (or `attention`) and gate up down (or `mlp`); and of the
+    `tower`, or tower.q and so on, and of the `projector` behind it."""
     reward_targets: tuple[str, ...] = ()
     """Those of the reward model's adapter; none named: the same."""
     value_targets: tuple[str, ...] = ()
@@ -79,13 +48,14 @@ class LoraConfig:
     """Dropout on the adapters' input while the SFT policy is trained (ours)."""
 
     def __post_init__(self) -> None:
-        _refuse_other_types(self)
-        _positive(self, "rank", "reward_rank", "alpha")
-        _not_negative(self, "value_rank")
+        refuse_other_types(self)
+        positive(self, "rank", "reward_rank", "alpha")
+        not_negative(self, "value_rank")
         for name in ("targets", "reward_targets", "value_targets"):
             named = getattr(self, name) or self.targets
             if not isinstance(named, tuple | list) or not named or any(target not in TARGETS for target in named):
-                raise OutOfRange(f"LoraConfig.{name} must name some of {', '.join(TARGETS)}, not {named!r}")
+                known = ", ".join([*ATTENTION, *MLP, *GROUPS])
+                raise OutOfRange(f"LoraConfig.{name} must name some of {known}, not {named!r}")
         if not 0 <= self.dropout < 1:
             raise OutOfRange(f"LoraConfig.dropout must be in [0, 1), not {self.dropout}")
 
@@ -96,6 +66,10 @@ class LoraConfig:
         if self.value_rank or self.value_targets:
             found["value"] = (self.value_rank or self.rank, self.value_targets or self.targets)
         return found
+
+    def adapted(self, config: VLMConfig) -> set[str]:
+        """The matrices of a model that any role adapts."""
+        return {name for _, targets in self.fresh.values() for name in adapted(config, targets)}
 
 
 @dataclass(frozen=True)
@@ -111,9 +85,9 @@ class SFTConfig:
     """Pack demonstrations into rows of so many tokens, `batch_size` rows a step; 0: one a row, in a few lengths."""
 
     def __post_init__(self) -> None:
-        _refuse_other_types(self)
-        _positive(self, "steps", "batch_size", "learning_rate")
-        _not_negative(self, "demonstrations", "packed_length")
+        refuse_other_types(self)
+        positive(self, "steps", "batch_size", "learning_rate")
+        not_negative(self, "demonstrations", "packed_length")
 
 
 @dataclass(frozen=True)
@@ -141,9 +115,9 @@ class RewardConfig:
     """Pack replies into rows of so many tokens, `batch_size` rows a step; only pointwise. 0: one example a row."""
 
     def __post_init__(self) -> None:
-        _refuse_other_types(self)
-        _positive(self, "steps", "batch_size", "learning_rate", "validate_every", "validation_pairs")
-        _not_negative(self, "margin", "pairs", "packed_length")
+        refuse_other_types(self)
+        positive(self, "steps", "batch_size", "learning_rate", "validate_every", "validation_pairs")
+        not_negative(self, "margin", "pairs", "packed_length")
         if self.packed_length and self.loss == "pairwise":
             raise OutOfRange(
                 "RewardConfig.packed_length is for the loss pointwise: the replies of a pair share a row already"
@@ -214,11 +188,11 @@ class RLConfig:
     evaluation_samples: int = 256
 
     def __post_init__(self) -> None:
-        _refuse_other_types(self)
-        _positive(self, "steps", "prompts", "group", "learning_rate", "value_learning_rate", "temperature")
-        _positive(self, "evaluate_every", "evaluation_samples", "max_turns", "environments", "judge_calls")
-        _positive(self, "epochs", "value_clip")
-        _not_negative(self, "entropy")
+        refuse_other_types(self)
+        positive(self, "steps", "prompts", "group", "learning_rate", "value_learning_rate", "temperature")
+        positive(self, "evaluate_every", "evaluation_samples", "max_turns", "environments", "judge_calls")
+        positive(self, "epochs", "value_clip")
+        not_negative(self, "entropy")
         self._refuse_impossible_sampling()
         if not 0 <= self.beta <= 1:
             raise OutOfRange(f"RLConfig.beta must be in [0, 1], not {self.beta}")
@@ -281,9 +255,9 @@ class PreferenceConfig:
     """Steps from one evaluation on the validation split to the next."""
 
     def __post_init__(self) -> None:
-        _refuse_other_types(self)
-        _positive(self, "steps", "batch_size", "learning_rate", "beta", "evaluate_every")
-        _not_negative(self, "delta", "likelihood", "right", "wrong", "pairs")
+        refuse_other_types(self)
+        positive(self, "steps", "batch_size", "learning_rate", "beta", "evaluate_every")
+        not_negative(self, "delta", "likelihood", "right", "wrong", "pairs")
 
 
 @dataclass(frozen=True)
@@ -298,8 +272,8 @@ class MeshConfig:
     """Matrices are cut over so many devices, which work on the same rows."""
 
     def __post_init__(self) -> None:
-        _refuse_other_types(self)
-        _positive(self, "data", "fsdp", "model")
+        refuse_other_types(self)
+        positive(self, "data", "fsdp", "model")
 
     @property
     def devices(self) -> int:
@@ -325,8 +299,8 @@ class HostsConfig:
     """Which of them this one is, from 0."""
 
     def __post_init__(self) -> None:
-        _refuse_other_types(self)
-        _not_negative(self, "count")
+        refuse_other_types(self)
+        not_negative(self, "count")
         if self.index < -1 or (self.count and self.index >= self.count):
             raise OutOfRange(f"HostsConfig.index must be one of 0 to {self.count - 1}, not {self.index}")
 
@@ -371,9 +345,9 @@ class TuneConfig:
         return self.method == "rlhf" and self.rl.reward == "learned"
 
     def __post_init__(self) -> None:
-        _refuse_other_types(self)
-        _not_negative(self, "seed", "test_samples")
-        _positive(self, "accumulate")
+        refuse_other_types(self)
+        not_negative(self, "seed", "test_samples")
+        positive(self, "accumulate")
         if self.seed >= 2**63:
             raise OutOfRange(f"TuneConfig.seed must be below 2^63, not {self.seed}")
         if self.accumulate > 1 and self.method == "kto":

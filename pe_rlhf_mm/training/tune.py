@@ -101,6 +101,8 @@ def tune(
     alone = config.mesh.devices == 1 and jax.process_count() == 1
     mesh = None if alone else make_mesh(**dataclasses.asdict(config.mesh))
     loaded = load_model(model, quantize=config.quantize, attention=config.attention, mesh=mesh)
+    if config.mode == "lora":
+        config.lora.adapted(loaded.config)  # which refuses what this model does not have
     loaded = dataclasses.replace(loaded, processor=RememberingProcessor(loaded.processor))
     run = open_run(Path(out), values, overwrite=overwrite, resume=resume)
     with ExitStack() as stack:
