@@ -111,7 +111,6 @@ def test_adapters_are_read_from_half_precision(dtype: type, tmp_path: Path) -> N
         ("peft_type", "LOHA"),
         ("bias", "all"),
         ("fan_in_fan_out", True),
-        ("use_dora", True),
         ("lora_bias", True),
         ("rank_pattern", {"q_proj": 2}),
         ("alpha_pattern", {"q_proj": 2}),
@@ -256,7 +255,7 @@ def test_an_adapter_trained_on_the_source_of_a_merged_checkpoint_is_refused(tmp_
     """Small updates, to the matrices only, as those of tuning are."""
     loaded = model("llama")
     update = jax.tree.map(lambda x: 0.1 * x, slot_of(loaded.config))
-    export_merged(FIXTURES / "llama", tmp_path / "merged", loaded.config, update, 1.0)
+    export_merged(FIXTURES / "llama", tmp_path / "merged", loaded.config, lora.merged(update, 1.0))
     write_adapter(tmp_path / "adapter", slot_of(loaded.config), 1.0, loaded.config, origin(loaded))
     with pytest.raises(UserError, match=r"was trained on org/base, .* \(layers\): they are others"):
         pe.load_adapter(pe.load_model(tmp_path / "merged"), tmp_path / "adapter")

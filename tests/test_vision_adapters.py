@@ -15,7 +15,7 @@ from PIL import Image as Pillow
 from test_families import SEES, model
 
 import pe_rlhf_mm as pe
-from pe_rlhf_mm.adapters import lora, roles
+from pe_rlhf_mm.adapters import dora, lora, roles
 from pe_rlhf_mm.adapters.origin import origin_of
 from pe_rlhf_mm.adapters.peft import read_adapter, write_adapter
 from pe_rlhf_mm.adapters.roles import Weights
@@ -171,7 +171,7 @@ def test_they_are_saved_and_read_and_merged_into_a_checkpoint(family: str, tmp_p
     again, scale = read_adapter(tmp_path / "adapter", loaded.config)
     assert (roles.fingerprint(again), scale) == (roles.fingerprint(slot), 0.5)
     assert json.loads((tmp_path / "adapter/adapter_config.json").read_text())["peft_type"] == "PE_RLHF_MM"
-    export_merged(FIXTURES / family, tmp_path / "merged", loaded.config, slot, 0.5)
+    export_merged(FIXTURES / family, tmp_path / "merged", loaded.config, lora.merged(slot, 0.5))
     expected = jax.tree.map(
         lambda x: x.astype(jnp.bfloat16).astype(jnp.float32), roles.merged(Weights(loaded.state, lora.only(slot, 0.5)))
     )
@@ -188,17 +188,19 @@ def test_what_peft_has_no_name_for_is_not_exported_for_it(tmp_path: Path) -> Non
 
 def test_a_run_trains_what_its_policy_and_its_reward_model_see_with(tmp_path: Path) -> None:
     small = pe.TuneConfig(
-        lora=LoraConfig(rank=2, reward_rank=2, targets=("q", "projector"), reward_targets=("tower.v",)),
+        lora=LoraConfig(rank=2, reward_rank=2, kind="dora", targets=("q", "projector"), reward_targets=("tower.v",)),
         sft=pe.SFTConfig(steps=2, batch_size=8, learning_rate=1e-3),
         reward=pe.RewardConfig(steps=2, batch_size=8, learning_rate=1e-3, validate_every=2, validation_pairs=8),
         rl=pe.RLConfig(steps=1, prompts=4, learning_rate=1e-3, max_tokens=4, evaluate_every=1, evaluation_samples=4),
         test_samples=4,
     )
     pe.tune(TOY, out=tmp_path / "run", config=small, quiet=True)
-    found = {}
+    found, backbone = {}, pe.load_model("tiny-vlm").state
     for role in ("sft", "policy", "reward"):
         slot, _ = read_adapter(tmp_path / "run/adapters" / role, pe.load_model("tiny-vlm").config)
         found[role] = {name: np.abs(low.b).max() for name, low in slot.items()}
+        start = dora.decomposed(backbone, slot)
+        assert all(np.abs(low.magnitude - start[name].magnitude).max() > 1e-4 for name, low in slot.items())
     assert set(found["policy"]) == {"q", "projector.project"}
     assert set(found["reward"]) == {"tower.v"}
     assert all(moved > 0 for role in found.values() for moved in role.values())

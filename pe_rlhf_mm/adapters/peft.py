@@ -44,6 +44,7 @@ VLM_LAYERS = {
     "qwen3_vl": "model.language_model.layers",
 }
 """Where the decoder's layers are in the classes that see, of transformers 5."""
+LENGTHS = "lora_magnitude_vector"
 DECODER = "language_model.layers"
 """Where they are in the spelling that all names are brought to."""
 OURS = "PE_RLHF_MM"
@@ -52,7 +53,6 @@ UNDERSTOOD: dict[str, Any] = {
     "peft_type": "LORA",
     "bias": "none",
     "fan_in_fan_out": False,
-    "use_dora": False,
     "lora_bias": False,
     "rank_pattern": {},
     "alpha_pattern": {},
@@ -94,6 +94,8 @@ def write_adapter(
             # PEFT keeps lora_A as [R, in] and lora_B as [out, R]: both are the transpose of ours.
             tensors[f"{name}.lora_A.weight"] = np.ascontiguousarray(low.a[layer].T)
             tensors[f"{name}.lora_B.weight"] = np.ascontiguousarray(low.b[layer].T)
+            if low.magnitude is not None:
+                tensors[f"{name}.{LENGTHS}"] = low.magnitude[layer]
     rank = next(iter(slot.values())).a.shape[-1]
     settings = {
         "peft_type": OURS if beside_text(slot) else "LORA",
@@ -102,6 +104,7 @@ def write_adapter(
         "r": rank,
         "lora_alpha": scale * rank,
         "lora_dropout": 0.0,
+        "use_dora": any(low.magnitude is not None for low in slot.values()),
         "bias": "none",
         "fan_in_fan_out": False,
         "target_modules": _target_modules(place, [target for target in slot if target in MODULES]),
@@ -156,18 +159,23 @@ def read_adapter(folder: Path, config: VLMConfig) -> tuple[Slot, float]:
         example = f"base_model.model.{layers_of(config, None)}.0.{MODULES['q']}.lora_A.weight"
         raise UserError(f"the adapter in {folder} matches no layer of {config.name}; expected names such as {example}.")
     rank, shapes = settings["r"], adapted(config, targets)
-    wanted = {
+    every = [(target, layer, matrix) for target, matrix in shapes.items() for layer in range(matrix.layers)]
+    wanted: dict[str, tuple[int, ...]] = {
         f"{_module(t, DECODER, layer)}.lora_{f}.weight": (rank, i) if f == "A" else (o, rank)
-        for t, (layers, i, o) in shapes.items()
-        for layer in range(layers)
+        for t, layer, (_, i, o) in every
         for f in "AB"
     }
+    if settings.get("use_dora"):
+        wanted |= {f"{_module(t, DECODER, n)}.{LENGTHS}": (o,) for t, n, (*_, o) in every}
     _refuse_misfits(folder, wanted, {name: tensor.shape for name, tensor in stored.items()})
     slot = {}
     for target, matrix in shapes.items():
         names = [_module(target, DECODER, n) for n in range(matrix.layers)]
         a, b = (np.stack([stored[f"{n}.lora_{f}.weight"].T.astype(np.float32) for n in names]) for f in "AB")
         slot[target] = LowRank(jnp.asarray(a), jnp.asarray(b))
+        if settings.get("use_dora"):
+            lengths = np.stack([stored[f"{n}.{LENGTHS}"].astype(np.float32) for n in names])
+            slot[target] = slot[target]._replace(magnitude=jnp.asarray(lengths))
     return slot, settings["lora_alpha"] / (rank**0.5 if settings.get("use_rslora") else rank)
 
 

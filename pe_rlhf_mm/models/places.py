@@ -7,7 +7,7 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
 
 from pe_rlhf_mm import hosts
-from pe_rlhf_mm.adapters.lora import LowRank, Slot
+from pe_rlhf_mm.adapters.lora import LowRank, Slot, parts_of
 from pe_rlhf_mm.models import vlm
 from pe_rlhf_mm.models.config import VLMConfig
 from pe_rlhf_mm.models.quantize import Quantized
@@ -53,7 +53,8 @@ def _cut_where_it_divides(kernel: Sharding, shape: tuple[int, ...]) -> Sharding:
 
 
 def cuts_of_slot(config: VLMConfig, slot: Slot, mesh: Mesh) -> dict[str, list[PartitionSpec]]:
-    """How both factors of every adapter are cut: over `model` where the kernel beside them is, and not over `fsdp`.
+    """How the factors of every adapter are cut, and its lengths: over `model` where the kernel beside them is, and not
+    over `fsdp`.
 
     So a x and (a x) b need nothing gathered, and come out as W x does. Over `fsdp` they are small: what their optimizer
     state would save is less than a gather in every layer and pass costs.
@@ -63,8 +64,8 @@ def cuts_of_slot(config: VLMConfig, slot: Slot, mesh: Mesh) -> dict[str, list[Pa
     def cuts(target: str, low: LowRank) -> list[PartitionSpec]:
         axes = vlm.kernel_at(state, target).get_metadata("axes")
         size_in, size_out = ("adapted" if axis in GATHERED else axis for axis in axes)
-        named = ((None, size_in, "rank"), (None, "rank", size_out))
-        return [partition(axes, x.shape, mesh) for axes, x in zip(named, low, strict=True)]
+        named = ((None, size_in, "rank"), (None, "rank", size_out), (None, size_out))
+        return [partition(axes, x.shape, mesh) for axes, x in zip(named, parts_of(low), strict=False)]
 
     return {target: cuts(target, low) for target, low in slot.items()}
 
@@ -79,7 +80,7 @@ def placed_slot(config: VLMConfig, slot: Slot) -> Slot:
     def place(x: jax.Array, at: PartitionSpec) -> jax.Array:
         return hosts.placed(x, NamedSharding(mesh, at))
 
-    return {target: LowRank(*map(place, low, cuts[target])) for target, low in slot.items()}
+    return {target: LowRank(*map(place, parts_of(low), cuts[target])) for target, low in slot.items()}
 
 
 def everywhere(weights: nnx.State) -> nnx.State:

@@ -37,6 +37,8 @@ class LoraConfig:
     """Numerator of the scale (ours)."""
     scaling: Literal["lora", "rslora"] = "lora"
     """Of an adapter: alpha / rank, or, rank-stabilised, alpha / √rank."""
+    kind: Literal["lora", "dora"] = "lora"
+    """`dora`: the length of every column of an adapted matrix is learned apart from its direction."""
     targets: tuple[str, ...] = ATTENTION
     """Adapted matrices of every decoder layer, out of q k v o (or `attention`) and gate up down (or `mlp`); and of the
     `tower`, or tower.q and so on, and of the `projector` behind it."""

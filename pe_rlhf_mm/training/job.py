@@ -84,9 +84,16 @@ def attach(model: Model, config: TuneConfig) -> Roles:
     else:
         keys = {"sft": first, "reward": second, "value": jax.random.fold_in(second, 1)}
         for role, (rank, targets) in lora.fresh.items():
-            own, how = (roles, role, model.config), lora.scaling
             roles = role_table.new_slot_role(
-                *own, rank=rank, alpha=lora.alpha, targets=targets, key=keys[role], scaling=how
+                roles,
+                role,
+                model.config,
+                rank=rank,
+                alpha=lora.alpha,
+                targets=targets,
+                key=keys[role],
+                scaling=lora.scaling,
+                kind=lora.kind,
             )
     width = model.config.decoder.width
     return roles.with_head("reward", jax.random.normal(head, (width,)) * width**-0.5)
