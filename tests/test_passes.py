@@ -82,8 +82,8 @@ def test_one_pass_gives_every_role_its_own_gradient() -> None:
 
 
 def test_pictures_are_looked_at_once_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    looks, look = [], VisionTower.__call__
-    monkeypatch.setattr(VisionTower, "__call__", lambda tower, images: looks.append(1) or look(tower, images))
+    looks, look = [], VisionTower.see
+    monkeypatch.setattr(VisionTower, "see", lambda tower, *a, **how: looks.append(1) or look(tower, *a, **how))
     assert isinstance(rows().prompts.images, Pixels)
     for settings, expected in ((TOGETHER, 1), (APART, 4)):
         looks.clear()

@@ -33,7 +33,7 @@ from pe_rlhf_mm.training.step import new_state
 
 TINY = pe.load_model("tiny-vlm")
 SMALL = pe.TuneConfig(
-    lora=pe.LoraConfig(rank=2, reward_rank=3),
+    lora=pe.LoraConfig(rank=2, reward_rank=3, value_rank=4, kind="dora"),
     sft=pe.SFTConfig(batch_size=2),
     reward=pe.RewardConfig(batch_size=2),
     rl=pe.RLConfig(prompts=2, max_tokens=4),

@@ -119,6 +119,8 @@ def test_a_run_that_started_from_another_can_be_started_from(started: Path) -> N
     start = read_start(started, "tiny-vlm", OTHER)
     assert start.roles == ("sft", "reward")
     assert inherited(OTHER, start).lora == SMALL.lora
+    own = replace(OTHER, lora=pe.LoraConfig(value_rank=5, value_targets=("o",)))
+    assert inherited(own, start).lora == replace(SMALL.lora, value_rank=5, value_targets=("o",))
 
 
 def test_what_the_other_run_does_not_have_is_trained(source: Path, tmp_path: Path) -> None:

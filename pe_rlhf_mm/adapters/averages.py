@@ -26,9 +26,12 @@ def averaged(
 ) -> tuple[Slot, Float[Array, ""]]:
     """The slot, and its scale, whose update is the mean of theirs; `shares` add up to 1, and are equal by default.
 
-    Raises UserError for slots of other matrices, layers or sizes; ranks may differ.
+    Raises UserError for slots of other matrices, layers or sizes, ranks may differ; and for lengths of columns that are
+    learned apart (`dora.py`): what those do to a matrix is of no low rank.
     """
     first, count = slots[0], len(slots)
+    if any(low.magnitude is not None for slot in slots for low in slot.values()):
+        raise UserError("adapters of kind dora have no average that is an adapter: average some of kind lora.")
     for number, slot in enumerate(slots[1:], start=2):
         if _sizes(slot) != _sizes(first):
             raise UserError(

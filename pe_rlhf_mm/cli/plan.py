@@ -12,7 +12,8 @@ import tyro
 from pe_rlhf_mm.cli.arguments import parse
 from pe_rlhf_mm.errors import UserError
 from pe_rlhf_mm.json_files import to_json
-from pe_rlhf_mm.training.config import MeshConfig, TuneConfig
+from pe_rlhf_mm.training.config import TuneConfig
+from pe_rlhf_mm.training.machines import MeshConfig
 
 if TYPE_CHECKING:
     from pe_rlhf_mm.models.config import VLMConfig

@@ -14,7 +14,8 @@ import tyro
 from pe_rlhf_mm.cli.arguments import parse
 from pe_rlhf_mm.errors import Terminated
 from pe_rlhf_mm.json_files import to_json
-from pe_rlhf_mm.training.config import SAVE_EVERY, HostsConfig, TuneConfig
+from pe_rlhf_mm.training.config import SAVE_EVERY, TuneConfig
+from pe_rlhf_mm.training.machines import HostsConfig
 
 PROG = "pe-rlhf tune"
 GIVE_AGAIN = 75

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from pe_rlhf_mm.adapters.lora import Bank, LowRank, Slot
+from pe_rlhf_mm.adapters.lora import Bank, LowRank, Slot, parts_of
 from pe_rlhf_mm.adapters.roles import Roles, Trainable, Weights, type_of
 from pe_rlhf_mm.models import vlm
 from pe_rlhf_mm.models.config import VLMConfig
@@ -95,7 +95,7 @@ def _shared(parts: dict[str, Any], made: dict[str, Any], known: dict[int, Any]) 
 def _placed_slot(config: VLMConfig, slot: Slot, mesh: Mesh) -> Slot:
     cuts = cuts_of_slot(config, slot, mesh)
     places = {target: [NamedSharding(mesh, cut) for cut in both] for target, both in cuts.items()}
-    return {target: LowRank(*map(placed, low, places[target])) for target, low in slot.items()}
+    return {target: LowRank(*map(placed, parts_of(low), places[target])) for target, low in slot.items()}
 
 
 def part_of(roles: Roles, learners: tuple[str, ...]) -> Trainable:
@@ -137,7 +137,9 @@ def weights_of(roles: Roles, role: str) -> Weights:
 
     scale = roles.scales[role]
     scales: Any = jax.ShapeDtypeStruct((1,), jnp.float32, sharding=scale.sharding)
-    return Weights(roles.backbone, Bank(jax.tree.map(alone, roles.slots[role]), scales))
+    matrices = jax.tree.map(alone, roles.slots[role])
+    gains = {target: low.magnitude for target, low in matrices.items() if low.magnitude is not None}
+    return Weights(roles.backbone, Bank(matrices, scales, gains))
 
 
 class Held(NamedTuple):

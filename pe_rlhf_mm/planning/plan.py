@@ -25,7 +25,8 @@ from pe_rlhf_mm.planning.parts import Sizes, parts_of, sizes_of
 from pe_rlhf_mm.planning.programs import STAGES, Load, Program, rows_of, step_in_words
 from pe_rlhf_mm.planning.slices import GIB, LADDER, Rates, Slice, slice_of
 from pe_rlhf_mm.planning.traffic import collectives
-from pe_rlhf_mm.training.config import MeshConfig, TuneConfig
+from pe_rlhf_mm.training.config import TuneConfig
+from pe_rlhf_mm.training.machines import MeshConfig
 
 REFUSED = re.compile(r"\((?P<needed>[\d.]+)(?P<unit>[KMGT])\) exceeds available HBM \((?P<there>[\d.]+)G\)")
 ESTIMATE = (

@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 from jax.stages import Traced
 
 from pe_rlhf_mm.adapters.roles import Weights
+from pe_rlhf_mm.data.images import ahead
 from pe_rlhf_mm.errors import UserError
 from pe_rlhf_mm.models.config import Square, VisionConfig, VLMConfig
 from pe_rlhf_mm.planning.held import (
@@ -37,7 +38,7 @@ from pe_rlhf_mm.training.optimizers import OPTIMIZERS
 from pe_rlhf_mm.training.passes import Completed
 from pe_rlhf_mm.training.policy_gradient import ALGORITHMS, Experience, assessors
 from pe_rlhf_mm.training.step import train_step
-from pe_rlhf_mm.types import Completions, Features, Pixels, Prompts
+from pe_rlhf_mm.types import Completions, Features, Merged, Pictures, Pixels, Prompts
 
 
 class Seen(NamedTuple):
@@ -85,20 +86,23 @@ class Stage(NamedTuple):
     programs: list[Program]
 
 
-def _prompts(config: VLMConfig, count: int, load: Load, *, looked_at: bool, mesh: Mesh) -> Prompts:
+def _prompts(config: VLMConfig, settings: TuneConfig, count: int, load: Load, mesh: Mesh) -> Prompts:
     length = load.prompt_tokens
-    images = _images(config, count, load, looked_at=looked_at, mesh=mesh)
+    images = _images(config, settings, count, load, mesh)
     return Prompts(rows((count, length), jnp.int32, mesh), rows((count, length), jnp.bool_, mesh), images)
 
 
-def _images(config: VLMConfig, count: int, load: Load, *, looked_at: bool, mesh: Mesh) -> Features | Pixels | None:
+def _images(config: VLMConfig, settings: TuneConfig, count: int, load: Load, mesh: Mesh) -> Pictures | None:
     """What the tower has seen of pictures, as it has of all of them where it is frozen; or their patches."""
     vision = config.vision
     if vision is None or not load.pictures:
         return None
     seen = _squashed(config.name, vision, load.pictures) if load.seen is None else load.seen
-    if looked_at:
+    kind = Pixels if settings.mode == "full" else ahead(settings.lora.adapted(config))
+    if kind is Features:
         return Features(rows((count, seen.tokens, vision.levels * config.decoder.width), jnp.bfloat16, mesh))
+    if kind is Merged:
+        return Merged(rows((count, seen.tokens, sum(vision.merged_widths)), jnp.bfloat16, mesh))
     patches = rows((count, seen.views, seen.patches, vision.patch_numbers), jnp.uint8, mesh)
     return Pixels(patches, rows((count, seen.views, 2), jnp.int32, mesh))
 
@@ -133,7 +137,7 @@ def sft_stage(config: VLMConfig, settings: TuneConfig, load: Load, mesh: Mesh) -
     optimizer = OPTIMIZERS[settings.optimizer](settings.sft.learning_rate, settings.sft.steps)
     roles = roles_of(config, settings, "sft", mesh)
     state = trained(roles, learners, optimizer, mesh)
-    prompts = _prompts(config, count, load, looked_at=settings.mode == "lora", mesh=mesh)
+    prompts = _prompts(config, settings, count, load, mesh)
     batch = (prompts, _completions(count, 1, load.reply_tokens, mesh))
     parts = Parts(settings.accumulate, sft.tokens)
     loss = functools.partial(sft.loss, config, settings.lora.dropout, settings.remat)
@@ -151,7 +155,7 @@ def reward_stage(config: VLMConfig, settings: TuneConfig, load: Load, mesh: Mesh
     if len(learners) > 1:
         optimizer = members.optimizer_for(settings.reward, part_of(roles, learners), settings.optimizer)
     state = trained(roles, learners, optimizer, mesh)
-    prompts = _prompts(config, count, load, looked_at=settings.mode == "lora", mesh=mesh)
+    prompts = _prompts(config, settings, count, load, mesh)
     labels, margin = rows((count, group), jnp.float32, mesh), rows((count,), jnp.float32, mesh)
     batch: Any = reward.JudgedBatch(prompts, _completions(count, group, load.reply_tokens, mesh), labels, margin)
     parts = Parts(settings.accumulate, reward.share)
@@ -171,7 +175,7 @@ def rl_stage(config: VLMConfig, settings: TuneConfig, load: Load, mesh: Mesh) ->
     state = trained(roles, learners, optimizer, mesh)
     learned, sampling = frozen(roles, state.trainable), rl.sampling
     now, cast = roles.put(learned), learned.copies  # weights are read in the type of the backbone
-    prompts = _prompts(config, rl.prompts, load, looked_at=settings.mode == "lora", mesh=mesh)
+    prompts = _prompts(config, settings, rl.prompts, load, mesh)
     completions = _completions(rl.prompts, rl.group, rl.max_tokens, mesh)
     tokens: Any = rows(completions.tokens.shape, jnp.float32, mesh)
     rewards: Any = rows((rl.prompts, rl.group), jnp.float32, mesh)
@@ -204,7 +208,7 @@ def sample_stage(config: VLMConfig, settings: TuneConfig, load: Load, mesh: Mesh
     roles = roles_of(config, settings, "rl", mesh)
     part = frozen(roles, part_of(roles, ("policy",)))
     weights = weights_of(roles.put(part), "policy")
-    prompts = _prompts(config, settings.rl.prompts, load, looked_at=settings.mode == "lora", mesh=mesh)
+    prompts = _prompts(config, settings, settings.rl.prompts, load, mesh)
     alone = Held(*map(bytes_a_device, (roles.backbone, part.slots, part.copies, ())))
     return Stage(alone, [_drawing(config, settings.rl, weights, prompts, mesh)])
 

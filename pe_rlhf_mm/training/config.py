@@ -11,12 +11,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from pe_rlhf_mm.adapters.targets import ATTENTION, GROUPS, MLP, TARGETS, adapted
 from pe_rlhf_mm.errors import OutOfRange
-from pe_rlhf_mm.models.config import Attention, Quantization, Remat
+from pe_rlhf_mm.models.config import Attention, Quantization, Remat, VLMConfig
 from pe_rlhf_mm.rollout.settings import Sampling
 from pe_rlhf_mm.training.checks import not_negative, positive, refuse_other_types, within
+from pe_rlhf_mm.training.machines import MeshConfig
 
-TARGETS = ("q", "k", "v", "o", "gate", "up", "down")
 GROUPED = ("rloo", "grpo", "dr-grpo")
 """Algorithms whose baseline is the group."""
 SAVE_EVERY = 60.0
@@ -28,28 +29,50 @@ class LoraConfig:
     """Adapters of every role."""
 
     rank: int = 16
-    """Rank of the sft, policy and value adapters."""
+    """Rank of the sft and policy adapters, and of the value model's, which begins as the SFT policy."""
     reward_rank: int = 4
     """Rank of the reward model's adapter."""
+    value_rank: int = 0
+    """Rank of adapters of the value model's own: it begins as the backbone then. 0 with no value_targets: as above."""
     alpha: float = 16.0
     """Numerator of the scale (ours)."""
     scaling: Literal["lora", "rslora"] = "lora"
     """Of an adapter: alpha / rank, or, rank-stabilised, alpha / √rank."""
-    targets: tuple[str, ...] = ("q", "k", "v", "o")
-    """Adapted matrices of every decoder layer, out of q k v o gate up down."""
+    kind: Literal["lora", "dora"] = "lora"
+    """`dora`: the length of every column of an adapted matrix is learned apart from its direction."""
+    targets: tuple[str, ...] = ATTENTION
+    """Adapted matrices of every decoder layer, out of q k v o (or `attention`) and gate up down (or `mlp`); and of the
+    `tower`, or tower.q and so on, and of the `projector` behind it."""
     reward_targets: tuple[str, ...] = ()
     """Those of the reward model's adapter; none named: the same."""
+    value_targets: tuple[str, ...] = ()
+    """Those of the value model's own adapters, if it has any; none named: the same."""
     dropout: float = 0.0
     """Dropout on the adapters' input while the SFT policy is trained (ours)."""
 
     def __post_init__(self) -> None:
         refuse_other_types(self)
         positive(self, "rank", "reward_rank", "alpha")
-        for name, named in (("targets", self.targets), ("reward_targets", self.reward_targets or self.targets)):
+        not_negative(self, "value_rank")
+        for name in ("targets", "reward_targets", "value_targets"):
+            named = getattr(self, name) or self.targets
             if not isinstance(named, tuple | list) or not named or any(target not in TARGETS for target in named):
-                raise OutOfRange(f"LoraConfig.{name} must name some of {', '.join(TARGETS)}, not {named!r}")
+                known = ", ".join([*ATTENTION, *MLP, *GROUPS])
+                raise OutOfRange(f"LoraConfig.{name} must name some of {known}, not {named!r}")
         if not 0 <= self.dropout < 1:
             raise OutOfRange(f"LoraConfig.dropout must be in [0, 1), not {self.dropout}")
+
+    @property
+    def fresh(self) -> dict[str, tuple[int, tuple[str, ...]]]:
+        """Rank and targets of every role that begins with fresh adapters."""
+        found = {"sft": (self.rank, self.targets), "reward": (self.reward_rank, self.reward_targets or self.targets)}
+        if self.value_rank or self.value_targets:
+            found["value"] = (self.value_rank or self.rank, self.value_targets or self.targets)
+        return found
+
+    def adapted(self, config: VLMConfig) -> set[str]:
+        """The matrices of a model that any role adapts."""
+        return {name for _, targets in self.fresh.values() for name in adapted(config, targets)}
 
 
 @dataclass(frozen=True)
@@ -273,51 +296,6 @@ class PreferenceConfig:
 
 
 @dataclass(frozen=True)
-class MeshConfig:
-    """Several devices, of one machine or of several; 1, 1 and 1 is a single device."""
-
-    data: int = 1
-    """Rows of a batch are dealt to so many groups of devices, each of which holds all weights."""
-    fsdp: int = 1
-    """Rows are dealt within a group too, and each of its so many devices keeps a part of every weight."""
-    model: int = 1
-    """Matrices are cut over so many devices, which work on the same rows."""
-
-    def __post_init__(self) -> None:
-        refuse_other_types(self)
-        positive(self, "data", "fsdp", "model")
-
-    @property
-    def devices(self) -> int:
-        return self.data * self.fsdp * self.model
-
-    @property
-    def rows(self) -> int:
-        """The number of rows of a batch must be a multiple of it."""
-        return self.data * self.fsdp
-
-
-@dataclass(frozen=True)
-class HostsConfig:
-    """Several machines that run the same command; nothing given is one machine. No setting of a run: it may go on on
-    others."""
-
-    coordinator: str = ""
-    """HOST:PORT of the first of them, or `auto`: JAX finds out, on slices of TPUs and under Slurm, Open MPI and
-    Kubernetes."""
-    count: int = 0
-    """How many processes there are, where JAX does not find out."""
-    index: int = -1
-    """Which of them this one is, from 0."""
-
-    def __post_init__(self) -> None:
-        refuse_other_types(self)
-        not_negative(self, "count")
-        if self.index < -1 or (self.count and self.index >= self.count):
-            raise OutOfRange(f"HostsConfig.index must be one of 0 to {self.count - 1}, not {self.index}")
-
-
-@dataclass(frozen=True)
 class TuneConfig:
     """SFT, reward model and RL, or SFT and preference optimisation; evaluation: one run."""
 
@@ -371,6 +349,11 @@ class TuneConfig:
             raise OutOfRange(
                 "TuneConfig.accumulate is for losses with one mean, and rl.entropy is taken over tokens where the rest "
                 "is taken over completions: leave it at 0, or give RL whole batches"
+            )
+        if self.lora.kind == "dora" and self.reward.members > 1 and self.reward.combine == "warm":
+            raise OutOfRange(
+                "RewardConfig.combine warm is an average of adapters, and those of LoraConfig.kind dora have none: "
+                "combine them by mean, worst or uncertainty, or use kind lora"
             )
         if self.mode == "full" and self.reward.members > 1:
             raise OutOfRange(

@@ -76,17 +76,20 @@ class Job(NamedTuple):
 
 
 def attach(model: Model, config: TuneConfig) -> Roles:
-    """The roles before any training: `sft` and reward models equal the backbone; `policy` and `value` start from `sft`.
+    """The roles before any training: `sft` and reward models equal the backbone, and so does `value` where it has
+    adapters of its own; `policy`, and otherwise `value`, start from `sft`.
 
     Of several reward models each has factors of its own, and all begin with one head.
     """
-    keys, judges = jax.random.split(jax.random.key(config.seed), 3), members_of(config.reward)
-    roles = _attached(role_table.only_backbone(model.state), "sft", model, config, keys[0])
+    first, second, third = jax.random.split(jax.random.key(config.seed), 3)
+    roles = _attached(role_table.only_backbone(model.state), "sft", model, config, first)
     width = model.config.decoder.width
-    head = jax.random.normal(keys[2], (width,)) * width**-0.5
-    for number, judge in enumerate(judges):
-        key = jax.random.fold_in(keys[1], number) if number else keys[1]
+    head = jax.random.normal(third, (width,)) * width**-0.5
+    for number, judge in enumerate(members_of(config.reward)):
+        key = jax.random.fold_in(second, number) if number else second
         roles = _attached(roles, judge, model, config, key).with_head(judge, head)
+    if config.mode == "lora" and "value" in config.lora.fresh:
+        roles = _attached(roles, "value", model, config, jax.random.fold_in(first, 1))
     return roles
 
 
@@ -95,9 +98,15 @@ def _attached(roles: Roles, role: str, model: Model, config: TuneConfig, key: ja
     if config.mode == "full":
         return roles.start(role, BACKBONE)
     lora = config.lora
-    rank, targets = (
-        (lora.rank, lora.targets) if role == "sft" else (lora.reward_rank, lora.reward_targets or lora.targets)
-    )
+    rank, targets = lora.fresh[role.partition("-")[0]]
     return role_table.new_slot_role(
-        roles, role, model.config, rank=rank, alpha=lora.alpha, targets=targets, key=key, scaling=lora.scaling
+        roles,
+        role,
+        model.config,
+        rank=rank,
+        alpha=lora.alpha,
+        targets=targets,
+        key=key,
+        scaling=lora.scaling,
+        kind=lora.kind,
     )

@@ -167,10 +167,12 @@ ALGORITHMS = {
 
 
 def begun(roles: Roles, config: VLMConfig, settings: RLConfig) -> Roles:
-    """The roles before the first step: the anchor and those that are trained equal `sft`; V says 0 of everything."""
+    """The roles before the first step: the anchor and those that are trained equal `sft`, unless the value model has
+    fresh adapters of its own; V says 0 of everything."""
     learning = ALGORITHMS[settings.algorithm].roles
     for role in ("anchor", *learning):
-        roles = roles.start(role, "sft")
+        if role != "value" or "value" not in roles.slots:
+            roles = roles.start(role, "sft")
     return roles.with_head("value", jnp.zeros(config.decoder.width)) if "value" in learning else roles
 
 

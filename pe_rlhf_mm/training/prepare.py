@@ -56,7 +56,9 @@ class Data(NamedTuple):
 
 def new_gallery(model: Model, config: TuneConfig) -> Gallery:
     """Images to be looked at once by the frozen tower (mode `lora`), or by every role's own tower (mode `full`)."""
-    return Gallery(model.config, look_with=model.state if config.mode == "lora" else None)
+    if config.mode == "full":
+        return Gallery(model.config)
+    return Gallery(model.config, look_with=model.state, adapted=config.lora.adapted(model.config))
 
 
 def ask(samples: Sequence[Sample], processor: Processor, gallery: Gallery, *, room: int) -> Questions:

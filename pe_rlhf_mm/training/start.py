@@ -61,11 +61,15 @@ def read_start(run: str | Path, model: str, config: TuneConfig) -> Start:
 def inherited(config: TuneConfig, start: Start) -> TuneConfig:
     """The settings of a run that goes on from another: of what was trained there, those that it was trained with.
 
+    The value model is not taken over, and has the adapters that it is to have here.
+
     Raises UserError for settings that this release does not know.
     """
     names = ("lora", *dict.fromkeys(role.partition("-")[0] for role in start.roles))
+    value = {"value_rank": config.lora.value_rank, "value_targets": config.lora.value_targets}
     try:
-        return replace(config, **{name: SECTIONS[name](**_as_given(start.settings[name])) for name in names})
+        had = {name: SECTIONS[name](**_as_given(start.settings[name])) for name in names}
+        return replace(config, **had | {"lora": replace(had["lora"], **value)})
     except (KeyError, TypeError) as error:
         raise UserError(
             f"{start.run / 'config.json'} has settings of another release ({error}), so what was trained with them "

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from jax.sharding import Mesh
 
 from pe_rlhf_mm import hosts, registry
 from pe_rlhf_mm.adapters import roles as role_table
@@ -31,7 +32,7 @@ from pe_rlhf_mm.data.cache import RememberingProcessor
 from pe_rlhf_mm.envs.pool import pool_of
 from pe_rlhf_mm.errors import OutOfRange, UserError
 from pe_rlhf_mm.json_files import read_json
-from pe_rlhf_mm.models.model import SHIPPED, load_model
+from pe_rlhf_mm.models.model import SHIPPED, Model, load_model
 from pe_rlhf_mm.models.sharding import make_mesh, using
 from pe_rlhf_mm.reports.page import write_report
 from pe_rlhf_mm.training.agents import agent_stages
@@ -101,8 +102,7 @@ def tune(
     evaluator = evaluator_reward(config.rl) if config.method == "rlhf" else None
     alone = config.mesh.devices == 1 and jax.process_count() == 1
     mesh = None if alone else make_mesh(**dataclasses.asdict(config.mesh))
-    loaded = load_model(model, quantize=config.quantize, attention=config.attention, mesh=mesh)
-    loaded = dataclasses.replace(loaded, processor=RememberingProcessor(loaded.processor))
+    loaded = _loaded(model, config, mesh)
     run = open_run(Path(out), values, overwrite=overwrite, resume=resume)
     with ExitStack() as stack:
         stack.callback(run.release)
@@ -119,6 +119,14 @@ def tune(
         summary = _summary(job, *results)
         run.write_summary(summary)
         return summary
+
+
+def _loaded(model: str | Path, config: TuneConfig, mesh: Mesh | None) -> Model:
+    """What is tuned, which remembers what it has tokenized. Raises UserError for adapters of what it does not have."""
+    found = load_model(model, quantize=config.quantize, attention=config.attention, mesh=mesh)
+    if config.mode == "lora":
+        config.lora.adapted(found.config)
+    return dataclasses.replace(found, processor=RememberingProcessor(found.processor))
 
 
 def _is_finished(folder: Path, values: Mapping[str, Any]) -> bool:
