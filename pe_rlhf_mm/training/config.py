@@ -9,6 +9,7 @@ Nothing here imports jax: the command line reads these.
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass, field, is_dataclass
 from typing import Literal, get_args, get_origin, get_type_hints
 
@@ -313,6 +314,10 @@ class HostsConfig:
     def __post_init__(self) -> None:
         _refuse_other_types(self)
         _not_negative(self, "count")
+        if self.coordinator not in ("", "auto") and not re.fullmatch(r".+:\d+", self.coordinator):
+            raise OutOfRange(
+                f"HostsConfig.coordinator must be HOST:PORT of the first host, or auto, not {self.coordinator!r}"
+            )
         if self.index < -1 or (self.count and self.index >= self.count):
             raise OutOfRange(f"HostsConfig.index must be one of 0 to {self.count - 1}, not {self.index}")
 
