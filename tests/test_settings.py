@@ -178,8 +178,8 @@ def test_the_table_of_a_run_shows_dashes_for_what_is_not_known_and_no_zero_below
     """Figures by hand: nothing could be scored, and a divergence of -0.004 nats is 0.00."""
     unknown = {"accuracy": math.nan, "interval": Interval(math.nan, math.nan), "n": 0}
     costs = {"trainable_fraction": 0.05, "seconds": 1.0, "peak_rss_gib": 1.0}
-    reward = {"mean": -0.25, "interval": unknown["interval"], "n": 1}
-    costs["learned_reward"] = {"sft": reward, "rl": {**reward, "mean": 0.5}, "gain": {**reward, "mean": 0.75}}
+    reward = {"mean": -0.0004, "interval": unknown["interval"], "n": 1}
+    costs["learned_reward"] = {"sft": reward, "rl": {**reward, "mean": 0.5}, "gain": {**reward, "mean": 0.5}}
     summary = {"method": "rlhf", "sft": unknown, "reward_model": unknown, "gain": unknown, **costs}
     summary["rl"] = {**unknown, "kl": -0.004}
     lines = _table(summary, Path("run")).splitlines()
@@ -189,7 +189,7 @@ def test_the_table_of_a_run_shows_dashes_for_what_is_not_known_and_no_zero_below
         ["RL", "–", "–", "0"],
         ["gain", "by", "RL", "–", "–"],
     ]
-    assert lines[5] == "learned reward -0.250 by SFT, +0.500 by RL: +0.750 – deviations"
+    assert lines[5] == "learned reward +0.000 by SFT, +0.500 by RL: +0.500 – deviations"
     assert lines[6].startswith("KL to the SFT policy 0.00 nats a reply; ")
 
 

@@ -45,6 +45,11 @@ def place_of_stack(kernel: Sharding, layer: jax.Array | Quantized) -> Sharding |
     return jax.tree.map(lambda part: _cut_where_it_divides(kernel, (1, *part.shape)), layer)
 
 
+def place_of_quantized(kernel: Sharding, stack: Quantized) -> Quantized:
+    """The same of all layers at once."""
+    return jax.tree.map(lambda part: _cut_where_it_divides(kernel, part.shape), stack)
+
+
 def _cut_where_it_divides(kernel: Sharding, shape: tuple[int, ...]) -> Sharding:
     if not isinstance(kernel, NamedSharding):
         return kernel

@@ -8,14 +8,16 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from pe_rlhf_mm.adapters.lora import Bank, LowRank, Slot, parts_of
 from pe_rlhf_mm.adapters.roles import Roles, Trainable, Weights, type_of
 from pe_rlhf_mm.models import vlm
-from pe_rlhf_mm.models.config import VLMConfig
+from pe_rlhf_mm.models.config import Quantization, VLMConfig
 from pe_rlhf_mm.models.model import Model
-from pe_rlhf_mm.models.places import cuts_of_slot, places_of
+from pe_rlhf_mm.models.places import cuts_of_slot, place_of_quantized, places_of
+from pe_rlhf_mm.models.quantize import Quantized, quantized_state
 from pe_rlhf_mm.models.sharding import partition
 from pe_rlhf_mm.training.config import RewardConfig, TuneConfig
 from pe_rlhf_mm.training.job import attach
@@ -63,7 +65,7 @@ def roles_of(config: VLMConfig, settings: TuneConfig, stage: str, mesh: Mesh) ->
     The backbone is in bfloat16, as on every accelerator.
     """
     places = places_of(config, mesh)
-    backbone = placed(vlm.abstract_state(config), places, jnp.bfloat16)
+    backbone = _quantized(placed(vlm.abstract_state(config), places, jnp.bfloat16), places, settings.quantize)
     made: list[Roles] = []
 
     def as_it_begins(state: Any) -> Roles:
@@ -85,6 +87,18 @@ def roles_of(config: VLMConfig, settings: TuneConfig, stage: str, mesh: Mesh) ->
         copies=_shared(copies, made[0].copies, {id(made[0].backbone): backbone}),
         heads=whole(shapes.heads, mesh),
     )
+
+
+def _quantized(weights: nnx.State, places: nnx.State, kind: Quantization | None) -> nnx.State:
+    """A backbone as it is held: its kernels in 8 or 4 bits, if they are to be."""
+    if kind is None:
+        return weights
+    shapes = jax.eval_shape(lambda state: quantized_state(state, kind), weights)
+
+    def laid(place: Any, x: Any) -> Any:
+        return placed(x, place_of_quantized(place, x) if isinstance(x, Quantized) else place)
+
+    return jax.tree.map(laid, places, shapes)
 
 
 def _shared(parts: dict[str, Any], made: dict[str, Any], known: dict[int, Any]) -> dict[str, Any]:

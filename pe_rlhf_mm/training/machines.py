@@ -5,6 +5,7 @@ Nothing here imports jax: the command line reads these.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from pe_rlhf_mm.errors import OutOfRange
@@ -52,5 +53,9 @@ class HostsConfig:
     def __post_init__(self) -> None:
         refuse_other_types(self)
         not_negative(self, "count")
+        if self.coordinator not in ("", "auto") and not re.fullmatch(r".+:\d+", self.coordinator):
+            raise OutOfRange(
+                f"HostsConfig.coordinator must be HOST:PORT of the first host, or auto, not {self.coordinator!r}"
+            )
         if self.index < -1 or (self.count and self.index >= self.count):
             raise OutOfRange(f"HostsConfig.index must be one of 0 to {self.count - 1}, not {self.index}")

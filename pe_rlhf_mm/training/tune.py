@@ -50,7 +50,7 @@ from pe_rlhf_mm.training.presets import settings_of
 from pe_rlhf_mm.training.progress import ProgressBar
 from pe_rlhf_mm.training.reinforce import reinforce
 from pe_rlhf_mm.training.reward_stage import reward_stage
-from pe_rlhf_mm.training.run import Run, is_finished, open_run, refuse_other
+from pe_rlhf_mm.training.run import Run, is_finished, open_run, refuse_folder, refuse_other
 from pe_rlhf_mm.training.run_keeper import RunKeeper
 from pe_rlhf_mm.training.scorers import evaluator_reward, learned_by, reward_by
 from pe_rlhf_mm.training.sft import sft
@@ -97,6 +97,7 @@ def tune(
     values["start_from"] = start and start.remembered()
     if resume and hosts.led(lambda: _is_finished(Path(out), values)):
         return read_json(Path(out) / "summary.json")
+    hosts.led(lambda: refuse_folder(Path(out), values, overwrite=overwrite, resume=resume))
     pool = pool_of(instance, config.rl.environments)
     _refuse_impossible(instance, config, given=() if start is None else start.roles, played=pool is not None)
     evaluator = evaluator_reward(config.rl) if config.method == "rlhf" else None
