@@ -41,8 +41,15 @@ def cost(settings: RLConfig, now: PolicyStatistics = NOW, of: Experience = SOME)
     return objective(settings, now, VALUES, of, MASK)
 
 
-@pytest.mark.parametrize("name", [name for name in ALGORITHMS if name not in RANKED])
-@pytest.mark.parametrize("placement", ["return", "loss", "k3"])
+@pytest.mark.parametrize(
+    ("name", "placement"),
+    [
+        (name, placement)
+        for name in ALGORITHMS
+        for placement in ("return", "loss", "k3")
+        if name != "online-dpo" and not (name in RANKED and placement == "return")
+    ],
+)
 def test_the_objective_is_what_the_papers_add_up(name: str, placement: str) -> None:
     """Loss of the policy, β times the KL term in the same mean, and loss of the value model; row by row in float64."""
     rows, total = [], 0.0
@@ -58,6 +65,7 @@ def test_the_objective_is_what_the_papers_add_up(name: str, placement: str) -> N
             policy = {
                 "reinforce": -now * (goal - value),
                 "rloo": -now * gain,
+                "best-of-n": -float(NOW.full_logprobs[row, t]) * gain,
             }.get(name, max(-rho * gain, -min(max(rho, 0.8), 1.2) * gain))
             far = before + min(max(value - before, -0.2), 0.2)
             error = {"reinforce": (goal - value) ** 2, "ppo": max((goal - value) ** 2, (goal - far) ** 2)}.get(name, 0)
@@ -167,12 +175,13 @@ def test_ppo_is_given_estimates_that_are_whitened_and_returns_that_are_not(credi
 def test_each_algorithm_has_its_own_measure() -> None:
     """Whole returns are 1.4 and 7.7."""
     np.testing.assert_allclose(EARNED.returns[0, :, 0], [1.4, 7.7], **ROUNDING)
+    assert made("best-of-n").advantages.tolist() == [[[0, 0, 0, 0], [2, 2, 2, 0]]]
     for name, gain in (("rloo", 6.3), ("dr-grpo", 3.15), ("grpo", 1 / np.sqrt(2)), ("online-dpo", 1)):
         expected = np.where(KNOWN, np.array([-gain, gain])[:, None], 0)
         np.testing.assert_allclose(np.where(KNOWN, made(name).advantages, 0), expected, rtol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["rloo", "grpo", "dr-grpo", "online-dpo"])
+@pytest.mark.parametrize("name", ["rloo", "grpo", "dr-grpo", *RANKED])
 def test_a_group_that_earned_alike_moves_nothing(name: str) -> None:
     """0.1 each, for its last token."""
     rewards = advantages.on_last_token(jnp.full((1, 2), 0.1), KNOWN)
@@ -194,8 +203,13 @@ def test_a_group_that_earned_alike_moves_nothing(name: str) -> None:
     [
         ({"algorithm": "grpo", "group": 1}, "group must be at least 2 for grpo, not 1: a completion is measured"),
         ({"algorithm": "dr-grpo", "group": 1}, "group must be at least 2 for dr-grpo, not 1"),
-        ({"algorithm": "a2c"}, "algorithm must be one of reinforce, rloo, grpo, dr-grpo, ppo, online-dpo, not 'a2c'"),
+        (
+            {"algorithm": "a2c"},
+            "algorithm must be one of reinforce, rloo, grpo, dr-grpo, ppo, online-dpo, best-of-n, not 'a2c'",
+        ),
         ({"algorithm": "online-dpo", "group": 1}, "group must be at least 2 for online-dpo, not 1"),
+        ({"algorithm": "best-of-n", "group": 1}, "group must be at least 2 for best-of-n, not 1"),
+        ({"algorithm": "best-of-n"}, "kl return is not for best-of-n"),
         ({"algorithm": "online-dpo"}, "kl return is not for online-dpo, which ranks .* kl loss or k3, or beta 0"),
         ({"dpo_beta": 0.0}, "dpo_beta must be above 0, not 0.0"),
         ({"kl": "k2"}, "kl must be one of return, loss, k3, not 'k2'"),

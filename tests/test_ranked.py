@@ -38,6 +38,8 @@ def settings(mode: Any, **rl: Any) -> pe.TuneConfig:
     [
         ("online-dpo", "pe/easy-vqa", "full", {"beta": 0.0, "learning_rate": 1e-3}),
         ("online-dpo", "canvas/press", "lora", {"kl": "k3", "epochs": 2, "learning_rate": 1e-2}),
+        ("best-of-n", "pe/easy-vqa", "lora", {"kl": "loss", "epochs": 2, "learning_rate": 1e-2}),
+        ("best-of-n", "canvas/press", "full", {"beta": 0.0, "learning_rate": 1e-3}),
     ],
 )
 def test_the_whole_job_learns_by_rank(

@@ -143,6 +143,7 @@ def test_in_mode_full_only_the_copies_of_policy_and_value_move(words: Processor,
         ("dr-grpo", "return", 2),
         ("ppo", "return", 3),
         ("online-dpo", "return", 2),
+        ("best-of-n", "loss", 1),
     ],
 )
 def test_a_bandit_is_solved(words: Processor, algorithm: str, placement: str, epochs: int) -> None:
@@ -166,7 +167,7 @@ def test_without_a_value_model_the_policy_alone_moves(
     assert not {"value_loss", "explained_variance"} & heard.steps[0].keys()
 
 
-@pytest.mark.parametrize("algorithm", ["rloo", "grpo", "online-dpo"])
+@pytest.mark.parametrize("algorithm", ["rloo", "grpo", "online-dpo", "best-of-n"])
 def test_equal_rewards_of_a_group_leave_nothing_to_learn(words: Processor, algorithm: str) -> None:
     """Every advantage is 0, from the first step on: no value model has to find out first."""
     settings = replace(SETTINGS, algorithm=algorithm, beta=0.0)

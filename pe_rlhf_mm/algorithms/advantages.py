@@ -125,6 +125,25 @@ def best_and_worst(
     return jnp.where(mask & apart[..., None, None], (best - worst)[..., None], 0)
 
 
+def best_of_group(
+    returns: Float[Array, "*n G T"], scope: Int[Array, "*n G T"], mask: Bool[Array, "*n G T"], least: float = 1e-4
+) -> Float[Array, "*n G T"]:
+    """Best-of-n: how many times as often a completion would be taken as it was drawn, were the best of its group taken.
+
+        A[i, t] = G / m of those m that earned most, 0 of all others,   R = the return of the whole completion
+
+    Who is below the best by no more than `least`, which may be rounding (see `standardized`), ties with it. Where all
+    tie, none is better than what is drawn anyhow: A = 0. Masked completions do not count; of several scopes, R is the
+    mean, as in `above_the_others`.
+    """
+    worth, known = _worth(returns, scope, mask), mask.any(axis=-1)
+    most = jnp.where(known, worth, -jnp.inf).max(axis=-1, keepdims=True)
+    best = known & (worth >= most - least)
+    count, ties = known.sum(axis=-1, keepdims=True), best.sum(axis=-1, keepdims=True)
+    weight = jnp.where(best & (ties < count), count / jnp.maximum(ties, 1), 0)
+    return jnp.where(mask, weight[..., None], 0)
+
+
 def _worth(
     returns: Float[Array, "*n G T"], scope: Int[Array, "*n G T"], mask: Bool[Array, "*n G T"]
 ) -> Float[Array, "*n G"]:

@@ -17,7 +17,7 @@ from pe_rlhf_mm.models.config import Attention, Quantization, Remat
 from pe_rlhf_mm.rollout.settings import Sampling
 
 TARGETS = ("q", "k", "v", "o", "gate", "up", "down")
-RANKED = ("online-dpo",)
+RANKED = ("online-dpo", "best-of-n")
 """Algorithms that learn from which replies of a group have the best reward, not from how good it is."""
 GROUPED = ("rloo", "grpo", "dr-grpo", *RANKED)
 """Algorithms that measure a reply against the others of its group."""
@@ -144,12 +144,12 @@ class RewardConfig:
 class RLConfig:
     """Policy gradients with a baseline and a KL penalty to the SFT policy."""
 
-    algorithm: Literal["reinforce", "rloo", "grpo", "dr-grpo", "ppo", "online-dpo"] = "reinforce"
+    algorithm: Literal["reinforce", "rloo", "grpo", "dr-grpo", "ppo", "online-dpo", "best-of-n"] = "reinforce"
     """What a completion must do better than, and how far a step goes. `reinforce`: what the value model expects of it,
     as in the paper. `rloo`: what the others of its group earned; there is no value model then. `grpo`: the mean of its
     group, in deviations of the group, with a clipped ratio. `dr-grpo`: the same without its two divisions. `ppo`: what
     the value model expects from token to token (GAE), with a clipped ratio. `online-dpo`: DPO on the best and the worst
-    of its group by reward."""
+    of its group by reward. `best-of-n`: the likelihood of the best of its group."""
     steps: int = 1000
     prompts: int = 128
     """Prompts of one iteration."""

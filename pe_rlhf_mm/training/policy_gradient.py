@@ -133,6 +133,10 @@ def _online_dpo(settings: RLConfig, now: Statistics, values: None, of: Experienc
     return preferences.online_dpo(now.full_logprobs, of.anchor_logprobs, of.advantages, mask, settings.dpo_beta)
 
 
+def _best_of_n(settings: RLConfig, now: Statistics, values: None, of: Experience, mask: Array) -> Float[Array, ""]:
+    return losses.reinforce(now.full_logprobs, of.advantages, mask)
+
+
 def _squares(settings: RLConfig, values: Array, of: Experience, mask: Array) -> Float[Array, ""]:
     return losses.value(values, of.returns, mask)
 
@@ -153,13 +157,14 @@ def _share(settings: RLConfig, terms: Array, mask: Array) -> Float[Array, ""]:
     return masked.sequence_sum_mean(terms, mask) / settings.max_tokens
 
 
-_others, _standardized, _above, _pairs = (
+_others, _standardized, _above, _pairs, _best = (
     functools.partial(_in_group, measure)
     for measure in (
         advantages.above_the_others,
         advantages.standardized,
         advantages.above_the_mean,
         advantages.best_and_worst,
+        advantages.best_of_group,
     )
 )
 
@@ -170,6 +175,7 @@ ALGORITHMS = {
     "dr-grpo": Algorithm(("policy",), False, _above, _dr_grpo, None, _share),
     "ppo": Algorithm(("policy", "value"), True, _generalized, _ppo, _clipped_squares, _sum),
     "online-dpo": Algorithm(("policy",), False, _pairs, _online_dpo, None, _sum),
+    "best-of-n": Algorithm(("policy",), False, _best, _best_of_n, None, _sum),
 }
 
 
