@@ -127,10 +127,12 @@ def by_members(roles: Roles, made: Model, gallery: Gallery, heard: Heard, passes
     return members.train_members(roles, made.processor, gallery, pairs, pairs[:11], settings, seed=1, observer=heard)
 
 
-def by_reinforce(roles: Roles, made: Model, gallery: Gallery, heard: Heard, algorithm: str) -> Roles:
+def by_reinforce(
+    roles: Roles, made: Model, gallery: Gallery, heard: Heard, algorithm: str, kl: str = "return"
+) -> Roles:
     settings = RLConfig(
         algorithm=algorithm, steps=STEPS, prompts=ROWS, group=2, learning_rate=1e-2, value_learning_rate=1e-2,
-        temperature=1.0, top_p=0.9 if algorithm == "rloo" else 1.0, max_tokens=5,
+        temperature=1.0, top_p=0.9 if algorithm == "ppo" else 1.0, max_tokens=5, kl=kl,
     )  # fmt: skip
     return reinforce.reinforce(roles, made.processor, gallery, asked(gallery), settings, seed=1, observer=heard)
 
@@ -180,6 +182,8 @@ RECIPES: dict[str, Callable[..., Roles]] = {
     "reinforce": functools.partial(by_reinforce, algorithm="reinforce"),
     "ppo": functools.partial(by_reinforce, algorithm="ppo"),
     "rloo": functools.partial(by_reinforce, algorithm="rloo"),
+    "online-dpo": functools.partial(by_reinforce, algorithm="online-dpo", kl="loss"),
+    "best-of-n": functools.partial(by_reinforce, algorithm="best-of-n", kl="loss"),
     "dpo": by_preferences,
     "episodes": by_episodes,
 }

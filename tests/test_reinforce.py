@@ -142,29 +142,32 @@ def test_in_mode_full_only_the_copies_of_policy_and_value_move(words: Processor,
         ("grpo", "k3", 1),
         ("dr-grpo", "return", 2),
         ("ppo", "return", 3),
+        ("online-dpo", "return", 2),
+        ("best-of-n", "loss", 1),
     ],
 )
 def test_a_bandit_is_solved(words: Processor, algorithm: str, placement: str, epochs: int) -> None:
-    settings = replace(SETTINGS, algorithm=algorithm, steps=60, epochs=epochs, kl=placement, max_tokens=2)
+    beta = 0.0 if algorithm == "online-dpo" else SETTINGS.beta  # it has one of its own
+    settings = replace(SETTINGS, algorithm=algorithm, steps=60, epochs=epochs, kl=placement, beta=beta, max_tokens=2)
     _, heard = run(words, random_roles("sft"), settings)
     rewards = [numbers["reward"] for numbers in heard.steps]
     assert np.mean(rewards[:3]) < 0.75
     assert np.mean(rewards[-5 * epochs :]) > 0.9  # five rollouts
 
 
-@pytest.mark.parametrize(("start", "algorithm"), [(trained_sft, "rloo"), (full_sft, "rloo"), (full_sft, "grpo")])
+@pytest.mark.parametrize(("start", "algorithm"), [(trained_sft, "rloo"), (full_sft, "rloo"), (full_sft, "online-dpo")])
 def test_without_a_value_model_the_policy_alone_moves(
     words: Processor, start: Callable[[], Roles], algorithm: str
 ) -> None:
     before = start()
-    after, heard = run(words, before, replace(SETTINGS, algorithm=algorithm, learning_rate=1e-3))
+    after, heard = run(words, before, replace(SETTINGS, algorithm=algorithm, kl="loss", learning_rate=1e-3))
     sft, anchor, policy = (fingerprint(after.weights(role)) for role in ("sft", "anchor", "policy"))
     assert anchor == sft == fingerprint(before.weights("sft")) != policy
     assert "value" not in {*after.slots, *after.copies, *after.heads}
     assert not {"value_loss", "explained_variance"} & heard.steps[0].keys()
 
 
-@pytest.mark.parametrize("algorithm", ["rloo", "grpo"])
+@pytest.mark.parametrize("algorithm", ["rloo", "grpo", "online-dpo", "best-of-n"])
 def test_equal_rewards_of_a_group_leave_nothing_to_learn(words: Processor, algorithm: str) -> None:
     """Every advantage is 0, from the first step on: no value model has to find out first."""
     settings = replace(SETTINGS, algorithm=algorithm, beta=0.0)

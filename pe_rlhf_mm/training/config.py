@@ -18,8 +18,10 @@ from pe_rlhf_mm.rollout.settings import Sampling
 from pe_rlhf_mm.training.checks import not_negative, positive, refuse_other_types, within
 from pe_rlhf_mm.training.machines import MeshConfig
 
-GROUPED = ("rloo", "grpo", "dr-grpo")
-"""Algorithms whose baseline is the group."""
+RANKED = ("online-dpo", "best-of-n")
+"""Algorithms that learn from which replies of a group have the best reward, not from how good it is."""
+GROUPED = ("rloo", "grpo", "dr-grpo", *RANKED)
+"""Algorithms that measure a reply against the others of its group."""
 SAVE_EVERY = 60.0
 """Seconds from one save of a run to the next: what a crash costs at most. A save costs far less of them."""
 
@@ -165,11 +167,12 @@ class RewardConfig:
 class RLConfig:
     """Policy gradients with a baseline and a KL penalty to the SFT policy."""
 
-    algorithm: Literal["reinforce", "rloo", "grpo", "dr-grpo", "ppo"] = "reinforce"
+    algorithm: Literal["reinforce", "rloo", "grpo", "dr-grpo", "ppo", "online-dpo", "best-of-n"] = "reinforce"
     """What a completion must do better than, and how far a step goes. `reinforce`: what the value model expects of it,
     as in the paper. `rloo`: what the others of its group earned; there is no value model then. `grpo`: the mean of its
     group, in deviations of the group, with a clipped ratio. `dr-grpo`: the same without its two divisions. `ppo`: what
-    the value model expects from token to token (GAE), with a clipped ratio."""
+    the value model expects from token to token (GAE), with a clipped ratio. `online-dpo`: DPO on the best and the worst
+    of its group by reward. `best-of-n`: the likelihood of the best of its group."""
     steps: int = 1000
     prompts: int = 128
     """Prompts of one iteration."""
@@ -199,6 +202,8 @@ class RLConfig:
     credit: Literal["token", "turn"] = "token"
     """Of `ppo`: what a step is. With `turn`, gae_lambda acts from turn to turn, and all tokens of a turn share its
     advantage."""
+    dpo_beta: float = 0.1
+    """Of `online-dpo`: the beta of DPO, how dear leaving the SFT policy is. `beta` is that of the KL term besides."""
     reward: str = "learned"
     """`learned`: the reward model's. `task`: what the environment gives; only for tasks that are played in one. Or the
     id of an evaluator, or path.py:Class of one, which scores each reply or episode: its part `reward`, or its value."""
@@ -226,7 +231,7 @@ class RLConfig:
         refuse_other_types(self)
         positive(self, "steps", "prompts", "group", "learning_rate", "value_learning_rate", "temperature")
         positive(self, "evaluate_every", "evaluation_samples", "max_turns", "environments", "judge_calls")
-        positive(self, "epochs", "value_clip")
+        positive(self, "epochs", "value_clip", "dpo_beta")
         not_negative(self, "entropy")
         self._refuse_impossible_sampling()
         if not 0 <= self.beta <= 1:
@@ -245,6 +250,11 @@ class RLConfig:
             raise OutOfRange(
                 f"RLConfig.group must be at least 2 for {self.algorithm}, not {self.group}: a completion is measured "
                 "against the others of its prompt"
+            )
+        if self.algorithm in RANKED and self.kl == "return" and self.beta:
+            raise OutOfRange(
+                f"RLConfig.kl return is not for {self.algorithm}, which ranks the replies of a group by reward alone: "
+                "take kl loss or k3, or beta 0"
             )
 
     def _refuse_impossible_sampling(self) -> None:

@@ -140,6 +140,11 @@ def _by_episode(found: Float[Array, "B K"], place: Int[Array, "N T"]) -> Float[A
     return found.reshape(-1)[place]
 
 
+def _by_group(x: Array, group: int) -> Array:
+    """Of every sample its episodes, [P, G, ..], which are a whole round of samples apart."""
+    return x.reshape(group, -1, *x.shape[1:]).swapaxes(0, 1)
+
+
 def _cut(played: Played) -> bool:
     last = played.outcome.steps[-1]
     return last.truncated and not last.terminated and lost_by(played.outcome) is None
@@ -172,10 +177,7 @@ def _beyond(
 def _assess(
     config: VLMConfig, settings: RLConfig, roles: Roles, rows: Rows, jury: Jury = ALONE
 ) -> tuple[EpisodeRollout, dict[str, jax.Array]]:
-    """What every chosen token is given credit for, by the algorithm, and the metrics of a rollout.
-
-    The episodes of a sample are a whole round of samples apart.
-    """
+    """What every chosen token is given credit for, by the algorithm, and the metrics of a rollout."""
     source, beta, scope = settings.reward, settings.beta, _scope(settings.reward, rows.turn)
     mask, by_episode = rows.mask, functools.partial(_by_episode, place=rows.place)
     names = assessors(settings, jury.readers if source == "learned" else ())
@@ -196,7 +198,7 @@ def _assess(
     returns = returns + settings.gamma**away * beyond[:, None]
     whole = Earned(earned, returns, rows.turn, scope, mask, values, beyond)
     given = (whole, policy_now.logprobs, anchor.full_logprobs)
-    grouped = jax.tree.map(lambda x: x.reshape(settings.group, -1, *x.shape[1:]).swapaxes(0, 1), given)
+    grouped = jax.tree.map(lambda x: _by_group(x, settings.group), given)
     found = jax.tree.map(lambda x: x.swapaxes(0, 1).reshape(mask.shape), experience(settings, *grouped))
     known = mask.any(axis=-1)
     metrics = {
@@ -224,8 +226,9 @@ def loss(
     read = functools.partial(passes.read, how=forward.Pass(remat=remat))
     said = passes.said(config, roles.put(trainable), learners, rows, settings, read)
     now = (said["policy"], said["value"][0] if "value" in said else None)
-    statistics, values = jax.tree.map(lambda found: _by_episode(found, rollout.place), now)
-    return objective(settings, statistics, values, rollout.experience, rollout.mask)
+    by_episode = jax.tree.map(lambda found: _by_episode(found, rollout.place), now)
+    given = (*by_episode, rollout.experience, rollout.mask)
+    return objective(settings, *jax.tree.map(lambda x: _by_group(x, settings.group), given))
 
 
 def told(outcomes: Sequence[Outcome]) -> dict[str, float]:
