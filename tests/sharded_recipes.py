@@ -181,9 +181,7 @@ RECIPES: dict[str, Callable[..., Roles]] = {
     "members together": functools.partial(by_members, passes="together"),
     "reinforce": functools.partial(by_reinforce, algorithm="reinforce"),
     "ppo": functools.partial(by_reinforce, algorithm="ppo"),
-    "rloo": functools.partial(by_reinforce, algorithm="rloo"),
     "online-dpo": functools.partial(by_reinforce, algorithm="online-dpo", kl="loss"),
-    "best-of-n": functools.partial(by_reinforce, algorithm="best-of-n", kl="loss"),
     "dpo": by_preferences,
     "episodes": by_episodes,
 }
