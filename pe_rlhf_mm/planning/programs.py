@@ -17,6 +17,7 @@ from pe_rlhf_mm.adapters.roles import Weights
 from pe_rlhf_mm.errors import UserError
 from pe_rlhf_mm.models.config import Square, VisionConfig, VLMConfig
 from pe_rlhf_mm.planning.held import (
+    HALF,
     Held,
     bytes_a_device,
     frozen,
@@ -85,20 +86,25 @@ class Stage(NamedTuple):
     programs: list[Program]
 
 
-def _prompts(config: VLMConfig, count: int, load: Load, *, looked_at: bool, mesh: Mesh) -> Prompts:
+def _looked_at(settings: TuneConfig, dtype: Any) -> Any:
+    """The type of what a tower has seen, as of all pictures where it is frozen; None: it looks in each step."""
+    return dtype if settings.mode == "lora" else None
+
+
+def _prompts(config: VLMConfig, count: int, load: Load, *, looked_at: Any, mesh: Mesh) -> Prompts:
     length = load.prompt_tokens
     images = _images(config, count, load, looked_at=looked_at, mesh=mesh)
     return Prompts(rows((count, length), jnp.int32, mesh), rows((count, length), jnp.bool_, mesh), images)
 
 
-def _images(config: VLMConfig, count: int, load: Load, *, looked_at: bool, mesh: Mesh) -> Features | Pixels | None:
-    """What the tower has seen of pictures, as it has of all of them where it is frozen; or their patches."""
+def _images(config: VLMConfig, count: int, load: Load, *, looked_at: Any, mesh: Mesh) -> Features | Pixels | None:
+    """What the tower has seen of pictures, or their patches."""
     vision = config.vision
     if vision is None or not load.pictures:
         return None
     seen = _squashed(config.name, vision, load.pictures) if load.seen is None else load.seen
-    if looked_at:
-        return Features(rows((count, seen.tokens, vision.levels * config.decoder.width), jnp.bfloat16, mesh))
+    if looked_at is not None:
+        return Features(rows((count, seen.tokens, vision.levels * config.decoder.width), looked_at, mesh))
     patches = rows((count, seen.views, seen.patches, vision.patch_numbers), jnp.uint8, mesh)
     return Pixels(patches, rows((count, seen.views, 2), jnp.int32, mesh))
 
@@ -126,14 +132,14 @@ def _refuse_packed(section: str, length: int) -> None:
         )
 
 
-def sft_stage(config: VLMConfig, settings: TuneConfig, load: Load, mesh: Mesh) -> Stage:
+def sft_stage(config: VLMConfig, settings: TuneConfig, load: Load, mesh: Mesh, dtype: Any = HALF) -> Stage:
     """Supervised fine-tuning, one demonstration a row."""
     _refuse_packed("sft", settings.sft.packed_length)
     count, learners = settings.sft.batch_size, ("sft",)
     optimizer = OPTIMIZERS[settings.optimizer](settings.sft.learning_rate, settings.sft.steps)
-    roles = roles_of(config, settings, "sft", mesh)
+    roles = roles_of(config, settings, "sft", mesh, dtype)
     state = trained(roles, learners, optimizer, mesh)
-    prompts = _prompts(config, count, load, looked_at=settings.mode == "lora", mesh=mesh)
+    prompts = _prompts(config, count, load, looked_at=_looked_at(settings, dtype), mesh=mesh)
     batch = (prompts, _completions(count, 1, load.reply_tokens, mesh))
     parts = Parts(settings.accumulate, sft.tokens)
     loss = functools.partial(sft.loss, config, settings.lora.dropout, settings.remat)
@@ -141,15 +147,15 @@ def sft_stage(config: VLMConfig, settings: TuneConfig, load: Load, mesh: Mesh) -
     return Stage(held(roles, state, validated=False), [Program("step", step, batch, learns=True)])
 
 
-def reward_stage(config: VLMConfig, settings: TuneConfig, load: Load, mesh: Mesh) -> Stage:
+def reward_stage(config: VLMConfig, settings: TuneConfig, load: Load, mesh: Mesh, dtype: Any = HALF) -> Stage:
     """A reward model from pairs, or from ratings, one example a row."""
     _refuse_packed("reward", settings.reward.packed_length)
     count, learners = settings.reward.batch_size, ("reward",)
     group = 2 if settings.reward.loss == "pairwise" else 1
     optimizer = OPTIMIZERS[settings.optimizer](settings.reward.learning_rate, settings.reward.steps)
-    roles = roles_of(config, settings, "reward", mesh)
+    roles = roles_of(config, settings, "reward", mesh, dtype)
     state = trained(roles, learners, optimizer, mesh)
-    prompts = _prompts(config, count, load, looked_at=settings.mode == "lora", mesh=mesh)
+    prompts = _prompts(config, count, load, looked_at=_looked_at(settings, dtype), mesh=mesh)
     labels, margin = rows((count, group), jnp.float32, mesh), rows((count,), jnp.float32, mesh)
     batch = reward.JudgedBatch(prompts, _completions(count, group, load.reply_tokens, mesh), labels, margin)
     parts = Parts(settings.accumulate, reward.share)
@@ -158,15 +164,15 @@ def reward_stage(config: VLMConfig, settings: TuneConfig, load: Load, mesh: Mesh
     return Stage(held(roles, state, validated=True), [Program("step", step, batch, learns=True)])
 
 
-def rl_stage(config: VLMConfig, settings: TuneConfig, load: Load, mesh: Mesh) -> Stage:
+def rl_stage(config: VLMConfig, settings: TuneConfig, load: Load, mesh: Mesh, dtype: Any = HALF) -> Stage:
     """One iteration of RL: replies are drawn, scored by policy, anchor and reward model, and learned from."""
     rl, (learners, appraised, *_) = settings.rl, ALGORITHMS[settings.rl.algorithm]
-    roles = roles_of(config, settings, "rl", mesh)
+    roles = roles_of(config, settings, "rl", mesh, dtype)
     optimizer = reinforce.optimizer_for(rl, part_of(roles, learners), settings.optimizer)
     state = trained(roles, learners, optimizer, mesh)
     learned, sampling = frozen(roles, state.trainable), rl.sampling
     now, cast = roles.put(learned), learned.copies  # weights are read in the type of the backbone
-    prompts = _prompts(config, rl.prompts, load, looked_at=settings.mode == "lora", mesh=mesh)
+    prompts = _prompts(config, rl.prompts, load, looked_at=_looked_at(settings, dtype), mesh=mesh)
     completions = _completions(rl.prompts, rl.group, rl.max_tokens, mesh)
     tokens: Any = rows(completions.tokens.shape, jnp.float32, mesh)
     rewards: Any = rows((rl.prompts, rl.group), jnp.float32, mesh)
@@ -191,12 +197,12 @@ def rl_stage(config: VLMConfig, settings: TuneConfig, load: Load, mesh: Mesh) ->
     return Stage(held(roles, state, validated=True), [draw, *scores, Program("update", update, rollout, learns=True)])
 
 
-def sample_stage(config: VLMConfig, settings: TuneConfig, load: Load, mesh: Mesh) -> Stage:
+def sample_stage(config: VLMConfig, settings: TuneConfig, load: Load, mesh: Mesh, dtype: Any = HALF) -> Stage:
     """Replies drawn by one policy, with nothing beside it: what an evaluation holds."""
-    roles = roles_of(config, settings, "rl", mesh)
+    roles = roles_of(config, settings, "rl", mesh, dtype)
     part = frozen(roles, part_of(roles, ("policy",)))
     weights = weights_of(roles.put(part), "policy")
-    prompts = _prompts(config, settings.rl.prompts, load, looked_at=settings.mode == "lora", mesh=mesh)
+    prompts = _prompts(config, settings.rl.prompts, load, looked_at=_looked_at(settings, dtype), mesh=mesh)
     alone = Held(*map(bytes_a_device, (roles.backbone, part.slots, part.copies, ())))
     return Stage(alone, [_drawing(config, settings.rl, weights, prompts, mesh)])
 
@@ -209,7 +215,7 @@ def _drawing(
     return Program("sample", draw, (prompts, keys), rl.max_tokens, cast)
 
 
-STAGES: dict[str, Callable[[VLMConfig, TuneConfig, Load, Mesh], Stage]] = {
+STAGES: dict[str, Callable[..., Stage]] = {
     "sft": sft_stage,
     "reward": reward_stage,
     "rl": rl_stage,
