@@ -154,6 +154,7 @@ def test_every_stage_compiles_and_is_given_what_it_holds(stage: str, mode: str) 
     for cost in found.costs:
         assert cost.temporaries > 0
         assert cost.peak >= found.held.total
+    assert found.held.backbone == 4 * count(TINY.state)  # float32, as on every CPU
     assert found.costs[-1].arguments <= found.held.total + 1_000_000  # and a batch of a few kilobytes
 
 

@@ -27,6 +27,9 @@ from pe_rlhf_mm.training.optimizers import places_of_moments
 from pe_rlhf_mm.training.policy_gradient import begun
 from pe_rlhf_mm.training.step import TrainState
 
+HALF = jnp.bfloat16
+"""The type of a backbone on every accelerator."""
+
 
 def before(stage: str, settings: RewardConfig) -> tuple[str, ...]:
     """The roles that have been trained when a stage begins."""
@@ -59,13 +62,13 @@ def bytes_a_device(tree: Any) -> int:
     )
 
 
-def roles_of(config: VLMConfig, settings: TuneConfig, stage: str, mesh: Mesh) -> Roles:
+def roles_of(config: VLMConfig, settings: TuneConfig, stage: str, mesh: Mesh, dtype: Any = HALF) -> Roles:
     """All roles as a stage begins, those that share their arrays with shapes that they share.
 
-    The backbone is in bfloat16, as on every accelerator.
+    `dtype` is that of the backbone.
     """
     places = places_of(config, mesh)
-    backbone = _quantized(placed(vlm.abstract_state(config), places, jnp.bfloat16), places, settings.quantize)
+    backbone = _quantized(placed(vlm.abstract_state(config), places, dtype), places, settings.quantize)
     made: list[Roles] = []
 
     def as_it_begins(state: Any) -> Roles:

@@ -16,14 +16,15 @@ from jax.stages import Lowered, Traced
 
 from pe_rlhf_mm.errors import UserError
 from pe_rlhf_mm.models.config import VLMConfig, with_attention
+from pe_rlhf_mm.models.model import default_dtype
 from pe_rlhf_mm.models.sharding import MESH_AXES
 from pe_rlhf_mm.planning.arithmetic import products
 from pe_rlhf_mm.planning.buffers import dump_to, fullest
 from pe_rlhf_mm.planning.estimate import Cuts, cuts_of, estimated
-from pe_rlhf_mm.planning.held import Held, bytes_a_device
+from pe_rlhf_mm.planning.held import HALF, Held, bytes_a_device
 from pe_rlhf_mm.planning.parts import Sizes, parts_of, sizes_of
 from pe_rlhf_mm.planning.programs import STAGES, Load, Program, rows_of, step_in_words
-from pe_rlhf_mm.planning.slices import GIB, Rates, Slice, slice_of
+from pe_rlhf_mm.planning.slices import GIB, HERE, Rates, Slice, slice_of
 from pe_rlhf_mm.planning.traffic import collectives
 from pe_rlhf_mm.training.config import TuneConfig
 from pe_rlhf_mm.training.machines import MeshConfig
@@ -188,7 +189,7 @@ def plan(
         )
     laid = chips.mesh(shape)
     shaped = with_attention(config, settings.attention)
-    found = STAGES[stage](shaped, settings, load, laid)
+    found = STAGES[stage](shaped, settings, load, laid, default_dtype() if topology == HERE else HALF)
     sizes = sizes_of(config, settings.lora, laid)
     if chips.compiles:
         known: dict[str, Cost] = {}

@@ -95,9 +95,8 @@ def tune(
         config = inherited(config, start)
     values: dict[str, Any] = {"task": id, "model": lasting_name(model), "settings": dataclasses.asdict(config)}
     values["start_from"] = start and start.remembered()
-    if resume and hosts.led(lambda: _is_finished(Path(out), values)):
+    if hosts.led(lambda: _is_finished(Path(out), values, overwrite=overwrite, resume=resume)):
         return read_json(Path(out) / "summary.json")
-    hosts.led(lambda: refuse_folder(Path(out), values, overwrite=overwrite, resume=resume))
     pool = pool_of(instance, config.rl.environments)
     _refuse_impossible(instance, config, given=() if start is None else start.roles, played=pool is not None)
     evaluator = evaluator_reward(config.rl) if config.method == "rlhf" else None
@@ -130,9 +129,11 @@ def _loaded(model: str | Path, config: TuneConfig, mesh: Mesh | None) -> Model:
     return dataclasses.replace(found, processor=RememberingProcessor(found.processor))
 
 
-def _is_finished(folder: Path, values: Mapping[str, Any]) -> bool:
-    """Whether a folder holds a run that came to its end. Raises UserError if that was begun with other values."""
-    if not is_finished(folder):
+def _is_finished(folder: Path, values: Mapping[str, Any], *, overwrite: bool, resume: bool) -> bool:
+    """Whether a run that is to go on came to its end. Raises UserError if it was begun with other values, and for a
+    folder that cannot be that of a run."""
+    if not (resume and is_finished(folder)):
+        refuse_folder(folder, values, overwrite=overwrite, resume=resume)
         return False
     refuse_other(folder, values)
     return True
