@@ -152,7 +152,8 @@ def _examine(job: Job, pool: EnvPool, roles: Roles, data: AgentData) -> dict[str
         job.observer.step("evaluation", part, {name: value} if math.isfinite(value) else {})
     some = pick(data.samples, math.ceil(DIVERGENCE_EPISODES / config.rl.group), seed=seed)
     key, learned = jax.random.key(seed), config.learns_reward
-    _, drawn = collect_episodes(processor, gallery, pool, roles, roles.pick("policy"), some, config.rl, None, key)
+    given = (processor, gallery, pool, roles, roles.pick("policy"), some, config.rl, None, key, config.rl.beta)
+    _, drawn = collect_episodes(*given)
     divergence = float(drawn["kl"])
     job.observer.step("evaluation", 3, {"kl": divergence})
     job.run.write_samples(_lines(job, samples, found))
