@@ -62,12 +62,12 @@ def rollout() -> reinforce.Rollout:
     rng, (prompts, completions) = np.random.default_rng(3), batch(2)
     mask = completions.mask & (np.arange(ROWS * 2).reshape(ROWS, 2, 1) % 3 > 0)
     found = (rng.normal(size=mask.shape).astype(np.float32) for _ in range(4))
-    experience = Experience(*found, None)
+    experience = Experience(*found, None, np.full(mask.shape, 0.3, np.float32))
     return reinforce.Rollout(prompts, completions._replace(mask=mask), np.zeros(mask.shape[:2], np.float32), experience)
 
 
 def by_reinforce(algorithm: str = "reinforce") -> Callable[..., Any]:
-    settings = pe.RLConfig(algorithm=algorithm, group=2, kl="loss", beta=0.3)
+    settings = pe.RLConfig(algorithm=algorithm, group=2, kl="loss")
     return functools.partial(reinforce.loss, CONFIG, settings, "products")
 
 

@@ -136,8 +136,8 @@ def assess(
 ) -> tuple:
     processor, roles = model
     rows = episodes.rows_of(processor.config, Gallery(processor.config), found)
-    settings = dataclasses.replace(settings, reward=source)
-    return rows, *episodes._assess(processor.config, settings, roles, rows)
+    begun = dataclasses.replace(settings, reward=source, beta=0.77)  # RL begins with it: this rollout has its own
+    return rows, *episodes._assess(processor.config, begun, roles, rows, settings.beta)
 
 
 def test_what_is_earned_later_is_owed_to_every_token_before_it(model: tuple[Processor, Roles]) -> None:

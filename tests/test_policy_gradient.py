@@ -17,7 +17,8 @@ from pe_rlhf_mm.training.forward import PolicyStatistics
 from pe_rlhf_mm.training.policy_gradient import ALGORITHMS, Earned, Experience, experience, objective
 
 MASK = jnp.array([[1, 1, 1, 0], [1, 0, 0, 0], [0, 0, 0, 0], [1, 1, 0, 0]], bool)
-SETTINGS = RLConfig(group=2, max_tokens=4, beta=0.3)
+SETTINGS = RLConfig(group=2, max_tokens=4, beta=0.9)
+"""What a nat costs a rollout says, and no longer its settings."""
 ROUNDING = {"rtol": 1e-5, "atol": 1e-6}
 every = pytest.mark.parametrize("name", ALGORITHMS)
 
@@ -30,7 +31,7 @@ NOW = PolicyStatistics(numbers(0), numbers(1), jnp.abs(numbers(2)))
 VALUES = numbers(3)
 MOVED = jnp.array([[0.5, -0.4, 0.05, 0], [-0.05, 0, 0, 0], [0, 0, 0, 0], [-0.25, 0.3, 0, 0]])
 """By how many nats tokens have become likelier since they were drawn."""
-SOME = Experience(NOW.logprobs - MOVED, *(numbers(k) for k in range(5, 9)))
+SOME = Experience(NOW.logprobs - MOVED, *(numbers(k) for k in range(5, 9)), jnp.full(MASK.shape, 0.3))
 
 
 def asked(name: str, **changed: Any) -> RLConfig:
@@ -154,7 +155,7 @@ EARNED = Earned(
 
 
 def made(name: str, earned: Earned = EARNED, **changed: Any) -> Experience:
-    return experience(asked(name, **changed), earned, WORTH, WORTH)
+    return experience(asked(name, **changed), 0.3, earned, WORTH, WORTH)
 
 
 @pytest.mark.parametrize("credit", ["token", "turn"])
@@ -211,6 +212,9 @@ def test_a_group_that_earned_alike_moves_nothing(name: str) -> None:
         ({"algorithm": "best-of-n", "group": 1}, "group must be at least 2 for best-of-n, not 1"),
         ({"algorithm": "best-of-n"}, "kl return is not for best-of-n"),
         ({"algorithm": "online-dpo"}, "kl return is not for online-dpo, which ranks .* kl loss or k3, or beta 0"),
+        ({"kl_target": -1.0}, "kl_target must be 0 or more, not -1.0"),
+        ({"kl_target": 1.0, "beta": 0.0}, "kl_target moves beta by a factor, and beta is 0"),
+        ({"kl_gain": 5.0}, "kl_gain must be above 0 and below 5, not 5.0"),
         ({"dpo_beta": 0.0}, "dpo_beta must be above 0, not 0.0"),
         ({"kl": "k2"}, "kl must be one of return, loss, k3, not 'k2'"),
         ({"epochs": 0}, "epochs must be above 0, not 0"),

@@ -16,7 +16,10 @@ def on_last_token(rewards: Float[Array, "*n"], mask: Bool[Array, "*n T"]) -> Flo
 
 
 def token_rewards(
-    rewards: Float[Array, "*n"], kl: Float[Array, "*n T"], mask: Bool[Array, "*n T"], beta: float
+    rewards: Float[Array, "*n"],
+    kl: Float[Array, "*n T"],
+    mask: Bool[Array, "*n T"],
+    beta: Float[Array, ""] | float,
 ) -> Float[Array, "*n T"]:
     """The paper's objective as a reward for every token.
 

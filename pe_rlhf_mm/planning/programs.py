@@ -180,7 +180,7 @@ def rl_stage(config: VLMConfig, settings: TuneConfig, load: Load, mesh: Mesh, dt
     completions = _completions(rl.prompts, rl.group, rl.max_tokens, mesh)
     tokens: Any = rows(completions.tokens.shape, jnp.float32, mesh)
     rewards: Any = rows((rl.prompts, rl.group), jnp.float32, mesh)
-    experience = Experience(tokens, tokens, tokens, tokens, tokens if appraised else None)
+    experience = Experience(tokens, tokens, tokens, tokens, tokens if appraised else None, tokens)
     rollout = reinforce.Rollout(prompts, completions, rewards, experience)
     loss = functools.partial(reinforce.loss, config, rl, settings.remat)
     read, names = (

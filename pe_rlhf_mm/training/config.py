@@ -184,6 +184,11 @@ class RLConfig:
     value_learning_rate: float = 1e-5
     beta: float = 0.05
     """J = E[(1 - beta) · reward - beta · KL]."""
+    kl_target: float = 0.0
+    """Nats a reply, or an episode, from the SFT policy at which beta is to hold the policy: it is moved after every
+    rollout, up if that was further away, else down. 0: it stays as it is given."""
+    kl_gain: float = 0.1
+    """With `kl_target`: beta is multiplied by 1 + kl_gain times the relative error, which is at most 0.2 either way."""
     gamma: float = 1.0
     """What a reward is worth a turn earlier, of tasks that are played; the tokens of a turn are not discounted."""
     kl: Literal["return", "loss", "k3"] = "return"
@@ -232,10 +237,14 @@ class RLConfig:
         positive(self, "steps", "prompts", "group", "learning_rate", "value_learning_rate", "temperature")
         positive(self, "evaluate_every", "evaluation_samples", "max_turns", "environments", "judge_calls")
         positive(self, "epochs", "value_clip", "dpo_beta")
-        not_negative(self, "entropy")
+        not_negative(self, "entropy", "kl_target")
         self._refuse_impossible_sampling()
         if not 0 <= self.beta <= 1:
             raise OutOfRange(f"RLConfig.beta must be in [0, 1], not {self.beta}")
+        if not 0 < self.kl_gain < 5:
+            raise OutOfRange(f"RLConfig.kl_gain must be above 0 and below 5, not {self.kl_gain}")
+        if self.kl_target and not self.beta:
+            raise OutOfRange("RLConfig.kl_target moves beta by a factor, and beta is 0: begin with one above 0")
         if not 0 < self.gamma <= 1:
             raise OutOfRange(f"RLConfig.gamma must be above 0 and at most 1, not {self.gamma}")
         if not 0 < self.clip < 1:

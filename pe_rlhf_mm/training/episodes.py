@@ -175,10 +175,15 @@ def _beyond(
 
 @functools.partial(jax.jit, static_argnames=("config", "settings", "jury"))
 def _assess(
-    config: VLMConfig, settings: RLConfig, roles: Roles, rows: Rows, jury: Jury = ALONE
+    config: VLMConfig,
+    settings: RLConfig,
+    roles: Roles,
+    rows: Rows,
+    beta: Float[Array, ""] | float,
+    jury: Jury = ALONE,
 ) -> tuple[EpisodeRollout, dict[str, jax.Array]]:
     """What every chosen token is given credit for, by the algorithm, and the metrics of a rollout."""
-    source, beta, scope = settings.reward, settings.beta, _scope(settings.reward, rows.turn)
+    source, scope = settings.reward, _scope(settings.reward, rows.turn)
     mask, by_episode = rows.mask, functools.partial(_by_episode, place=rows.place)
     names = assessors(settings, jury.readers if source == "learned" else ())
     said = passes.said(config, roles, names, Episodes(rows.packed, rows.ends), settings, passes.read)
@@ -199,7 +204,7 @@ def _assess(
     whole = Earned(earned, returns, rows.turn, scope, mask, values, beyond)
     given = (whole, policy_now.logprobs, anchor.full_logprobs)
     grouped = jax.tree.map(lambda x: _by_group(x, settings.group), given)
-    found = jax.tree.map(lambda x: x.swapaxes(0, 1).reshape(mask.shape), experience(settings, *grouped))
+    found = jax.tree.map(lambda x: x.swapaxes(0, 1).reshape(mask.shape), experience(settings, beta, *grouped))
     known = mask.any(axis=-1)
     metrics = {
         EARNED.get(source, "scored"): masked.token_mean(masked.sequence_sum(rewards, mask), known),
@@ -253,12 +258,13 @@ def collect_episodes(
     settings: RLConfig,
     evaluator: EvaluatorReward | None,
     key: jax.Array,
+    beta: float,
     *,
     jury: Jury = ALONE,
 ) -> tuple[EpisodeRollout, dict[str, Any]]:
     """Plays a group of every sample with the current policy and works out what is constant for the updates on it.
 
-    `evaluator`: what rewards episodes in place of the environment, or of the `jury`.
+    `evaluator`: what rewards episodes in place of the environment, or of the `jury`. `beta`: of this rollout.
     """
     now, rounds = roles.put(trainable), [*samples] * settings.group
     drawn = (processor, now.weights("policy"), gallery, pool, rounds, settings.sampling, key)
@@ -267,7 +273,7 @@ def collect_episodes(
         outcomes = hosts.led(lambda: rewarded(evaluator, [p.outcome for p in played]))
         played = [p._replace(outcome=outcome) for p, outcome in zip(played, outcomes, strict=True)]
     rows = by_rows(rows_of(processor.config, gallery, played))
-    rollout, metrics = _assess(processor.config, settings, now, rows, jury)
+    rollout, metrics = _assess(processor.config, settings, now, rows, beta, jury)
     return rollout, {**metrics, **told([p.outcome for p in played])}
 
 
@@ -306,11 +312,11 @@ def reinforce_episodes(
         return Stream((choose(k), choose(k + 1)) for k in itertools.count(start))
 
     def draw(
-        roles: Roles, trainable: Trainable, asked: tuple[list[Sample], list[Sample]], key: jax.Array
+        roles: Roles, trainable: Trainable, asked: tuple[list[Sample], list[Sample]], key: jax.Array, beta: float
     ) -> tuple[EpisodeRollout, dict[str, Any]]:
         now, following = asked
-        by = (settings, evaluator, key)
-        drawn = collect_episodes(processor, new_gallery(), pool, roles, trainable, now, *by, jury=jury)
+        given = (processor, new_gallery(), pool, roles, trainable, now, settings, evaluator, key, beta)
+        drawn = collect_episodes(*given, jury=jury)
         for slot, sample in enumerate(following[: pool.size]):
             pool.prepare(slot, sample, seed=0)
         return drawn

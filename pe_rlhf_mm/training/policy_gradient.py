@@ -49,7 +49,7 @@ class Experience(NamedTuple):
     """Of every token of a rollout, group by group, what is constant for the updates on it.
 
     `logprobs`: under the policy that drew it, as the trainer works them out; `anchor_logprobs`: under the anchor, and
-    before top-k and top-p; `values`: what V said then, where it was asked.
+    before top-k and top-p; `values`: what V said then, where it was asked; `beta`: what a nat of the KL term costs.
     """
 
     logprobs: Float[Array, "*n G T"]
@@ -57,6 +57,7 @@ class Experience(NamedTuple):
     advantages: Float[Array, "*n G T"]
     returns: Float[Array, "*n G T"]
     values: Any
+    beta: Float[Array, "*n G T"]
 
 
 class Algorithm(NamedTuple):
@@ -232,11 +233,15 @@ def assessors(settings: RLConfig, judges: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def experience(
-    settings: RLConfig, earned: Earned, logprobs: Float[Array, "*n G T"], anchor_logprobs: Float[Array, "*n G T"]
+    settings: RLConfig,
+    beta: Float[Array, ""] | float,
+    earned: Earned,
+    logprobs: Float[Array, "*n G T"],
+    anchor_logprobs: Float[Array, "*n G T"],
 ) -> Experience:
-    """What the updates on a rollout are given: the log-probabilities, and credit by the algorithm."""
+    """What the updates on a rollout are given: the log-probabilities, credit by the algorithm, and β."""
     credit = ALGORITHMS[settings.algorithm].credit(settings, earned)
-    return Experience(logprobs, anchor_logprobs, *credit, earned.values)
+    return Experience(logprobs, anchor_logprobs, *credit, earned.values, jnp.full(logprobs.shape, beta))
 
 
 def objective(
@@ -246,16 +251,16 @@ def objective(
     of: Experience,
     mask: Bool[Array, "*n G T"],
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """L_pg + L_v + β · penalty - c · entropy, of groups of completions or of episodes, and its metrics.
+    """L_pg + L_v + penalty · β - c · entropy, of groups of completions or of episodes, and its metrics.
 
     `statistics` and `values` are those of now; None where there is no value model, and no L_v.
     """
     algorithm = ALGORITHMS[settings.algorithm]
     policy_loss = algorithm.policy_loss(settings, statistics, values, of, mask)
-    penalty = PLACEMENTS[settings.kl].penalty(statistics.full_logprobs, of.anchor_logprobs)
+    penalty = of.beta * PLACEMENTS[settings.kl].penalty(statistics.full_logprobs, of.anchor_logprobs)
     entropy = masked.token_mean(statistics.entropy, mask)
     metrics = {"policy_loss": policy_loss, "entropy": entropy}
-    loss = policy_loss + settings.beta * algorithm.mean(settings, penalty, mask)
+    loss = policy_loss + algorithm.mean(settings, penalty, mask)
     if settings.entropy:
         loss = loss - settings.entropy * entropy
     if settings.epochs > 1:
