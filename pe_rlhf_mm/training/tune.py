@@ -31,14 +31,14 @@ from pe_rlhf_mm.data.cache import RememberingProcessor
 from pe_rlhf_mm.envs.pool import pool_of
 from pe_rlhf_mm.errors import OutOfRange, UserError
 from pe_rlhf_mm.json_files import read_json
-from pe_rlhf_mm.models.model import SHIPPED, load_model
+from pe_rlhf_mm.models.model import SHIPPED, Model, load_model
 from pe_rlhf_mm.models.sharding import make_mesh, using
 from pe_rlhf_mm.reports.page import write_report
 from pe_rlhf_mm.training.agents import agent_stages
 from pe_rlhf_mm.training.alarms import Alarms
 from pe_rlhf_mm.training.config import SAVE_EVERY, TuneConfig
 from pe_rlhf_mm.training.examine import answer, examine
-from pe_rlhf_mm.training.job import Job, attach
+from pe_rlhf_mm.training.job import Job
 from pe_rlhf_mm.training.judged import label_source, preference_source
 from pe_rlhf_mm.training.observer import Observer, Observers
 from pe_rlhf_mm.training.policy_gradient import ALGORITHMS
@@ -52,7 +52,7 @@ from pe_rlhf_mm.training.run import Run, is_finished, open_run, refuse_other
 from pe_rlhf_mm.training.run_keeper import RunKeeper
 from pe_rlhf_mm.training.scorers import LEARNED, evaluator_reward, reward_by
 from pe_rlhf_mm.training.sft import sft
-from pe_rlhf_mm.training.start import inherited, load_start, read_start
+from pe_rlhf_mm.training.start import Start, inherited, read_start, refuse_other_adapters
 from pe_rlhf_mm.training.stopwatch import Stopwatch
 from pe_rlhf_mm.training.termination import together
 from pe_rlhf_mm.types import Task
@@ -86,11 +86,7 @@ def tune(
     id = registry.tasks.resolve(task)
     instance = registry.tasks.make(task)
     config = settings_of(instance) if config is None else config
-    start = None if start_from is None else read_start(start_from, lasting_name(model), config)
-    if start is not None:
-        if Path(out).resolve() == start.run:
-            raise UserError(f"{out} is the run to start from, and would be overwritten. Give another --out.")
-        config = inherited(config, start)
+    config, start = _starting(start_from, lasting_name(model), config, Path(out))
     values: dict[str, Any] = {"task": id, "model": lasting_name(model), "settings": dataclasses.asdict(config)}
     values["start_from"] = start and start.remembered()
     if resume and hosts.led(lambda: _is_finished(Path(out), values)):
@@ -101,8 +97,7 @@ def tune(
     alone = config.mesh.devices == 1 and jax.process_count() == 1
     mesh = None if alone else make_mesh(**dataclasses.asdict(config.mesh))
     loaded = load_model(model, quantize=config.quantize, attention=config.attention, mesh=mesh)
-    if config.mode == "lora":
-        config.lora.adapted(loaded.config)  # which refuses what this model does not have
+    _refuse_misfits(config, loaded, given=() if start is None else start.roles)
     loaded = dataclasses.replace(loaded, processor=RememberingProcessor(loaded.processor))
     run = open_run(Path(out), values, overwrite=overwrite, resume=resume)
     with ExitStack() as stack:
@@ -120,6 +115,20 @@ def tune(
         summary = _summary(job, *results)
         run.write_summary(summary)
         return summary
+
+
+def _starting(
+    start_from: str | Path | None, model: str, config: TuneConfig, out: Path
+) -> tuple[TuneConfig, Start | None]:
+    """The settings of a run that goes on from another, and what it goes on from. Raises UserError if it cannot."""
+    if start_from is None:
+        return config, None
+    start = read_start(start_from, model, config)
+    if out.resolve() == start.run:
+        raise UserError(f"{out} is the run to start from, and would be overwritten. Give another --out.")
+    if config.sft.start_from:
+        raise UserError("the SFT policy comes from --start-from, so nothing is left for --sft.start-from: give one.")
+    return inherited(config, start), start
 
 
 def _is_finished(folder: Path, values: Mapping[str, Any]) -> bool:
@@ -152,6 +161,14 @@ def _refuse_impossible(task: Task, config: TuneConfig, *, given: Collection[str]
     _refuse_other_turns(task, config, played=played)
     _refuse_without_labels(task, config, given=given)
     _refuse_uneven(config, played=played)
+
+
+def _refuse_misfits(config: TuneConfig, model: Model, *, given: Collection[str]) -> None:
+    """Raises UserError for adapters that are not those of this model."""
+    if config.mode == "lora":
+        config.lora.adapted(model.config)
+    if config.sft.start_from and "sft" not in given:
+        refuse_other_adapters(config, model)
 
 
 def _refuse_other_turns(task: Task, config: TuneConfig, *, played: bool) -> None:
@@ -229,9 +246,8 @@ def _report(run: Run) -> None:
 
 def _stages(job: Job) -> tuple[Roles, dict[str, Any]]:
     """SFT, what the method makes of it, and examination, of a task of one turn: the last roles, and the numbers."""
-    task, model, config, start = job.task, job.model, job.config, job.start
-    begun, data = attach(model, config), prepare(task, model, config, given=job.given)
-    begun = begun if start is None else load_start(begun, start, model.config)
+    task, model, config = job.task, job.model, job.config
+    begun, data = job.begun(), prepare(task, model, config, given=job.given)
     imitate = functools.partial(
         sft, begun, model.processor, data.gallery, data.demonstrations, config.sft, dropout=config.lora.dropout
     )
