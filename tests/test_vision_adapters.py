@@ -24,6 +24,7 @@ from pe_rlhf_mm.checkpoints.export import export_merged
 from pe_rlhf_mm.data.images import Gallery
 from pe_rlhf_mm.errors import UserError
 from pe_rlhf_mm.models import vlm
+from pe_rlhf_mm.models.vision import of_views
 from pe_rlhf_mm.models.vlm import kernel_at
 from pe_rlhf_mm.rollout.policy import Policy
 from pe_rlhf_mm.testing import ToyTask
@@ -81,6 +82,8 @@ def test_each_row_has_the_eyes_of_its_own_slot(batch: Batch) -> None:
     alone = [hidden(lora.only(slots[1], 2.0), batch), hidden(lora.only(slots[0], 0.5), batch), hidden(None, batch)]
     for row in range(3):
         np.testing.assert_allclose(mixed[row], alone[row][row], rtol=1e-4, atol=1e-5)
+    two_views = of_views(lora.stack(slots, [0.5, 2.0], jnp.array([1, 0, lora.BACKBONE])), 2)
+    assert two_views.ids.tolist() == [1, 1, 0, 0, -1, -1]
 
 
 @pytest.mark.parametrize("targets", [("tower",), ("projector",), ("q", *SIGHT)])

@@ -29,7 +29,7 @@ from pe_rlhf_mm.rollout.settings import Sampling
 from pe_rlhf_mm.training.demonstrate import demonstrate, transcript
 from pe_rlhf_mm.training.episodes import collect_episodes, reinforce_episodes
 from pe_rlhf_mm.training.examine import gain, numbers
-from pe_rlhf_mm.training.job import Job, attach
+from pe_rlhf_mm.training.job import Job
 from pe_rlhf_mm.training.judged import flipped, judge, label_source
 from pe_rlhf_mm.training.jury import jury_of, missing
 from pe_rlhf_mm.training.observer import counted
@@ -39,7 +39,6 @@ from pe_rlhf_mm.training.reward import Judged
 from pe_rlhf_mm.training.reward_accuracy import examine_reward
 from pe_rlhf_mm.training.reward_stage import reward_stage
 from pe_rlhf_mm.training.sft import sft_episodes
-from pe_rlhf_mm.training.start import load_start
 from pe_rlhf_mm.types import Sample
 
 RATINGS = 4096
@@ -62,11 +61,10 @@ class AgentData(NamedTuple):
 
 def agent_stages(job: Job, pool: EnvPool) -> tuple[Roles, dict[str, Any]]:
     """SFT, reward model unless the task's own reward is used, RL and examination: the roles and the numbers."""
-    model, config, start, processor = job.model, job.config, job.start, job.model.processor
+    config, processor = job.config, job.model.processor
     with job.watch.of("demonstrations"):
         data = _prepare(job, pool)
-    begun, gallery = attach(model, config), data.gallery
-    begun = begun if start is None else load_start(begun, start, model.config)
+    begun, gallery = job.begun(), data.gallery
     imitate = functools.partial(
         sft_episodes, begun, processor, gallery, data.demonstrations, config.sft, dropout=config.lora.dropout
     )

@@ -86,6 +86,8 @@ class SFTConfig:
     learning_rate: float = 1e-4
     demonstrations: int = 0
     """Use only so many demonstrations of the training split; 0 means all."""
+    start_from: str = ""
+    """Go on with these adapters instead of fresh ones: of the run RUN, or RUN:role, or a folder in PEFT's layout."""
     packed_length: int = 0
     """Pack demonstrations into rows of so many tokens, `batch_size` rows a step; 0: one a row, in a few lengths."""
 

@@ -8,6 +8,7 @@ from typing import NamedTuple, TypedDict
 import jax
 
 from pe_rlhf_mm.adapters import roles as role_table
+from pe_rlhf_mm.adapters.files import load_role
 from pe_rlhf_mm.adapters.roles import BACKBONE, Roles
 from pe_rlhf_mm.models.model import Model
 from pe_rlhf_mm.training.config import TuneConfig
@@ -17,7 +18,7 @@ from pe_rlhf_mm.training.observer import Observer
 from pe_rlhf_mm.training.run import Run
 from pe_rlhf_mm.training.run_keeper import RunKeeper
 from pe_rlhf_mm.training.scorers import EvaluatorReward
-from pe_rlhf_mm.training.start import Start
+from pe_rlhf_mm.training.start import Start, load_start, sft_folder
 from pe_rlhf_mm.training.step import Technique
 from pe_rlhf_mm.training.stopwatch import Stopwatch
 from pe_rlhf_mm.types import Task
@@ -59,6 +60,14 @@ class Job(NamedTuple):
     def given(self) -> tuple[str, ...]:
         """The roles that come from the run that this one starts from."""
         return () if self.start is None else self.start.roles
+
+    def begun(self) -> Roles:
+        """The roles before any training, those that are given in their place, and what SFT goes on with."""
+        roles, config = attach(self.model, self.config), self.model.config
+        if self.start is not None:
+            return load_start(roles, self.start, config)
+        reference = self.config.sft.start_from
+        return load_role(sft_folder(reference), roles, "sft", config) if reference else roles
 
     def stage(self, name: str, learned: Sequence[str], roles: Roles, learn: Callable[[], Roles]) -> Roles:
         """The roles after a stage, which makes the `learned` ones: as `learn` trains them, unless they were given.

@@ -39,7 +39,7 @@ from pe_rlhf_mm.training.agents import agent_stages
 from pe_rlhf_mm.training.alarms import Alarms
 from pe_rlhf_mm.training.config import SAVE_EVERY, TuneConfig
 from pe_rlhf_mm.training.examine import answer, examine
-from pe_rlhf_mm.training.job import Job, attach
+from pe_rlhf_mm.training.job import Job
 from pe_rlhf_mm.training.judged import label_source, preference_source
 from pe_rlhf_mm.training.jury import jury_of, missing
 from pe_rlhf_mm.training.observer import Observer, Observers
@@ -54,7 +54,7 @@ from pe_rlhf_mm.training.run import Run, is_finished, open_run, refuse_folder, r
 from pe_rlhf_mm.training.run_keeper import RunKeeper
 from pe_rlhf_mm.training.scorers import evaluator_reward, learned_by, reward_by
 from pe_rlhf_mm.training.sft import sft
-from pe_rlhf_mm.training.start import inherited, load_start, read_start
+from pe_rlhf_mm.training.start import Start, inherited, read_start, refuse_other_adapters
 from pe_rlhf_mm.training.stopwatch import Stopwatch
 from pe_rlhf_mm.training.termination import together
 from pe_rlhf_mm.types import Task
@@ -88,11 +88,7 @@ def tune(
     id = registry.tasks.resolve(task)
     instance = registry.tasks.make(task)
     config = settings_of(instance) if config is None else config
-    start = None if start_from is None else read_start(start_from, lasting_name(model), config)
-    if start is not None:
-        if Path(out).resolve() == start.run:
-            raise UserError(f"{out} is the run to start from, and would be overwritten. Give another --out.")
-        config = inherited(config, start)
+    config, start = _starting(start_from, lasting_name(model), config, Path(out))
     values: dict[str, Any] = {"task": id, "model": lasting_name(model), "settings": dataclasses.asdict(config)}
     values["start_from"] = start and start.remembered()
     if hosts.led(lambda: _is_finished(Path(out), values, overwrite=overwrite, resume=resume)):
@@ -102,7 +98,7 @@ def tune(
     evaluator = evaluator_reward(config.rl) if config.method == "rlhf" else None
     alone = config.mesh.devices == 1 and jax.process_count() == 1
     mesh = None if alone else make_mesh(**dataclasses.asdict(config.mesh))
-    loaded = _loaded(model, config, mesh)
+    loaded = _loaded(model, config, mesh, given=() if start is None else start.roles)
     run = open_run(Path(out), values, overwrite=overwrite, resume=resume)
     with ExitStack() as stack:
         stack.callback(run.release)
@@ -121,11 +117,27 @@ def tune(
         return summary
 
 
-def _loaded(model: str | Path, config: TuneConfig, mesh: Mesh | None) -> Model:
-    """What is tuned, which remembers what it has tokenized. Raises UserError for adapters of what it does not have."""
+def _starting(
+    start_from: str | Path | None, model: str, config: TuneConfig, out: Path
+) -> tuple[TuneConfig, Start | None]:
+    """The settings of a run that goes on from another, and what it goes on from. Raises UserError if it cannot."""
+    if start_from is None:
+        return config, None
+    start = read_start(start_from, model, config)
+    if out.resolve() == start.run:
+        raise UserError(f"{out} is the run to start from, and would be overwritten. Give another --out.")
+    if config.sft.start_from:
+        raise UserError("the SFT policy comes from --start-from, so nothing is left for --sft.start-from: give one.")
+    return inherited(config, start), start
+
+
+def _loaded(model: str | Path, config: TuneConfig, mesh: Mesh | None, *, given: Collection[str]) -> Model:
+    """What is tuned, which remembers what it has tokenized. Raises UserError for adapters that are not its own."""
     found = load_model(model, quantize=config.quantize, attention=config.attention, mesh=mesh)
     if config.mode == "lora":
         config.lora.adapted(found.config)
+    if config.sft.start_from and "sft" not in given:
+        refuse_other_adapters(config, found)
     return dataclasses.replace(found, processor=RememberingProcessor(found.processor))
 
 
@@ -238,9 +250,8 @@ def _report(run: Run) -> None:
 
 def _stages(job: Job) -> tuple[Roles, dict[str, Any]]:
     """SFT, what the method makes of it, and examination, of a task of one turn: the last roles, and the numbers."""
-    task, model, config, start = job.task, job.model, job.config, job.start
-    begun, data = attach(model, config), prepare(task, model, config, given=job.given)
-    begun = begun if start is None else load_start(begun, start, model.config)
+    task, model, config = job.task, job.model, job.config
+    begun, data = job.begun(), prepare(task, model, config, given=job.given)
     imitate = functools.partial(
         sft, begun, model.processor, data.gallery, data.demonstrations, config.sft, dropout=config.lora.dropout
     )
