@@ -110,16 +110,19 @@ def test_moments_lie_where_the_weights_lie_that_they_are_of() -> None:
 
 
 def test_bytes_are_counted_by_hand() -> None:
-    """A rank costs (in + out) numbers of q, k, v and o each, in every layer; a head width + 1. What is trained is there
-    three times: as it was, as it is, and at its best. Adam has two moments of it, and counts steps."""
+    """A rank costs (in + out) numbers of q, k, v and o each, in every layer, and a length each of their columns; a head
+    width + 1. What is trained is there three times: as it was, as it is, and at its best. Adam has two moments of it,
+    and counts steps."""
     block = TINY.config.decoder
-    wide = {"q": block.heads, "k": block.kv_heads, "v": block.kv_heads}
-    each = sum(block.width + n * block.head_width for n in wide.values()) + block.heads * block.head_width + block.width
+    wide = [block.heads * block.head_width, *[block.kv_heads * block.head_width] * 2]
+    columns = sum(wide) + block.width
+    each = sum(block.width + out for out in [*wide, wide[0]])
     roles = roles_of(TINY.config, SMALL, "reward", alone())
     found = held(roles, trained(roles, ("reward",), adam(1e-3, 10), alone()), validated=True)
-    sft, reward, head = block.layers * 2 * each, block.layers * 3 * each, block.width + 1
+    sft, reward, value = (block.layers * (rank * each + columns) for rank in (2, 3, 4))
+    head = block.width + 1
     assert found.backbone == 2 * count(TINY.state)  # bfloat16
-    assert found.adapters == 4 * (sft + 3 * (reward + head))
+    assert found.adapters == 4 * (sft + value + 3 * (reward + head))
     assert found.copies == 0
     assert 0 <= found.optimizer - 4 * 2 * (reward + head) <= 16
 
