@@ -88,15 +88,14 @@ def attach(model: Model, config: TuneConfig) -> Roles:
     """The roles before any training: `sft` and reward models equal the backbone, and so does `value` where it has
     adapters of its own; `policy`, and otherwise `value`, start from `sft`.
 
-    Of several reward models each has factors of its own, and all begin with one head.
+    Several reward models begin with the same factors and one head.
     """
     first, second, third = jax.random.split(jax.random.key(config.seed), 3)
     roles = _attached(role_table.only_backbone(model.state), "sft", model, config, first)
     width = model.config.decoder.width
     head = jax.random.normal(third, (width,)) * width**-0.5
-    for number, judge in enumerate(members_of(config.reward)):
-        key = jax.random.fold_in(second, number) if number else second
-        roles = _attached(roles, judge, model, config, key).with_head(judge, head)
+    for judge in members_of(config.reward):
+        roles = _attached(roles, judge, model, config, second).with_head(judge, head)
     if config.mode == "lora" and "value" in config.lora.fresh:
         roles = _attached(roles, "value", model, config, jax.random.fold_in(first, 1))
     return roles

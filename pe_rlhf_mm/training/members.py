@@ -3,8 +3,9 @@
     L = Σ_k L_k,   so that dL/dθ_k = dL_k/dθ_k
 
 Each member k has a batch, a dropout, a rate and a norm of its own, and learns what it would learn by itself; data,
-steps and the backbone they share. They begin as equal functions, with one head, so that their average (WARM: Ramé et
-al. 2024, arXiv 2401.12187, section 3) stays a model; factors, order of the data, dropout and rate make them differ.
+steps and the backbone they share. They begin with the same factors and one head, so that they stay near enough to each
+other for their average to be a model (WARM: Ramé et al. 2024, arXiv 2401.12187, section 3); order of the data, dropout
+and rate make them differ.
 """
 
 from __future__ import annotations
