@@ -77,7 +77,7 @@ def rl_step(model: Model, config: TuneConfig, data: Any) -> tuple[Timed, float]:
     state = new_state(trainable, roles, optimizer, jax.random.key(0))
     key = jax.random.key(1)
     collect = functools.partial(reinforce.collect, model.config, roles)
-    rollout, _ = collect(state.trainable, next(stream), settings, LEARNED, key)
+    rollout, _ = collect(state.trainable, next(stream), settings, LEARNED, key, settings.beta)
     frozen = [part.get(role) for part in (roles.slots, roles.copies, roles.heads) for role in ("anchor", "reward")]
     beside = sum(x.nbytes for x in jax.tree.leaves(frozen)) / 2**20
     peak = compiled_peak(state, roles, rollout, loss=loss, optimizer=optimizer) + beside
@@ -85,7 +85,7 @@ def rl_step(model: Model, config: TuneConfig, data: Any) -> tuple[Timed, float]:
     def step() -> float:
         nonlocal state
         prompts, start = next(stream), time.perf_counter()
-        rollout, _ = collect(state.trainable, prompts, settings, LEARNED, key)
+        rollout, _ = collect(state.trainable, prompts, settings, LEARNED, key, settings.beta)
         state, metrics = train_step(state, roles, rollout, loss=loss, optimizer=optimizer)
         jax.block_until_ready(metrics)
         return time.perf_counter() - start

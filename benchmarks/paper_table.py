@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pe_rlhf_mm.planning.slices import generation_of, quiet_compiler
+from pe_rlhf_mm.planning.slices import ladder_of, quiet_compiler
 
 MODELS = ("4b", "12b", "270m", "1b", "27b")
 HOW = {"lora": ("lora", "adam"), "adafactor": ("full", "adafactor"), "adam": ("full", "adam")}
@@ -104,12 +104,9 @@ def make(key: Key, *, search: bool = False) -> dict[str, Any]:
 
 def search(known: dict[Key, dict[str, Any]], key: Key) -> Iterator[Key]:
     """Larger and larger slices, until one has been found to fit."""
-    from pe_rlhf_mm.planning.slices import LADDER
-
     model, stage, how, topology, pictures = key
-    generation = generation_of(topology)
-    for shape in LADDER[generation]:
-        tried = (model, stage, how, f"{generation}:{shape}", pictures)
+    for slice_ in ladder_of(topology):
+        tried = (model, stage, how, slice_, pictures)
         yield tried
         if known[tried]["plan"]["fits"]:
             return

@@ -97,12 +97,13 @@ def our_roles(checkpoint: str) -> tuple[Any, Any]:
     import jax.numpy as jnp
 
     from pe_rlhf_mm.adapters import lora, roles
+    from pe_rlhf_mm.adapters.targets import adapted
     from pe_rlhf_mm.models.model import load_model
-    from pe_rlhf_mm.models.vlm import adapter_shapes
 
     model = load_model(checkpoint, dtype=jnp.float32)
     block = model.config.decoder
-    made = factors(adapter_shapes(model.config, TARGETS), block.layers)
+    sizes = {target: (m.size_in, m.size_out) for target, m in adapted(model.config, TARGETS).items()}
+    made = factors(sizes, block.layers)
     slot = {target: lora.LowRank(*map(jnp.asarray, pair)) for target, pair in made.items()}
     held = roles.only_backbone(model.state)._replace(slots={"reward": slot}, scales={"reward": jnp.float32(SCALE)})
     return model.config, held.with_head("reward", jnp.asarray(head_weight(block.width)))

@@ -27,13 +27,14 @@ if TYPE_CHECKING:
     from pe_rlhf_mm.rollout.load import load_policy as load_policy
     from pe_rlhf_mm.rollout.policy import Policy as Policy
     from pe_rlhf_mm.training.config import LoraConfig as LoraConfig
-    from pe_rlhf_mm.training.config import MeshConfig as MeshConfig
     from pe_rlhf_mm.training.config import PreferenceConfig as PreferenceConfig
     from pe_rlhf_mm.training.config import RewardConfig as RewardConfig
     from pe_rlhf_mm.training.config import RLConfig as RLConfig
     from pe_rlhf_mm.training.config import SFTConfig as SFTConfig
     from pe_rlhf_mm.training.config import TuneConfig as TuneConfig
+    from pe_rlhf_mm.training.machines import MeshConfig as MeshConfig
     from pe_rlhf_mm.training.reward_model import RewardModel as RewardModel
+    from pe_rlhf_mm.training.reward_model import average_rewards as average_rewards
     from pe_rlhf_mm.training.reward_model import load_reward as load_reward
     from pe_rlhf_mm.training.reward_model import load_run_reward as load_run_reward
     from pe_rlhf_mm.training.tune import tune as tune
@@ -65,14 +66,14 @@ _HOMES = {
     "rollout.policy": ("Policy",),
     "training.config": (
         "LoraConfig",
-        "MeshConfig",
         "PreferenceConfig",
         "RewardConfig",
         "RLConfig",
         "SFTConfig",
         "TuneConfig",
     ),
-    "training.reward_model": ("RewardModel", "load_reward", "load_run_reward"),
+    "training.machines": ("MeshConfig",),
+    "training.reward_model": ("RewardModel", "average_rewards", "load_reward", "load_run_reward"),
     "training.tune": ("tune",),
     "types": (
         "Image",

@@ -11,6 +11,8 @@ import os
 import pickle
 import signal
 import socket
+import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NoReturn, TypeVar
@@ -28,6 +30,10 @@ LOST = 69
 """The exit code (EX_UNAVAILABLE of sysexits.h) of a process whose peer has ended before its time."""
 SAYING_GOODBYE = 60
 """Seconds that a process which has failed waits for the others to fail as well, before it ends all of them."""
+COMING = 300
+"""Seconds that the others have to come."""
+SILENT = 10
+"""Seconds of waiting for them after which it is said what is waited for."""
 AT_ONCE = 2**29
 """Bytes that are put together on every device at once to be fetched."""
 AUTO = "auto"
@@ -52,8 +58,9 @@ def joined(coordinator: str = "", count: int = 0, index: int = -1) -> Iterator[N
     """Within it, this process works with others, where any of that is given; their end is waited for.
 
     `coordinator`: address of the first process, or "auto"; then, and where it is left out, JAX finds what it needs: on
-    slices of TPUs, under Slurm, Open MPI and Kubernetes. If a peer dies, this process ends with the exit code LOST.
-    Raises UserError if the others cannot be found, or if devices are in use already.
+    slices of TPUs, under Slurm, Open MPI and Kubernetes. If a peer dies, or has not come after COMING seconds, this
+    process ends with the exit code LOST. Raises UserError if it is not known where the others are, if the port of the
+    first is taken, or if devices are in use already.
     """
     if not coordinator and not count and index < 0:
         yield
@@ -71,19 +78,70 @@ def joined(coordinator: str = "", count: int = 0, index: int = -1) -> Iterator[N
 
 def _join(coordinator: str, count: int, index: int) -> None:
     jax.config.update("jax_enable_preemption_service", False)  # it would keep SIGTERM to itself
-    ctypes.CDLL(None).signal(signal.SIGABRT, _ABORTED)
+    known = coordinator not in ("", AUTO)
+    if known and index == 0:
+        _refuse_taken(int(coordinator.rpartition(":")[2]))
+    ctypes.CDLL(None).signal(signal.SIGABRT, _ALONE)
     try:
-        jax.distributed.initialize(
-            None if coordinator in ("", AUTO) else coordinator,
-            count or None,
-            index if index >= 0 else None,
-            shutdown_timeout_seconds=SAYING_GOODBYE,
-        )
+        with _waiting(f"the other hosts{f' at {coordinator}' * known}{f', {count} in all' * (count > 0)}"):
+            jax.distributed.initialize(
+                coordinator if known else None,
+                count or None,
+                index if index >= 0 else None,
+                initialization_timeout=COMING,
+                shutdown_timeout_seconds=SAYING_GOODBYE,
+            )
     except (ValueError, RuntimeError) as error:
         raise UserError(
             f"the other hosts cannot be joined: {error} Give --hosts.coordinator HOST:PORT (of the first), "
             "--hosts.count and --hosts.index, or --hosts.coordinator auto on a slice of TPUs or under Slurm."
         ) from error
+    ctypes.CDLL(None).signal(signal.SIGABRT, _ABORTED)
+
+
+def _refuse_taken(port: int) -> None:
+    """XLA would share the port with another process, or crash."""
+    both = socket.has_dualstack_ipv6()
+    try:
+        socket.create_server(
+            ("", port), family=socket.AF_INET6 if both else socket.AF_INET, dualstack_ipv6=both
+        ).close()
+    except (OSError, OverflowError) as error:
+        raise UserError(
+            f"port {port} cannot be had on this machine, the first of the hosts: {error}. Each process needs an "
+            "--hosts.index of its own; where another program has the port, give all of them another "
+            "--hosts.coordinator."
+        ) from error
+
+
+@contextmanager
+def _waiting(whom: str) -> Iterator[None]:
+    """Says after a while what is waited for. C code waits, so Ctrl-C and SIGTERM end the process as they do by
+    themselves: a handler in Python would not be asked."""
+    note = threading.Timer(SILENT, print, (f"waiting for {whom}: {COMING} seconds at most",), {"file": sys.stderr})
+    note.daemon = True
+    alone = threading.current_thread() is threading.main_thread()
+    answers = {s: signal.signal(s, signal.SIG_DFL) for s in (signal.SIGINT, signal.SIGTERM) if alone}
+    note.start()
+    try:
+        yield
+    finally:
+        note.cancel()
+        for number, answer in answers.items():
+            signal.signal(number, answer)
+
+
+def _nobody_came(number: int) -> NoReturn:
+    said = (
+        f"error: not all hosts have come within {COMING} seconds (XLA has said above what it knows). Give the same "
+        "command on every machine, with an --hosts.index of its own on each, from 0 to --hosts.count less one; all of "
+        "them must reach the first at --hosts.coordinator.\n"
+    )
+    os.write(2, said.encode())
+    os._exit(LOST)
+
+
+_ALONE = ctypes.CFUNCTYPE(None, ctypes.c_int)(_nobody_came)
 
 
 def _aborted(number: int) -> NoReturn:

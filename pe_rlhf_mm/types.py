@@ -247,10 +247,20 @@ class Pixels(NamedTuple):
     grid: Int[Array, "B N 2"]
 
 
+class Merged(NamedTuple):
+    """Images the tower has seen: for each image token of a row the patches that it is made of, not projected yet."""
+
+    vectors: Float[Array, "B M V"]
+
+
 class Features(NamedTuple):
     """Images the tower has looked at: a vector for each image token of a row, in their order."""
 
     vectors: Float[Array, "B M W"]
+
+
+Pictures = Pixels | Merged | Features
+"""Images of a batch, as far as they have been looked at."""
 
 
 class Prompts(NamedTuple):
@@ -261,7 +271,7 @@ class Prompts(NamedTuple):
 
     tokens: Int[Array, "B L"]
     mask: Bool[Array, "B L"]
-    images: Pixels | Features | None = None
+    images: Pictures | None = None
     positions: Int[Array, "B L A"] | None = None
 
 
@@ -288,4 +298,4 @@ class Packed(NamedTuple):
     asked: Int[Array, "B K"]
     before: Int[Array, "B K"]
     mask: Bool[Array, "B K"]
-    images: Pixels | Features | None = None
+    images: Pictures | None = None

@@ -31,7 +31,7 @@ SETTINGS = pe.TuneConfig(
     reward=pe.RewardConfig(steps=2, batch_size=8, learning_rate=1e-2, validation_pairs=4),
     rl=pe.RLConfig(
         algorithm="rloo", steps=3, prompts=4, group=2, learning_rate=1e-2, temperature=1.0, max_tokens=5,
-        evaluate_every=2, evaluation_samples=4,
+        evaluate_every=2, evaluation_samples=4, kl_target=0.05, kl_gain=2.0,
     ),
     lora=pe.LoraConfig(rank=4),
     test_samples=4,

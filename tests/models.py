@@ -16,6 +16,7 @@ from safetensors.numpy import load_file, save_file
 from pe_rlhf_mm.adapters import lora, roles
 from pe_rlhf_mm.adapters.lora import Slot
 from pe_rlhf_mm.adapters.roles import Roles, Weights
+from pe_rlhf_mm.adapters.targets import adapted
 from pe_rlhf_mm.data.processor import Processor
 from pe_rlhf_mm.models import vlm
 from pe_rlhf_mm.models.config import BlockConfig, LayerKind, Rope, Square, VisionConfig, VLMConfig
@@ -64,8 +65,7 @@ def random_slot(
     config: VLMConfig = CONFIG,
 ) -> Slot:
     """A slot that has been trained, as far as anybody can tell: its `b` is not zero."""
-    shapes = vlm.adapter_shapes(config, targets)
-    slot = lora.new_slot(jax.random.key(seed), shapes, layers=config.decoder.layers, rank=rank)
+    slot = lora.new_slot(jax.random.key(seed), adapted(config, targets), rank=rank)
     keys = jax.random.split(jax.random.key(seed + 1000), len(slot))
     return {
         target: lora.LowRank(low.a, 0.3 * jax.random.normal(key, low.b.shape))

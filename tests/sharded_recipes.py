@@ -34,7 +34,7 @@ from pe_rlhf_mm.models.model import Model
 from pe_rlhf_mm.models.places import places_of
 from pe_rlhf_mm.models.sharding import MESH_AXES, using
 from pe_rlhf_mm.tasks.canvas.press import Press
-from pe_rlhf_mm.training import episodes, preferences, reinforce, reward, sft
+from pe_rlhf_mm.training import episodes, members, preferences, reinforce, reward, sft
 from pe_rlhf_mm.training.config import LoraConfig, PreferenceConfig, RewardConfig, RLConfig, SFTConfig, TuneConfig
 from pe_rlhf_mm.training.job import attach
 from pe_rlhf_mm.training.prepare import new_gallery
@@ -118,10 +118,21 @@ def by_rewards(roles: Roles, made: Model, gallery: Gallery, heard: Heard, loss: 
     )
 
 
-def by_reinforce(roles: Roles, made: Model, gallery: Gallery, heard: Heard, algorithm: str) -> Roles:
+def by_members(roles: Roles, made: Model, gallery: Gallery, heard: Heard, passes: str) -> Roles:
+    pairs = [Judged([Row(prompt, replies(i))], (1.0, 0.0)) for i, prompt in enumerate(asked(gallery))]
+    settings = RewardConfig(
+        steps=STEPS, batch_size=ROWS, learning_rate=1e-2, members=2, dropouts=(0.1, 0.0), passes=passes,
+        validate_every=STEPS,
+    )  # fmt: skip
+    return members.train_members(roles, made.processor, gallery, pairs, pairs[:11], settings, seed=1, observer=heard)
+
+
+def by_reinforce(
+    roles: Roles, made: Model, gallery: Gallery, heard: Heard, algorithm: str, kl: str = "return"
+) -> Roles:
     settings = RLConfig(
         algorithm=algorithm, steps=STEPS, prompts=ROWS, group=2, learning_rate=1e-2, value_learning_rate=1e-2,
-        temperature=1.0, top_p=0.9 if algorithm == "rloo" else 1.0, max_tokens=5,
+        temperature=1.0, top_p=0.9 if algorithm == "ppo" else 1.0, max_tokens=5, kl=kl,
     )  # fmt: skip
     return reinforce.reinforce(roles, made.processor, gallery, asked(gallery), settings, seed=1, observer=heard)
 
@@ -166,9 +177,11 @@ RECIPES: dict[str, Callable[..., Roles]] = {
     "pairs": functools.partial(by_rewards, loss="pairwise"),
     "ratings": functools.partial(by_rewards, loss="pointwise"),
     "ratings packed": functools.partial(by_rewards, loss="pointwise", packed_length=32),
+    "members": functools.partial(by_members, passes="apart"),
+    "members together": functools.partial(by_members, passes="together"),
     "reinforce": functools.partial(by_reinforce, algorithm="reinforce"),
     "ppo": functools.partial(by_reinforce, algorithm="ppo"),
-    "rloo": functools.partial(by_reinforce, algorithm="rloo"),
+    "online-dpo": functools.partial(by_reinforce, algorithm="online-dpo", kl="loss"),
     "dpo": by_preferences,
     "episodes": by_episodes,
 }
@@ -184,6 +197,8 @@ class Ran(NamedTuple):
 
 def run(mode: str, recipe: str) -> Ran:
     made, heard, config = model(recipe), Heard(), TuneConfig(mode=mode, lora=LORA)
+    if recipe.startswith("members"):
+        config = dataclasses.replace(config, reward=RewardConfig(members=2))
     before, compiled = attach(made, config), COMPILED.count("jit(train_step)")
     after = RECIPES[recipe](before, made, new_gallery(made, config), heard)
     weights = {}

@@ -62,12 +62,12 @@ def rollout() -> reinforce.Rollout:
     rng, (prompts, completions) = np.random.default_rng(3), batch(2)
     mask = completions.mask & (np.arange(ROWS * 2).reshape(ROWS, 2, 1) % 3 > 0)
     found = (rng.normal(size=mask.shape).astype(np.float32) for _ in range(4))
-    experience = Experience(*found, None)
+    experience = Experience(*found, None, np.full(mask.shape, 0.3, np.float32))
     return reinforce.Rollout(prompts, completions._replace(mask=mask), np.zeros(mask.shape[:2], np.float32), experience)
 
 
-def by_reinforce() -> Callable[..., Any]:
-    settings = pe.RLConfig(kl="loss", beta=0.3)
+def by_reinforce(algorithm: str = "reinforce") -> Callable[..., Any]:
+    settings = pe.RLConfig(algorithm=algorithm, group=2, kl="loss")
     return functools.partial(reinforce.loss, CONFIG, settings, "products")
 
 
@@ -81,6 +81,7 @@ CASES: dict[str, tuple[Callable[..., Any], Callable[[], Any], Callable[[Any], ja
         functools.partial(reward.packed_pointwise, CONFIG, 0.0, "products"), judged_packed, reward.share, ("reward",)
     ),
     "reinforce": (by_reinforce(), rollout, reinforce.replies, ("policy", "value")),
+    "online-dpo": (by_reinforce("online-dpo"), rollout, reinforce.replies, ("policy",)),
     "dpo": (
         functools.partial(preferences.loss, CONFIG, "dpo", pe.PreferenceConfig(), "products"), lambda: judged(1), alike,
         ("policy",),
@@ -102,7 +103,7 @@ def test_parts_add_up_to_the_whole(case: str) -> None:
 
     ((whole, metrics), grads), ((added, of_parts), sums) = measured(learned, 1), measured(learned, 2)
     np.testing.assert_allclose(added, whole, rtol=1e-5)
-    for name in metrics.keys() - (OTHERWISE_DIVIDED if case == "reinforce" else set()):
+    for name in metrics.keys() - (OTHERWISE_DIVIDED if share is reinforce.replies else set()):
         np.testing.assert_allclose(of_parts[name], metrics[name], rtol=1e-5, atol=1e-6, err_msg=name)
     for found, wanted in zip(jax.tree.leaves(sums), jax.tree.leaves(grads), strict=True):
         np.testing.assert_allclose(found, wanted, rtol=1e-3, atol=1e-5 * float(jnp.abs(wanted).max()))

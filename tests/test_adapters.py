@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,10 +12,11 @@ from models import CONFIG, Batch, random_batch, random_roles, random_slot, state
 
 from pe_rlhf_mm.adapters import lora, roles
 from pe_rlhf_mm.adapters.lora import Bank, LowRank, Slot
-from pe_rlhf_mm.models import vlm
+from pe_rlhf_mm.adapters.targets import adapted
+from pe_rlhf_mm.errors import UserError
 from pe_rlhf_mm.models.model import Model
-from pe_rlhf_mm.training import forward
-from pe_rlhf_mm.training.config import LoraConfig, TuneConfig
+from pe_rlhf_mm.training import forward, policy_gradient
+from pe_rlhf_mm.training.config import LoraConfig, RLConfig, TuneConfig
 from pe_rlhf_mm.training.job import attach
 
 BACKBONE = state()
@@ -33,8 +36,7 @@ hidden = jax.jit(forward_with)
 
 
 def fresh_slot(seed: int = 0, targets: tuple[str, ...] = EVERY, **sizes: int) -> Slot:
-    shapes = vlm.adapter_shapes(CONFIG, targets)
-    return lora.new_slot(jax.random.key(seed), shapes, layers=CONFIG.decoder.layers, **{"rank": 4, **sizes})
+    return lora.new_slot(jax.random.key(seed), adapted(CONFIG, targets), **{"rank": 4, **sizes})
 
 
 def test_a_fresh_slot_changes_not_one_bit(batch: Batch) -> None:
@@ -119,8 +121,8 @@ def test_adapters_added_to_the_kernels_give_what_they_give_beside_them(batch: Ba
 
 def test_targets_can_be_chosen_and_unknown_ones_are_named(batch: Batch) -> None:
     assert set(fresh_slot(targets=("v", "down"))) == {"v", "down"}
-    with pytest.raises(ValueError, match="no such adapter target: lm_head; this decoder has q, k"):
-        vlm.adapter_shapes(CONFIG, ("q", "lm_head"))
+    with pytest.raises(UserError, match="no such adapter target: lm_head; tiny-vlm has q, k"):
+        adapted(CONFIG, ("q", "lm_head"))
 
 
 def test_dropout_acts_only_where_it_is_asked_for(batch: Batch) -> None:
@@ -203,3 +205,26 @@ def test_the_reward_model_may_have_other_targets_than_the_policy() -> None:
     }
     assert made.slots["reward"]["down"].a.shape == (CONFIG.decoder.layers, CONFIG.decoder.mlp_width, 3)
     assert made.scales["reward"] == pytest.approx(6 / 3**0.5)
+
+
+def test_the_value_model_begins_as_the_sft_policy_or_with_adapters_of_its_own() -> None:
+    for own, is_sft in ({}, True), ({"value_rank": 3}, False), ({"value_targets": ("mlp",)}, False):
+        lora_config = LoraConfig(rank=2, targets=("q",), **own)
+        made = attach(Model("tiny", CONFIG, BACKBONE, None), TuneConfig(lora=lora_config))  # type: ignore[arg-type]
+        made = made._replace(slots={**made.slots, "sft": random_slot(1, rank=2, targets=("q",))})
+        begun = policy_gradient.begun(made, CONFIG, RLConfig())
+        assert begun.slots["policy"] is made.slots["sft"]
+        assert (begun.slots["value"] is made.slots["sft"]) == is_sft
+        if not is_sft:
+            rank = own.get("value_rank", 2)
+            assert {low.a.shape[-1] for low in begun.slots["value"].values()} == {rank}
+            assert sorted(begun.slots["value"]) == (["q"] if "value_rank" in own else ["down", "gate", "up"])
+            assert not any(low.b.any() for low in begun.slots["value"].values()), "it begins as the backbone"
+
+
+def test_groups_of_targets_are_those_matrices_that_a_model_has() -> None:
+    assert set(adapted(CONFIG, ("attention", "down", "q"))) == {"q", "k", "v", "o", "down"}
+    plain = dataclasses.replace(CONFIG, decoder=dataclasses.replace(CONFIG.decoder, gated=False))
+    assert set(adapted(plain, ("mlp",))) == {"up", "down"}
+    with pytest.raises(UserError, match="no such adapter target: gate"):
+        adapted(plain, ("gate",))

@@ -76,12 +76,53 @@ def test_masked_completions_are_in_no_mean_and_one_alone_learns_nothing() -> Non
     np.testing.assert_allclose(found, np.array(above) / np.sqrt(2), rtol=1e-3)
 
 
+def test_the_best_of_a_group_and_its_worst_are_a_pair() -> None:
+    """Whole returns 2, 5, 1, of which the first token tells; then the first of two that are best, and of two worst."""
+    returns = jnp.array([[[2.0, 9], [5, -9], [1, 0]], [[3, 3], [7, 7], [7, 7]], [[7, 7], [3, 3], [3, 3]]])
+    scope, mask = jnp.zeros(returns.shape, int), jnp.ones(returns.shape, bool).at[0, 1, 1].set(False)
+    found = advantages.best_and_worst(returns, scope, mask)
+    assert found[..., 0].tolist() == [[0, 1, -1], [-1, 1, 0], [1, -1, 0]]
+    assert found[0].tolist() == [[0, 0], [1, 0], [-1, -1]]
+
+
+def test_the_best_of_a_group_is_weighted_by_how_often_it_would_be_taken() -> None:
+    """Whole returns 2, 5, 1, of which the first token tells; two that tie for best, by rounding too; and all alike."""
+    returns = jnp.array([[[2.0, 9], [5, -9], [1, 0]], [[3, 3], [7, 7], [7 - 1 / 64, 7]], [[7, 7]] * 3])
+    scope, mask = jnp.zeros(returns.shape, int), jnp.ones(returns.shape, bool).at[0, 1, 1].set(False)
+    found = advantages.best_of_group(returns, scope, mask, least=1 / 32)
+    assert found.tolist() == [[[0, 0], [3, 0], [0, 0]], [[0, 0], [1.5, 1.5], [1.5, 1.5]], [[0, 0]] * 3]
+
+
+def test_of_a_group_in_which_little_is_known_the_best_of_that_is_taken() -> None:
+    """The best is unknown; all but one are; all are. What is unknown is not worth 0, which would be better than -2."""
+    returns = jnp.array([[-3, 9, -2], [1, jnp.nan, 9], [1, 2, 3]])[..., None]
+    known = jnp.array([[1, 0, 1], [1, 0, 0], [0, 0, 0]], bool)[..., None]
+    found = advantages.best_of_group(returns, jnp.zeros(known.shape, int), known)
+    assert found[..., 0].tolist() == [[0, 0, 2], [0] * 3, [0] * 3]
+
+
+def test_replies_that_are_apart_by_rounding_and_those_that_nothing_is_known_of_are_no_pair() -> None:
+    """Apart by 1/16 and by 1/64; of three the best is unknown, of others all but one, or all."""
+    returns = jnp.array([[0.0, 1 / 16, 0], [0, 1 / 64, 0], [1, 9, 2], [1, jnp.nan, 9], [1, 2, 3]])[..., None]
+    known = jnp.array([[1, 1, 1], [1, 1, 1], [1, 0, 1], [1, 0, 0], [0, 0, 0]], bool)[..., None]
+    found = advantages.best_and_worst(returns, jnp.zeros(known.shape, int), known, least=1 / 32)
+    assert found[..., 0].tolist() == [[-1, 1, 0], [0] * 3, [-1, 0, 1], [0] * 3, [0] * 3]
+
+
 def test_turns_that_are_rewarded_one_by_one_are_measured_against_all_turns_of_the_group() -> None:
     """Two episodes, of two turns and of one: 1, 5 and 3, whose mean is 3 and whose deviation is 2."""
     mask = jnp.array([[True, True, True], [True, True, False]])
     scope, returns = jnp.array([[0, 0, 1], [0, 0, -1]]), jnp.array([[1.0, 1, 5], [3, 3, 99]])
     assert advantages.above_the_mean(returns, scope, mask).tolist() == [[-2, -2, 2], [0, 0, 0]]
     np.testing.assert_allclose(advantages.standardized(returns, scope, mask), [[-1, -1, 1], [0, 0, 0]], atol=1e-4)
+
+
+def test_an_episode_of_several_turns_is_ranked_by_their_mean() -> None:
+    """1 and 6 are better than 3, though 1 is the least of all."""
+    mask = jnp.array([[True, True, True], [True, True, False]])
+    scope, returns = jnp.array([[0, 0, 1], [0, 0, -1]]), jnp.array([[1.0, 1, 6], [3, 3, 99]])
+    assert advantages.best_and_worst(returns, scope, mask).tolist() == [[1, 1, 1], [-1, -1, 0]]
+    assert advantages.best_of_group(returns, scope, mask).tolist() == [[2, 2, 2], [0, 0, 0]]
 
 
 # --- value models -----------------------------------------------------------------------------------------------

@@ -302,7 +302,8 @@ def test_a_place_that_cannot_be_written_is_refused(out: str, said: str, overwrit
 
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_a_folder_of_something_else_is_left_alone(overwrite: bool, tmp_path: Path) -> None:
+    """And that is said before a model is loaded, which may take minutes."""
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(UserError, match=r"not empty\. Give another --out|it is not overwritten"):
-        pe.tune(f"{__name__}:Echo", out=tmp_path, overwrite=overwrite, quiet=True)
+        pe.tune(f"{__name__}:Echo", model="no model", out=tmp_path, overwrite=overwrite, quiet=True)
     assert files(tmp_path) == {"notes.txt": b"mine"}

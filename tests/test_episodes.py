@@ -136,8 +136,8 @@ def assess(
 ) -> tuple:
     processor, roles = model
     rows = episodes.rows_of(processor.config, Gallery(processor.config), found)
-    settings = dataclasses.replace(settings, reward=source)
-    return rows, *episodes._assess(processor.config, settings, roles, rows)
+    begun = dataclasses.replace(settings, reward=source, beta=0.77)  # RL begins with it: this rollout has its own
+    return rows, *episodes._assess(processor.config, begun, roles, rows, settings.beta)
 
 
 def test_what_is_earned_later_is_owed_to_every_token_before_it(model: tuple[Processor, Roles]) -> None:
@@ -200,7 +200,7 @@ def test_by_ppo_the_value_model_is_to_learn_what_it_is_by_reinforce_if_lambda_is
         assert all(np.ptp(turn) == 0 for turn in turns if len(turn)) == (credit == "turn")
 
 
-@pytest.mark.parametrize("algorithm", ["ppo", "grpo"])
+@pytest.mark.parametrize("algorithm", ["ppo", "grpo", "online-dpo", "best-of-n"])
 def test_other_algorithms_learn_from_episodes(model: tuple[Processor, Roles], algorithm: str) -> None:
     """Words are copied more often on the last rollouts than on the first."""
     processor, roles = model

@@ -35,6 +35,10 @@ def distance(
     return jnp.mean((trainable["x"] - batch - jax.random.normal(key, (4,))) ** 2), {"x": trainable["x"][0]}
 
 
+def copied(reached: Reached) -> Reached:
+    return jax.tree.map(jnp.copy, reached)._replace(coefficient=reached.coefficient)
+
+
 class Remembering:
     """A keeper in memory, which has copies of all that it was told."""
 
@@ -42,10 +46,10 @@ class Remembering:
         self.then, self.kept = then, {}
 
     def begin(self, stage: str, fresh: Reached) -> Reached:
-        return fresh if self.then is None else jax.tree.map(jnp.copy, self.then)
+        return fresh if self.then is None else copied(self.then)
 
     def step(self, stage: str, reached: Reached) -> None:
-        self.kept[int(reached.state.step)] = jax.tree.map(jnp.copy, reached)
+        self.kept[int(reached.state.step)] = copied(reached)
 
 
 class Asking(Heard):
@@ -61,13 +65,19 @@ class Asking(Heard):
             os.kill(os.getpid(), signal.SIGTERM)
 
 
-def trained(keeper: Remembering, asked: int | None = None) -> tuple[np.ndarray, Asking, list[tuple[int, int, float]]]:
-    """What came out, what was heard, and of every batch its number, the step it was drawn at, and x at that moment."""
+def trained(
+    keeper: Remembering, asked: int | None = None
+) -> tuple[np.ndarray, Asking, list[tuple[int, int, float, float]]]:
+    """What came out, what was heard, and of every batch its number, the step it was drawn at, and x and the coefficient
+    at that moment: half of it and what was measured since."""
     heard, drawn = Asking(asked), []
 
-    def draw(now: dict[str, jax.Array], fed: int, step: int) -> tuple[jax.Array, dict[str, Any]]:
-        drawn.append((fed, step, float(now["x"][0])))
-        return 1.0 + now["x"] * fed, {"fed": fed}
+    def draw(now: dict[str, jax.Array], fed: int, step: int, coefficient: float) -> tuple[jax.Array, dict[str, Any]]:
+        drawn.append((fed, step, float(now["x"][0]), coefficient))
+        return coefficient + now["x"] * fed, {"fed": fed}
+
+    def adapt(coefficient: float, measured: Mapping[str, float]) -> float:
+        return coefficient / 2 + measured["fed"] + measured["x"]
 
     def batches(start: int) -> Stream[int]:
         def numbers() -> Iterator[int]:
@@ -77,7 +87,7 @@ def trained(keeper: Remembering, asked: int | None = None) -> tuple[np.ndarray, 
 
     out = train(
         "rl", ROLES, {"x": jnp.zeros(4)}, Fed(batches), distance, OPTIMIZER, steps=STEPS, key=jax.random.key(1),
-        observer=heard, keeper=keeper, drawing=Drawing(draw, EPOCHS),
+        observer=heard, keeper=keeper, drawing=Drawing(draw, EPOCHS, coefficient=1.0, adapt=adapt),
         validate=lambda now: float(-now["x"][1]), validate_every=4, validate_from=0,
     )  # fmt: skip
     return np.asarray(out["x"]), heard, drawn
@@ -86,7 +96,8 @@ def trained(keeper: Remembering, asked: int | None = None) -> tuple[np.ndarray, 
 def test_a_batch_is_drawn_with_the_weights_of_its_moment_and_serves_its_steps() -> None:
     _, heard, drawn = trained(Remembering())
     at = [numbers["x"] for numbers in heard.steps]
-    assert drawn == [(0, 1, at[0]), (1, 4, at[3]), (2, 7, at[6])]
+    second = 0.5 + 0 + at[2]
+    assert drawn == [(0, 1, at[0], 1.0), (1, 4, at[3], second), (2, 7, at[6], second / 2 + 1 + at[5])]
     assert [numbers["fed"] for numbers in heard.steps] == [0, 0, 0, 1, 1, 1, 2]
     assert len(set(at)) == STEPS
 

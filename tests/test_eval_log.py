@@ -359,6 +359,15 @@ def test_a_folder_that_holds_something_else_is_left_alone(tmp_path: Path) -> Non
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
+def test_the_folder_of_a_tuning_is_no_log(tmp_path: Path) -> None:
+    """Though it is locked as one, and has samples."""
+    for name, text in ((".lock", ""), ("config.json", '{"task": "sums"}'), ("samples.jsonl", '{"id": "sum-0"}\n')):
+        (tmp_path / name).write_text(text)
+    with pytest.raises(UserError, match="is not empty and is no log"):
+        pe.evaluate(SUMS, adds, out=tmp_path)
+    assert (tmp_path / "samples.jsonl").read_text() == '{"id": "sum-0"}\n'
+
+
 def test_a_damaged_line_is_named(tmp_path: Path) -> None:
     pe.evaluate(SUMS, adds, limit=3, out=tmp_path / "log")
     samples = tmp_path / "log" / "samples.jsonl"

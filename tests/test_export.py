@@ -39,7 +39,7 @@ def test_a_merged_checkpoint_is_its_source_but_for_the_adapted_matrices(name: st
     """bfloat16 like its source: W + scale · a b, rounded once."""
     loaded = pe.load_model(FIXTURES / name)
     slot = slot_of(loaded.config)
-    export_merged(FIXTURES / name, tmp_path / "merged", loaded.config, slot, 0.5)
+    export_merged(FIXTURES / name, tmp_path / "merged", loaded.config, lora.merged(slot, 0.5))
     expected = jax.tree.map(
         lambda x: x.astype(jnp.bfloat16).astype(jnp.float32),
         roles.merged(Weights(loaded.state, lora.only(slot, 0.5))),
@@ -58,7 +58,7 @@ def test_a_merged_checkpoint_gives_the_logits_of_the_adapter(name: str, tmp_path
     source = in_float32(FIXTURES / name, tmp_path / "source")
     loaded = pe.load_model(source)
     weights = Weights(loaded.state, lora.only(slot_of(loaded.config), 0.5))
-    export_merged(source, tmp_path / "merged", loaded.config, slot_of(loaded.config), 0.5)
+    export_merged(source, tmp_path / "merged", loaded.config, lora.merged(slot_of(loaded.config), 0.5))
     adapted, base = logits(loaded.config, weights, TOKENS), logits(loaded.config, Weights(loaded.state, None), TOKENS)
     assert np.abs(adapted - base).max() > 0.1
     np.testing.assert_allclose(pe.load_model(tmp_path / "merged").logits(TOKENS), adapted, atol=CLOSE, rtol=0)

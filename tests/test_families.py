@@ -22,7 +22,7 @@ from PIL import Image as Pillow
 from safetensors.numpy import load_file
 
 import pe_rlhf_mm as pe
-from pe_rlhf_mm.adapters import lora, roles
+from pe_rlhf_mm.adapters import lora, roles, targets
 from pe_rlhf_mm.adapters.roles import Weights
 from pe_rlhf_mm.checkpoints import backbone
 from pe_rlhf_mm.checkpoints.huggingface import tensors_of
@@ -153,9 +153,7 @@ def test_greedy_tokens_are_those_of_the_reference_and_cached_steps_those_of_the_
     asked = read(family, "plain" if family in TEXT else "two").prompts
     config, state = model(family).config, model(family).state
     config = replace(config, stop_ids=(config.vocabulary - 1,))  # `generate` was told to go on, too
-    slot = lora.new_slot(
-        jax.random.key(0), vlm.adapter_shapes(config, ("q", "v")), layers=config.decoder.layers, rank=2
-    )
+    slot = lora.new_slot(jax.random.key(0), targets.adapted(config, ("q", "v")), rank=2)
     slot = {t: lora.LowRank(low.a, 0.2 * jax.random.normal(jax.random.key(1), low.b.shape)) for t, low in slot.items()}
     greedy = Sampling(temperature=0.0, max_tokens=STEPS)
     expected = reference(family)["greedy.token_ids"]

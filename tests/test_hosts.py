@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -49,10 +50,14 @@ def ended(process: subprocess.Popen[str]) -> Said:
     return Said(process.returncode, *lines)
 
 
-def two(folder: Path, *how: str) -> list[Said]:
+def free_port() -> str:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
+        return str(free.getsockname()[1])
+
+
+def two(folder: Path, *how: str) -> list[Said]:
+    port = free_port()
     return [ended(p) for p in [started(str(folder), port, index, *how, devices=1) for index in "01"]]
 
 
@@ -196,14 +201,49 @@ def test_the_command_line_says_whom_to_join(monkeypatch: pytest.MonkeyPatch, cap
     line = ["tune", "pe_rlhf_mm.testing:ToyTask", "--hosts.coordinator", "a:1", "--hosts.count", "2"]
     assert command([*line, "--hosts.index", "1"]) == 2
     assert heard == [{"coordinator": "a:1", "count": 2, "index": 1}]
-    with pytest.raises(SystemExit, match="2"):
-        command([*line, "--hosts.index", "2"])
-    assert "HostsConfig.index must be one of 0 to 1, not 2" in capsys.readouterr().err
+    for wrong, said in (
+        (["--hosts.index", "2"], "HostsConfig.index must be one of 0 to 1, not 2"),
+        (["--hosts.coordinator", "10.0.0.1"], "HostsConfig.coordinator must be HOST:PORT"),
+    ):
+        with pytest.raises(SystemExit, match="2"):
+            command([*line, *wrong])
+        assert said in capsys.readouterr().err
     assert len(heard) == 1
 
 
 def test_who_cannot_be_joined_is_said() -> None:
     jax.devices()  # too late
     said = r"the other hosts cannot be joined: .* Give --hosts.coordinator HOST:PORT"
-    with pytest.raises(pe.UserError, match=said), hosts.joined("a:1", 2, 0):
+    with pytest.raises(pe.UserError, match=said), hosts.joined("a:1", 2, 1):
         raise AssertionError
+
+
+def test_a_port_that_is_taken_is_said() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        with pytest.raises(pe.UserError, match=f"port {port} cannot be had"), hosts.joined(f"a:{port}", 2, 0):
+            raise AssertionError
+
+
+def waits(seconds: int) -> subprocess.Popen[str]:
+    """The first of two processes, the second of which never comes; once it has said what it waits for."""
+    line = f"hosts.SILENT, hosts.COMING = 1, {seconds}\nwith hosts.joined('127.0.0.1:{free_port()}', 2, 0): pass"
+    program = [sys.executable, "-c", f"from pe_rlhf_mm import hosts\n{line}"]
+    process = subprocess.Popen(program, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    assert process.stderr.readline().startswith("waiting for the other hosts at 127.0.0.1:")
+    return process
+
+
+def test_where_nobody_comes_that_is_said() -> None:
+    process = waits(3)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == hosts.LOST
+    assert err.splitlines()[-1].startswith("error: not all hosts have come within 3 seconds")
+
+
+def test_who_waits_for_others_can_be_ended() -> None:
+    process = waits(60)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=30)
+    assert process.returncode == -signal.SIGINT

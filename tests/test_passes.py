@@ -68,7 +68,7 @@ def test_equal_weights_diverge_by_nothing_in_one_pass() -> None:
 def test_one_pass_gives_every_role_its_own_gradient() -> None:
     """Also where layers are computed again on the way back."""
     roles, given = several(), rows()
-    constant = np.random.default_rng(1).normal(size=(5, *given.mask.shape)).astype(np.float32)
+    constant = np.random.default_rng(1).normal(size=(6, *given.mask.shape)).astype(np.float32)
     rollout = reinforce.Rollout(*given, constant[0, :, :, 0], Experience(*constant))
 
     def gradient(settings: RLConfig) -> Trainable:
@@ -82,8 +82,8 @@ def test_one_pass_gives_every_role_its_own_gradient() -> None:
 
 
 def test_pictures_are_looked_at_once_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    looks, look = [], VisionTower.__call__
-    monkeypatch.setattr(VisionTower, "__call__", lambda tower, images: looks.append(1) or look(tower, images))
+    looks, look = [], VisionTower.see
+    monkeypatch.setattr(VisionTower, "see", lambda tower, *a, **how: looks.append(1) or look(tower, *a, **how))
     assert isinstance(rows().prompts.images, Pixels)
     for settings, expected in ((TOGETHER, 1), (APART, 4)):
         looks.clear()

@@ -21,9 +21,9 @@ import pe_rlhf_mm as pe
 from pe_rlhf_mm.adapters import files, lora, roles
 from pe_rlhf_mm.adapters.origin import Origin, fingerprints, origin_of, read_origin
 from pe_rlhf_mm.adapters.peft import read_adapter, write_adapter
+from pe_rlhf_mm.adapters.targets import adapted
 from pe_rlhf_mm.checkpoints.export import export_merged
 from pe_rlhf_mm.errors import UserError
-from pe_rlhf_mm.models import vlm
 from pe_rlhf_mm.models.model import Model
 
 FIXTURES = Path(__file__).parent / "fixtures"
@@ -88,8 +88,7 @@ def test_a_text_model_has_no_class_that_sees(tmp_path: Path) -> None:
 def test_rank_stabilised_adapters_have_their_own_scale(tmp_path: Path) -> None:
     """alpha / sqrt(r) in place of alpha / r: 6 / 2 for r = 4."""
     loaded = model("llama")
-    shapes = vlm.adapter_shapes(loaded.config, ("q",))
-    slot = lora.new_slot(jax.random.key(0), shapes, layers=loaded.config.decoder.layers, rank=4)
+    slot = lora.new_slot(jax.random.key(0), adapted(loaded.config, ("q",)), rank=4)
     write_adapter(tmp_path, slot, 1.5, loaded.config, origin(loaded))
     path = tmp_path / "adapter_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"use_rslora": True}))
@@ -112,7 +111,6 @@ def test_adapters_are_read_from_half_precision(dtype: type, tmp_path: Path) -> N
         ("peft_type", "LOHA"),
         ("bias", "all"),
         ("fan_in_fan_out", True),
-        ("use_dora", True),
         ("lora_bias", True),
         ("rank_pattern", {"q_proj": 2}),
         ("alpha_pattern", {"q_proj": 2}),
@@ -257,7 +255,7 @@ def test_an_adapter_trained_on_the_source_of_a_merged_checkpoint_is_refused(tmp_
     """Small updates, to the matrices only, as those of tuning are."""
     loaded = model("llama")
     update = jax.tree.map(lambda x: 0.1 * x, slot_of(loaded.config))
-    export_merged(FIXTURES / "llama", tmp_path / "merged", loaded.config, update, 1.0)
+    export_merged(FIXTURES / "llama", tmp_path / "merged", loaded.config, lora.merged(update, 1.0))
     write_adapter(tmp_path / "adapter", slot_of(loaded.config), 1.0, loaded.config, origin(loaded))
     with pytest.raises(UserError, match=r"was trained on org/base, .* \(layers\): they are others"):
         pe.load_adapter(pe.load_model(tmp_path / "merged"), tmp_path / "adapter")

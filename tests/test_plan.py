@@ -8,6 +8,7 @@ import json
 import math
 import subprocess
 import sys
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +26,7 @@ from pe_rlhf_mm.planning.held import bytes_a_device, held, part_of, roles_of, tr
 from pe_rlhf_mm.planning.plan import Cost, Plan, hopeful, plan, smallest
 from pe_rlhf_mm.planning.programs import Load
 from pe_rlhf_mm.planning.shapes import SHAPES
-from pe_rlhf_mm.planning.slices import GIB, slice_of
+from pe_rlhf_mm.planning.slices import GIB, ladder_of, slice_of
 from pe_rlhf_mm.training import reinforce
 from pe_rlhf_mm.training.job import attach
 from pe_rlhf_mm.training.optimizers import adam
@@ -33,7 +34,7 @@ from pe_rlhf_mm.training.step import new_state
 
 TINY = pe.load_model("tiny-vlm")
 SMALL = pe.TuneConfig(
-    lora=pe.LoraConfig(rank=2, reward_rank=3),
+    lora=pe.LoraConfig(rank=2, reward_rank=3, value_rank=4, kind="dora"),
     sft=pe.SFTConfig(batch_size=2),
     reward=pe.RewardConfig(batch_size=2),
     rl=pe.RLConfig(prompts=2, max_tokens=4),
@@ -72,6 +73,19 @@ def test_a_shape_has_as_many_weights_as_the_published_checkpoint(name: str, weig
 # --- what is held ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("kind", ["int8", "nf4"])
+def test_a_quantised_backbone_is_held_as_a_tuning_holds_it(kind: Literal["int8", "nf4"]) -> None:
+    """And on four devices each keeps its part of codes and scales."""
+    settings = dataclasses.replace(SMALL, quantize=kind)
+    planned = roles_of(TINY.config, settings, "sft", alone()).backbone
+    real = pe.load_model("tiny-vlm", quantize=kind, dtype="bfloat16").state
+    assert shapes(planned) == shapes(real)
+    four = jax.sharding.AbstractMesh((1, 4, 1), MESH_AXES)
+    cut: Any = roles_of(TINY.config, settings, "sft", four).backbone  # type: ignore[arg-type]
+    gate = cut["decoder"]["layers"]["blocks"]["gate"]["kernel"].get_value()
+    assert bytes_a_device(gate.values) == gate.values.size * gate.values.dtype.itemsize // 4
+
+
 @pytest.mark.parametrize("mode", ["lora", "full"])
 def test_shapes_are_those_of_the_arrays_that_a_tuning_makes(mode: str) -> None:
     settings = pe.TuneConfig(mode=mode, lora=SMALL.lora)  # type: ignore[arg-type]
@@ -96,16 +110,19 @@ def test_moments_lie_where_the_weights_lie_that_they_are_of() -> None:
 
 
 def test_bytes_are_counted_by_hand() -> None:
-    """A rank costs (in + out) numbers of q, k, v and o each, in every layer; a head width + 1. What is trained is there
-    three times: as it was, as it is, and at its best. Adam has two moments of it, and counts steps."""
+    """A rank costs (in + out) numbers of q, k, v and o each, in every layer, and a length each of their columns; a head
+    width + 1. What is trained is there three times: as it was, as it is, and at its best. Adam has two moments of it,
+    and counts steps."""
     block = TINY.config.decoder
-    wide = {"q": block.heads, "k": block.kv_heads, "v": block.kv_heads}
-    each = sum(block.width + n * block.head_width for n in wide.values()) + block.heads * block.head_width + block.width
+    wide = [block.heads * block.head_width, *[block.kv_heads * block.head_width] * 2]
+    columns = sum(wide) + block.width
+    each = sum(block.width + out for out in [*wide, wide[0]])
     roles = roles_of(TINY.config, SMALL, "reward", alone())
     found = held(roles, trained(roles, ("reward",), adam(1e-3, 10), alone()), validated=True)
-    sft, reward, head = block.layers * 2 * each, block.layers * 3 * each, block.width + 1
+    sft, reward, value = (block.layers * (rank * each + columns) for rank in (2, 3, 4))
+    head = block.width + 1
     assert found.backbone == 2 * count(TINY.state)  # bfloat16
-    assert found.adapters == 4 * (sft + 3 * (reward + head))
+    assert found.adapters == 4 * (sft + value + 3 * (reward + head))
     assert found.copies == 0
     assert 0 <= found.optimizer - 4 * 2 * (reward + head) <= 16
 
@@ -140,6 +157,7 @@ def test_every_stage_compiles_and_is_given_what_it_holds(stage: str, mode: str) 
     for cost in found.costs:
         assert cost.temporaries > 0
         assert cost.peak >= found.held.total
+    assert found.held.backbone == 4 * count(TINY.state)  # float32, as on every CPU
     assert found.costs[-1].arguments <= found.held.total + 1_000_000  # and a batch of a few kilobytes
 
 
@@ -173,7 +191,7 @@ def test_the_smallest_slice_is_the_first_that_fits(monkeypatch: pytest.MonkeyPat
         cost = Cost("step", 0, 0, 40 * GIB // chips, refused=chips == 1)
         return Plan("m", "rl", "lora", topology, {}, held_nothing(), [cost], 16 * GIB)
 
-    plans = smallest(planned, "v5e")
+    plans = smallest(planned, ladder_of("v5e:2x2"))
     assert tried == ["v5e:1x1", "v5e:1x2", "v5e:2x2"]
     assert [found.fits for found in plans] == [False, False, True]
 
@@ -189,16 +207,24 @@ def test_the_compiler_is_not_asked_where_there_is_no_hope(estimate: int, asked: 
     assert hopeful(planned, topology="v5e:1x1").estimated is not asked
 
 
+def test_slices_of_a_generation_are_named_by_it_or_by_one_of_them(capsys: pytest.CaptureFixture[str]) -> None:
+    assert ladder_of("v5p") == ladder_of("v5p:2x2x2")
+    assert [name for name in ladder_of("v5p") if name.startswith("v5p:2x2x")] == ["v5p:2x2x1", "v5p:2x2x2", "v5p:2x2x4"]
+    assert run(["plan", "--model", "tiny-vlm", "--topology", "here", "--smallest"]) == 2
+    assert "no slices of it: name one of v5e, v6e, v5p" in capsys.readouterr().err
+
+
 def held_nothing():  # type: ignore[no-untyped-def]
     roles = roles_of(TINY.config, SMALL, "reward", alone())
     return held(roles, trained(roles, ("reward",), adam(1e-3, 10), alone()), validated=False)._replace(backbone=0)
 
 
-def test_no_room_is_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In the compiler's own words for a model of 9 billion weights on one v5e chip."""
+@pytest.mark.parametrize(("needed", "gib"), [("140.12G", 140.12), ("8.51P", 8.51 * 2**20)])
+def test_no_room_is_an_answer(needed: str, gib: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the compiler's own words for a model of 9 billion weights on one v5e chip, and for a batch beyond measure."""
     said = (
         "RESOURCE_EXHAUSTED: E1000: CompileTimeHbmOom: Ran out of memory on HBM, the total memory required for HLO "
-        "temporaries (140.12G) exceeds available HBM (15.75G). HLO module: jit_fn."
+        f"temporaries ({needed}) exceeds available HBM (15.75G). HLO module: jit_fn."
     )
 
     def refuse(*_: object, **__: object) -> None:
@@ -206,7 +232,7 @@ def test_no_room_is_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(jax.stages.Lowered, "compile", refuse)
     found = plan(TINY.config, SMALL, LOAD, stage="reward", topology="here")
-    assert (found.fits, found.peak) == (False, int(140.12 * GIB))
+    assert (found.fits, found.peak) == (False, int(gib * GIB))
     assert "no room" in found.text()
 
 

@@ -117,6 +117,9 @@ def test_the_task_brings_its_settings_and_the_options_change_them(capsys: pytest
         ("--model tiny-vlm --prompt-tokens 0", "--prompt-tokens must be at least 1, not 0"),
         ("--model tiny-vlm --batch 0", "--batch must be at least 1"),
         ("--model tiny-vlm --stage sft --sft.packed-length 64", "sft.packed_length is 64"),
+        ("--model tiny-vlm --method dpo", "the method dpo has no stage rl"),
+        ("--model tiny-vlm --stage reward --method kto", "the method kto has no stage reward"),
+        ("--model gemma3-5b", "nor a shape: those are gemma3-270m, gemma3-1b"),
     ],
 )
 def test_what_is_impossible_is_refused(options: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -132,6 +135,13 @@ def four(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pe_rlhf_mm.planning.plan._cost", lambda *_: Cost("step", 0, 0, 0))
 
 
+def test_parts_of_a_batch_are_dealt_to_all_chips_that_they_go_round(four: None) -> None:
+    """8 prompts in 4 parts are 2 at a time: they go round two chips, and in a rollout, which has no parts, four."""
+    settings = dataclasses.replace(SMALL, accumulate=4, rl=pe.RLConfig(prompts=8))
+    meshes = [plan(TINY.config, settings, Load(32, 4), stage=s, topology="x").mesh for s in ("rl", "sample")]
+    assert [mesh["fsdp"] for mesh in meshes] == [2, 4]
+
+
 @pytest.mark.parametrize(("rows", "fsdp", "model"), [(8, 4, 1), (4, 4, 1), (6, 2, 2), (3, 1, 4)])
 def test_chips_that_rows_do_not_go_round_to_share_matrices(four: None, rows: int, fsdp: int, model: int) -> None:
     settings = dataclasses.replace(SMALL, rl=pe.RLConfig(prompts=rows))
@@ -143,3 +153,6 @@ def test_rows_that_a_mesh_does_not_divide_are_refused(four: None) -> None:
     settings, mesh = dataclasses.replace(SMALL, rl=pe.RLConfig(prompts=6)), pe.MeshConfig(fsdp=4)
     with pytest.raises(UserError, match="6 prompts cannot be dealt to 4 chips"):
         plan(TINY.config, settings, Load(), stage="sample", topology="x", mesh=mesh)
+    settings = dataclasses.replace(SMALL, accumulate=3, sft=pe.SFTConfig(batch_size=8))
+    with pytest.raises(UserError, match=r"8 prompts .* 3 parts \(--accumulate\): take a multiple of 12"):
+        plan(TINY.config, settings, Load(), stage="sft", topology="x", mesh=mesh)

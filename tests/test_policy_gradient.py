@@ -12,12 +12,13 @@ import pytest
 
 from pe_rlhf_mm.algorithms import advantages, losses
 from pe_rlhf_mm.errors import OutOfRange
-from pe_rlhf_mm.training.config import RLConfig
+from pe_rlhf_mm.training.config import RANKED, RLConfig
 from pe_rlhf_mm.training.forward import PolicyStatistics
 from pe_rlhf_mm.training.policy_gradient import ALGORITHMS, Earned, Experience, experience, objective
 
 MASK = jnp.array([[1, 1, 1, 0], [1, 0, 0, 0], [0, 0, 0, 0], [1, 1, 0, 0]], bool)
-SETTINGS = RLConfig(group=2, max_tokens=4, beta=0.3)
+SETTINGS = RLConfig(group=2, max_tokens=4, beta=0.9)
+"""What a nat costs a rollout says, and no longer its settings."""
 ROUNDING = {"rtol": 1e-5, "atol": 1e-6}
 every = pytest.mark.parametrize("name", ALGORITHMS)
 
@@ -30,19 +31,26 @@ NOW = PolicyStatistics(numbers(0), numbers(1), jnp.abs(numbers(2)))
 VALUES = numbers(3)
 MOVED = jnp.array([[0.5, -0.4, 0.05, 0], [-0.05, 0, 0, 0], [0, 0, 0, 0], [-0.25, 0.3, 0, 0]])
 """By how many nats tokens have become likelier since they were drawn."""
-SOME = Experience(NOW.logprobs - MOVED, *(numbers(k) for k in range(5, 9)))
+SOME = Experience(NOW.logprobs - MOVED, *(numbers(k) for k in range(5, 9)), jnp.full(MASK.shape, 0.3))
 
 
 def asked(name: str, **changed: Any) -> RLConfig:
-    return replace(SETTINGS, algorithm=name, **changed)
+    return replace(SETTINGS, algorithm=name, **{"kl": "loss" if name in RANKED else "return", **changed})
 
 
 def cost(settings: RLConfig, now: PolicyStatistics = NOW, of: Experience = SOME) -> tuple[jax.Array, dict]:
     return objective(settings, now, VALUES, of, MASK)
 
 
-@every
-@pytest.mark.parametrize("placement", ["return", "loss", "k3"])
+@pytest.mark.parametrize(
+    ("name", "placement"),
+    [
+        (name, placement)
+        for name in ALGORITHMS
+        for placement in ("return", "loss", "k3")
+        if name != "online-dpo" and not (name in RANKED and placement == "return")
+    ],
+)
 def test_the_objective_is_what_the_papers_add_up(name: str, placement: str) -> None:
     """Loss of the policy, β times the KL term in the same mean, and loss of the value model; row by row in float64."""
     rows, total = [], 0.0
@@ -58,6 +66,7 @@ def test_the_objective_is_what_the_papers_add_up(name: str, placement: str) -> N
             policy = {
                 "reinforce": -now * (goal - value),
                 "rloo": -now * gain,
+                "best-of-n": -float(NOW.full_logprobs[row, t]) * gain,
             }.get(name, max(-rho * gain, -min(max(rho, 0.8), 1.2) * gain))
             far = before + min(max(value - before, -0.2), 0.2)
             error = {"reinforce": (goal - value) ** 2, "ppo": max((goal - value) ** 2, (goal - far) ** 2)}.get(name, 0)
@@ -66,6 +75,19 @@ def test_the_objective_is_what_the_papers_add_up(name: str, placement: str) -> N
             total += error / 3
         rows.append(sum(terms) / {"grpo": len(terms), "dr-grpo": 4}.get(name, 1))
     np.testing.assert_allclose(cost(asked(name, kl=placement))[0], sum(rows) / 3 + total, **ROUNDING)
+
+
+@pytest.mark.parametrize("placement", ["loss", "k3"])
+def test_online_dpo_is_dpo_on_a_pair_of_the_group_and_the_kl_term(placement: str) -> None:
+    """Reply 3 is better than reply 0; of reply 1 is known that it is neither, and of reply 2 nothing."""
+    side = jnp.array([-1.0, 0, 0, 1])[:, None] * MASK
+    x = np.where(MASK, np.asarray(NOW.full_logprobs, float) - np.asarray(SOME.anchor_logprobs, float), 0)
+    h = x[3].sum() - x[0].sum()
+    penalty = (0.5 * x**2 if placement == "loss" else np.exp(-x) + x - 1).sum() / 3
+    settings = asked("online-dpo", kl=placement, dpo_beta=0.7)
+    loss, metrics = cost(settings, of=SOME._replace(advantages=side))
+    np.testing.assert_allclose(metrics["policy_loss"], np.log1p(np.exp(-0.7 * h)), **ROUNDING)
+    np.testing.assert_allclose(loss, np.log1p(np.exp(-0.7 * h)) + 0.3 * penalty, **ROUNDING)
 
 
 @pytest.mark.parametrize("name", ["reinforce", "rloo"])
@@ -133,7 +155,7 @@ EARNED = Earned(
 
 
 def made(name: str, earned: Earned = EARNED, **changed: Any) -> Experience:
-    return experience(asked(name, **changed), earned, WORTH, WORTH)
+    return experience(asked(name, **changed), 0.3, earned, WORTH, WORTH)
 
 
 @pytest.mark.parametrize("credit", ["token", "turn"])
@@ -154,12 +176,13 @@ def test_ppo_is_given_estimates_that_are_whitened_and_returns_that_are_not(credi
 def test_each_algorithm_has_its_own_measure() -> None:
     """Whole returns are 1.4 and 7.7."""
     np.testing.assert_allclose(EARNED.returns[0, :, 0], [1.4, 7.7], **ROUNDING)
-    for name, gain in (("rloo", 6.3), ("dr-grpo", 3.15), ("grpo", 1 / np.sqrt(2))):
+    assert made("best-of-n").advantages.tolist() == [[[0, 0, 0, 0], [2, 2, 2, 0]]]
+    for name, gain in (("rloo", 6.3), ("dr-grpo", 3.15), ("grpo", 1 / np.sqrt(2)), ("online-dpo", 1)):
         expected = np.where(KNOWN, np.array([-gain, gain])[:, None], 0)
         np.testing.assert_allclose(np.where(KNOWN, made(name).advantages, 0), expected, rtol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["rloo", "grpo", "dr-grpo"])
+@pytest.mark.parametrize("name", ["rloo", "grpo", "dr-grpo", *RANKED])
 def test_a_group_that_earned_alike_moves_nothing(name: str) -> None:
     """0.1 each, for its last token."""
     rewards = advantages.on_last_token(jnp.full((1, 2), 0.1), KNOWN)
@@ -167,7 +190,7 @@ def test_a_group_that_earned_alike_moves_nothing(name: str) -> None:
     given = made(name, alike)
 
     def loss(logprobs: jax.Array) -> jax.Array:
-        now = PolicyStatistics(logprobs, WORTH, WORTH)
+        now = PolicyStatistics(logprobs, logprobs, WORTH)
         return objective(asked(name), now, None, given, KNOWN)[0]
 
     assert (jax.grad(loss)(WORTH) == 0).all()
@@ -181,7 +204,18 @@ def test_a_group_that_earned_alike_moves_nothing(name: str) -> None:
     [
         ({"algorithm": "grpo", "group": 1}, "group must be at least 2 for grpo, not 1: a completion is measured"),
         ({"algorithm": "dr-grpo", "group": 1}, "group must be at least 2 for dr-grpo, not 1"),
-        ({"algorithm": "a2c"}, "algorithm must be one of reinforce, rloo, grpo, dr-grpo, ppo, not 'a2c'"),
+        (
+            {"algorithm": "a2c"},
+            "algorithm must be one of reinforce, rloo, grpo, dr-grpo, ppo, online-dpo, best-of-n, not 'a2c'",
+        ),
+        ({"algorithm": "online-dpo", "group": 1}, "group must be at least 2 for online-dpo, not 1"),
+        ({"algorithm": "best-of-n", "group": 1}, "group must be at least 2 for best-of-n, not 1"),
+        ({"algorithm": "best-of-n"}, "kl return is not for best-of-n"),
+        ({"algorithm": "online-dpo"}, "kl return is not for online-dpo, which ranks .* kl loss or k3, or beta 0"),
+        ({"kl_target": -1.0}, "kl_target must be 0 or more, not -1.0"),
+        ({"kl_target": 1.0, "beta": 0.0}, "kl_target moves beta by a factor, and beta is 0"),
+        ({"kl_gain": 5.0}, "kl_gain must be above 0 and below 5, not 5.0"),
+        ({"dpo_beta": 0.0}, "dpo_beta must be above 0, not 0.0"),
         ({"kl": "k2"}, "kl must be one of return, loss, k3, not 'k2'"),
         ({"epochs": 0}, "epochs must be above 0, not 0"),
         ({"clip": 1.0}, "clip must be above 0 and below 1, not 1.0"),

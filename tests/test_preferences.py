@@ -102,6 +102,34 @@ def test_the_losses_are_those_of_plain_loops(name: str) -> None:
     np.testing.assert_allclose(LOSSES[name](*found), expected, **ROUNDING)
 
 
+def test_online_dpo_is_dpo_on_the_replies_that_were_picked_out_of_groups() -> None:
+    """Three groups of four replies; pairs of the second and the fourth, the third and the first, and one that ties."""
+    rng = np.random.default_rng(0)
+    policy, anchor = (jnp.asarray(rng.normal(-2, 1, (3, 4, 5)), jnp.float32) for _ in range(2))
+    mask = jnp.arange(5) < jnp.asarray(rng.integers(1, 6, (3, 4)))[..., None]
+    side = jnp.array([[0.0, 1, 0, -1], [-1, 0, 1, 0], [0, 0, 0, 0]])[..., None] * mask
+    whole, at = (jnp.where(mask, x, 0).sum(-1) for x in (policy, anchor)), jnp.array([[1, 3], [2, 0], [0, 0]])
+    pairs = [jnp.take_along_axis(x, at, axis=1) for x in whole]
+    expected = losses.dpo(*pairs, jnp.ones(3), 0.5)
+
+    def found(policy: jax.Array) -> jax.Array:
+        return losses.online_dpo(policy, anchor, side, mask, 0.5)
+
+    np.testing.assert_allclose(found(policy), expected, **ROUNDING)
+    slope = jax.grad(found)(policy)
+    assert ((slope != 0) == (side != 0)).all()
+    assert (slope * side <= 0).all(), "the better one is to become likelier, and the worse one less likely"
+
+
+def test_in_online_dpo_a_group_counts_by_the_replies_that_something_is_known_of() -> None:
+    """h is 1 + 2 of two replies and -1 of three; of the third group nothing is known."""
+    ratio = jnp.array([[[1.0], [-2], [50]], [[-1], [0], [0]], [[1], [2], [3]]])
+    mask = jnp.array([[1, 1, 0], [1, 1, 1], [0, 0, 0]], bool)[..., None]
+    side = jnp.array([[1.0, -1, 0], [1, 0, -1], [0, 0, 0]])[..., None]
+    expected = (2 * math.log1p(math.exp(-3)) + 3 * math.log1p(math.exp(1))) / 5
+    np.testing.assert_allclose(losses.online_dpo(ratio, jnp.zeros((3, 3, 1)), side, mask, 1.0), expected, **ROUNDING)
+
+
 def test_equal_policy_and_anchor_know_nothing() -> None:
     policy, _, p = drawn()
     np.testing.assert_allclose(LOSSES["dpo"](policy, policy, p), math.log(2), **ROUNDING)

@@ -15,6 +15,7 @@ from models import CONFIG, FIRST_WORD, Heard, processor, random_batch, random_ro
 
 from pe_rlhf_mm.adapters import roles as role_table
 from pe_rlhf_mm.adapters.roles import BACKBONE, Roles, fingerprint
+from pe_rlhf_mm.algorithms import kl
 from pe_rlhf_mm.data.images import Gallery
 from pe_rlhf_mm.data.processor import EncodedPrompt, Processor
 from pe_rlhf_mm.errors import OutOfRange, TrainingDiverged
@@ -25,6 +26,7 @@ from pe_rlhf_mm.training.config import RLConfig
 from pe_rlhf_mm.training.policy_gradient import Experience
 from pe_rlhf_mm.training.reinforce import Rollout
 from pe_rlhf_mm.training.scorers import Asked, Scorer, Worth
+from pe_rlhf_mm.training.step import train_step
 from pe_rlhf_mm.types import Completions
 
 SETTINGS = RLConfig(
@@ -142,29 +144,32 @@ def test_in_mode_full_only_the_copies_of_policy_and_value_move(words: Processor,
         ("grpo", "k3", 1),
         ("dr-grpo", "return", 2),
         ("ppo", "return", 3),
+        ("online-dpo", "return", 2),
+        ("best-of-n", "loss", 1),
     ],
 )
 def test_a_bandit_is_solved(words: Processor, algorithm: str, placement: str, epochs: int) -> None:
-    settings = replace(SETTINGS, algorithm=algorithm, steps=60, epochs=epochs, kl=placement, max_tokens=2)
+    beta = 0.0 if algorithm == "online-dpo" else SETTINGS.beta  # it has one of its own
+    settings = replace(SETTINGS, algorithm=algorithm, steps=60, epochs=epochs, kl=placement, beta=beta, max_tokens=2)
     _, heard = run(words, random_roles("sft"), settings)
     rewards = [numbers["reward"] for numbers in heard.steps]
     assert np.mean(rewards[:3]) < 0.75
     assert np.mean(rewards[-5 * epochs :]) > 0.9  # five rollouts
 
 
-@pytest.mark.parametrize(("start", "algorithm"), [(trained_sft, "rloo"), (full_sft, "rloo"), (full_sft, "grpo")])
+@pytest.mark.parametrize(("start", "algorithm"), [(trained_sft, "rloo"), (full_sft, "rloo"), (full_sft, "online-dpo")])
 def test_without_a_value_model_the_policy_alone_moves(
     words: Processor, start: Callable[[], Roles], algorithm: str
 ) -> None:
     before = start()
-    after, heard = run(words, before, replace(SETTINGS, algorithm=algorithm, learning_rate=1e-3))
+    after, heard = run(words, before, replace(SETTINGS, algorithm=algorithm, kl="loss", learning_rate=1e-3))
     sft, anchor, policy = (fingerprint(after.weights(role)) for role in ("sft", "anchor", "policy"))
     assert anchor == sft == fingerprint(before.weights("sft")) != policy
     assert "value" not in {*after.slots, *after.copies, *after.heads}
     assert not {"value_loss", "explained_variance"} & heard.steps[0].keys()
 
 
-@pytest.mark.parametrize("algorithm", ["rloo", "grpo"])
+@pytest.mark.parametrize("algorithm", ["rloo", "grpo", "online-dpo", "best-of-n"])
 def test_equal_rewards_of_a_group_leave_nothing_to_learn(words: Processor, algorithm: str) -> None:
     """Every advantage is 0, from the first step on: no value model has to find out first."""
     settings = replace(SETTINGS, algorithm=algorithm, beta=0.0)
@@ -189,12 +194,12 @@ def test_a_rollout_serves_as_many_steps_as_there_are_epochs(words: Processor) ->
 def test_the_penalty_is_charged_to_the_return_or_left_to_the_loss(
     words: Processor, placement: str, charged: float
 ) -> None:
-    """The first token's return is 0.7 R - 0.3 (log π - log anchor), summed over the completion."""
+    """The first token's return is 0.7 R - 0.3 (log π - log anchor), summed over the completion, at the rollout's β."""
     roles = random_roles("policy", "value", "anchor")
-    settings = replace(SETTINGS, kl=placement, beta=0.3)
+    settings = replace(SETTINGS, kl=placement, beta=0.9)
     batch = words.prompts(ASKED[:4], Gallery(CONFIG), length=4)
     given = (CONFIG, roles, roles.pick("policy", "value"), Asked(batch, range(4)))
-    rollout, _ = reinforce.collect(*given, settings, LUCKY, jax.random.key(0))
+    rollout, _ = reinforce.collect(*given, settings, LUCKY, jax.random.key(0), 0.3)
     policy, anchor = (
         forward.score_policy(CONFIG, roles.weights(role), batch, rollout.completions, settings.sampling)
         for role in ("policy", "anchor")
@@ -203,6 +208,7 @@ def test_the_penalty_is_charged_to_the_return_or_left_to_the_loss(
     expected = 0.7 * rollout.rewards - charged * divergence
     np.testing.assert_allclose(rollout.experience.returns[..., 0], expected, rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(rollout.experience.anchor_logprobs, anchor.logprobs, **ROUNDING)
+    np.testing.assert_array_equal(rollout.experience.beta, np.float32(0.3))
 
 
 def test_ppo_is_told_what_the_value_model_expects_before_it_learns(words: Processor) -> None:
@@ -210,7 +216,7 @@ def test_ppo_is_told_what_the_value_model_expects_before_it_learns(words: Proces
     settings = replace(SETTINGS, algorithm="ppo", gae_lambda=1.0, beta=0.0)
     batch = words.prompts(ASKED[:4], Gallery(CONFIG), length=4)
     given = (CONFIG, roles, roles.pick("policy", "value"), Asked(batch, range(4)))
-    rollout, _ = reinforce.collect(*given, settings, LUCKY, jax.random.key(0))
+    rollout, _ = reinforce.collect(*given, settings, LUCKY, jax.random.key(0), 0.0)
     found, mask = rollout.experience, rollout.completions.mask
     values = values_of(roles, rollout)
     np.testing.assert_allclose(found.values, values, **ROUNDING)
@@ -218,6 +224,47 @@ def test_ppo_is_told_what_the_value_model_expects_before_it_learns(words: Proces
     np.testing.assert_allclose(np.where(mask, found.returns - rollout.rewards[..., None], 0), 0, atol=1e-5)
     score = forward.score_policy(CONFIG, roles.weights("policy"), batch, rollout.completions, settings.sampling)
     np.testing.assert_allclose(found.logprobs, score.logprobs, **ROUNDING)
+
+
+@pytest.mark.parametrize(
+    ("beta", "divergence", "expected"),
+    [
+        (0.5, 1.0, 0.5),  # on target
+        (0.5, 1.1, 0.5 * 1.05),  # a tenth too far: half of it
+        (0.5, 0.95, 0.5 * 0.975),
+        (0.5, 9.0, 0.5 * 1.1),  # no error is above 0.2
+        (0.5, -9.0, 0.5 * 0.9),
+        (0.95, 9.0, 1.0),  # nothing is left of the reward then
+    ],
+)
+def test_beta_is_moved_by_the_error_of_the_divergence(beta: float, divergence: float, expected: float) -> None:
+    assert kl.adapted(beta, divergence, target=1.0, gain=0.5) == pytest.approx(expected, rel=1e-12)
+
+
+def test_beta_follows_what_was_measured_and_nothing_is_compiled_anew(words: Processor) -> None:
+    """From rollout to rollout, two steps on each; the first is at the anchor, too near by all of it."""
+    settings = replace(SETTINGS, algorithm="rloo", steps=6, epochs=2, kl="loss", kl_target=0.2, kl_gain=2.0)
+    programs = (reinforce._assess, train_step)
+    before = [program._cache_size() for program in programs]
+    _, heard = run(words, random_roles("sft"), settings)
+    assert [program._cache_size() for program in programs] == [count + 1 for count in before]
+    expected = settings.beta
+    for first, second in zip(heard.steps[::2], heard.steps[1::2], strict=True):
+        assert first["beta"] == second["beta"] == pytest.approx(expected, rel=1e-12)
+        expected *= 1 + 2 * np.clip(first["kl"] / 0.2 - 1, -0.2, 0.2)
+    assert heard.steps[2]["beta"] == pytest.approx(0.6 * settings.beta)
+    assert expected > 0.6**3 * settings.beta, "in the end it was too far away"
+
+
+def test_a_target_holds_the_policy_where_beta_would_let_it_go(words: Processor) -> None:
+    settings = replace(SETTINGS, algorithm="rloo", steps=40, kl="loss", beta=0.02, max_tokens=2)
+    free, held = (
+        run(words, random_roles("sft"), replace(settings, kl_target=target, kl_gain=2.0))[1].steps
+        for target in (0.0, 0.1)
+    )
+    far, near = (np.mean([abs(numbers["kl"]) for numbers in heard[-5:]]) for heard in (free, held))
+    assert near < 0.5 * far
+    assert {numbers["beta"] for numbers in free} == {0.02}
 
 
 def test_a_group_of_one_has_no_others() -> None:
@@ -274,7 +321,10 @@ def some_rollout() -> Rollout:
     shape = completions.mask.shape
     rewards, returns, anchor = (rng.normal(size=s).astype(np.float32) for s in (shape[:2], shape, shape))
     return Rollout(
-        prompts, completions, rewards, Experience(np.zeros(shape, np.float32), anchor, returns, returns, None)
+        prompts,
+        completions,
+        rewards,
+        Experience(np.zeros(shape, np.float32), anchor, returns, returns, None, np.full(shape, 0.3, np.float32)),
     )
 
 
@@ -292,7 +342,7 @@ def objective(settings: RLConfig, roles: Roles, rollout: Rollout) -> Callable:
 @pytest.mark.parametrize("placement", ["return", "loss"])
 def test_the_loss_is_the_printed_one(placement: str) -> None:
     roles, rollout = random_roles("policy", "value"), some_rollout()
-    settings = replace(SETTINGS, kl=placement, beta=0.3)
+    settings = replace(SETTINGS, kl=placement)
     row = (rollout.prompts, rollout.completions)
     statistics = forward.score_policy(CONFIG, roles.weights("policy"), *row, Sampling(max_tokens=4))
     values = jax.jit(values_of)(roles, rollout)

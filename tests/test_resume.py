@@ -50,6 +50,7 @@ COMMON = """
 RL = """
     --lora.rank 3 --lora.reward-rank 2 --lora.targets q v
     --rl.steps 3 --rl.prompts 4 --rl.evaluate-every 2 --rl.learning-rate 3e-2 --rl.value-learning-rate 3e-2
+    --rl.kl-target 0.05 --rl.kl-gain 2
 """
 JOBS = {
     "pictures": "fickle_tasks:Pictures" + COMMON + RL + """

@@ -28,11 +28,13 @@ from pe_rlhf_mm.data.pipeline import Stream
 from pe_rlhf_mm.data.streams import Fed
 from pe_rlhf_mm.errors import Terminated, UserError
 from pe_rlhf_mm.training.alarms import Alarms
+from pe_rlhf_mm.training.keeper import Reached
 from pe_rlhf_mm.training.loop import train
 from pe_rlhf_mm.training.observer import Observers, Silent
 from pe_rlhf_mm.training.optimizers import adam
 from pe_rlhf_mm.training.run import Run, is_finished, refuse_other
 from pe_rlhf_mm.training.run_keeper import RunKeeper
+from pe_rlhf_mm.training.step import TrainState
 from pe_rlhf_mm.training.stopwatch import Stopwatch
 from pe_rlhf_mm.training.termination import held
 
@@ -448,6 +450,22 @@ def test_times_add_up_over_attempts(tmp_path: Path) -> None:
     keeper.close()
     run.close("finished")
     assert not (tmp_path / "run/state").exists()
+
+
+@pytest.mark.parametrize("best", [None, {"x": jnp.ones(3)}])
+def test_a_coefficient_comes_back_to_the_last_bit(best: Any, tmp_path: Path) -> None:
+    """Also where nothing was validated yet; one of a fresh stage is not what was reached."""
+    state = TrainState({"x": jnp.zeros(3)}, (), jnp.int32(4), jax.random.key(0))
+    run, keeper = finished(tmp_path / "run")
+    keeper.step("rl", Reached(state, best, 0.5, coefficient=0.1 * (1 + 0.1 * 0.2)))
+    keeper.close()
+    run.release()
+    run, keeper = finished(tmp_path / "run")
+    found = keeper.begin("rl", Reached(state._replace(step=jnp.int32(0)), coefficient=0.1))
+    assert (int(found.state.step), found.coefficient) == (4, 0.1 * (1 + 0.1 * 0.2))
+    assert (found.best is None) == (best is None)
+    keeper.close()
+    run.release()
 
 
 @pytest.mark.parametrize("cut", [5, 19, 25, 40])

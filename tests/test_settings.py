@@ -45,6 +45,27 @@ from pe_rlhf_mm.types import Completions, Preference
         (lambda: pe.RLConfig(max_tokens=0), "RLConfig.max_tokens must be at least 1"),
         (lambda: pe.RewardConfig(loss="foo"), "RewardConfig.loss must be one of pairwise, pointwise, not 'foo'"),
         (lambda: pe.RewardConfig(pairs=-1), "RewardConfig.pairs must be 0 or more, not -1"),
+        (lambda: pe.RewardConfig(members=0), "RewardConfig.members must be above 0, not 0"),
+        (lambda: pe.RewardConfig(control=True), "RewardConfig.control is for several members, and members is 1"),
+        (lambda: pe.RewardConfig(dropouts=(0.1,)), "RewardConfig.dropouts is for several members, and members is 1"),
+        (lambda: pe.RewardConfig(members=2, dropouts=(0.1, 1.0)), r"dropouts must be numbers in \[0, 1\), not 1.0"),
+        (
+            lambda: pe.RewardConfig(members=2, learning_rates=(math.nan,)),
+            "learning_rates must be .* not nan",
+        ),
+        (lambda: pe.RewardConfig(flip=1.5), r"RewardConfig.flip must be numbers in \[0, 1\), not 1.5"),
+        (
+            lambda: pe.RewardConfig(combine="median"),
+            "combine must be one of warm, mean, worst, uncertainty",
+        ),
+        (
+            lambda: pe.RewardConfig(members=2, loss="pointwise", packed_length=64),
+            "RewardConfig.members read one example a row",
+        ),
+        (
+            lambda: pe.TuneConfig(mode="full", reward=pe.RewardConfig(members=2)),
+            "RewardConfig.members is 2, and they are adapters over one backbone: mode full has none",
+        ),
         (lambda: pe.SFTConfig(steps=2.5), "SFTConfig.steps must be a whole number, not 2.5"),
         (lambda: pe.SFTConfig(learning_rate=math.nan), "SFTConfig.learning_rate must be a finite number"),
         (lambda: pe.SFTConfig(demonstrations=-3), "SFTConfig.demonstrations must be 0 or more, not -3"),
@@ -157,8 +178,8 @@ def test_the_table_of_a_run_shows_dashes_for_what_is_not_known_and_no_zero_below
     """Figures by hand: nothing could be scored, and a divergence of -0.004 nats is 0.00."""
     unknown = {"accuracy": math.nan, "interval": Interval(math.nan, math.nan), "n": 0}
     costs = {"trainable_fraction": 0.05, "seconds": 1.0, "peak_rss_gib": 1.0}
-    reward = {"mean": -0.25, "interval": unknown["interval"], "n": 1}
-    costs["learned_reward"] = {"sft": reward, "rl": {**reward, "mean": 0.5}, "gain": {**reward, "mean": 0.75}}
+    reward = {"mean": -0.0004, "interval": unknown["interval"], "n": 1}
+    costs["learned_reward"] = {"sft": reward, "rl": {**reward, "mean": 0.5}, "gain": {**reward, "mean": 0.5}}
     summary = {"method": "rlhf", "sft": unknown, "reward_model": unknown, "gain": unknown, **costs}
     summary["rl"] = {**unknown, "kl": -0.004}
     lines = _table(summary, Path("run")).splitlines()
@@ -168,7 +189,7 @@ def test_the_table_of_a_run_shows_dashes_for_what_is_not_known_and_no_zero_below
         ["RL", "–", "–", "0"],
         ["gain", "by", "RL", "–", "–"],
     ]
-    assert lines[5] == "learned reward -0.250 by SFT, +0.500 by RL: +0.750 – deviations"
+    assert lines[5] == "learned reward +0.000 by SFT, +0.500 by RL: +0.500 – deviations"
     assert lines[6].startswith("KL to the SFT policy 0.00 nats a reply; ")
 
 

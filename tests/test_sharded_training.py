@@ -18,8 +18,8 @@ import pe_rlhf_mm as pe
 HERE = Path(__file__).parent
 ON = {
     "1,4,1": ("lora sft", "full sft in parts", "full sft packed", "lora dpo", "lora ppo"),
-    "2,2,1": ("lora pairs", "full reinforce"),
-    "1,2,2": ("full ratings", "lora rloo"),
+    "2,2,1": ("lora pairs", "lora members", "full reinforce"),
+    "1,2,2": ("full ratings", "lora online-dpo"),
     "2,2,2": ("lora episodes", "full sft packed"),
 }
 """What is tried on which mesh (data, fsdp, model): every recipe, in one mode or the other."""

@@ -19,8 +19,9 @@ from pe_rlhf_mm.adapters.roles import fingerprint, only_backbone
 from pe_rlhf_mm.cli.tune import tune as command
 from pe_rlhf_mm.errors import UserError
 from pe_rlhf_mm.models.model import load_model
+from pe_rlhf_mm.rollout.export import export_role
 from pe_rlhf_mm.testing import ToyTask, check_task
-from pe_rlhf_mm.training.start import inherited, read_start
+from pe_rlhf_mm.training.start import inherited, read_start, refuse_other_adapters, sft_folder
 from pe_rlhf_mm.types import Sample
 
 SMALL = pe.TuneConfig(
@@ -81,9 +82,13 @@ def stages(folder: Path) -> set[str]:
 
 def prints(folder: Path, role: str) -> str:
     """Of all that a role is made of, as it is read from disk."""
+    return prints_of(folder / "adapters" / role, role)
+
+
+def prints_of(folder: Path, role: str) -> str:
     model = load_model("tiny-vlm")
-    roles = load_role(folder / "adapters" / role, only_backbone(model.state), role, model.config)
-    return fingerprint((roles.pick(role), roles.scales))
+    roles = load_role(folder, only_backbone(model.state), role, model.config)
+    return fingerprint([list(part.values()) for part in roles[1:]])
 
 
 # --- what is taken over -----------------------------------------------------------------------------------------
@@ -119,6 +124,8 @@ def test_a_run_that_started_from_another_can_be_started_from(started: Path) -> N
     start = read_start(started, "tiny-vlm", OTHER)
     assert start.roles == ("sft", "reward")
     assert inherited(OTHER, start).lora == SMALL.lora
+    own = replace(OTHER, lora=pe.LoraConfig(value_rank=5, value_targets=("o",)))
+    assert inherited(own, start).lora == replace(SMALL.lora, value_rank=5, value_targets=("o",))
 
 
 def test_what_the_other_run_does_not_have_is_trained(source: Path, tmp_path: Path) -> None:
@@ -144,6 +151,49 @@ def test_in_mode_full_whole_copies_are_taken_over(tmp_path: Path) -> None:
         assert prints(tmp_path / "asked", role) == prints(tmp_path / "toy", role)
     with pytest.raises(UserError, match="was tuned with mode full, and this run is to have mode lora"):
         pe.tune(ASKED, out=tmp_path / "run", config=OTHER, start_from=tmp_path / "toy", quiet=True)
+
+
+# --- SFT that goes on -------------------------------------------------------------------------------------------
+
+
+def test_sft_goes_on_with_the_adapters_of_a_run_or_of_a_folder(source: Path, tmp_path: Path) -> None:
+    """With a learning rate that moves nothing, it ends where those are."""
+    still = replace(SMALL, method="dpo", preferences=pe.PreferenceConfig(steps=1, batch_size=8, evaluate_every=1))
+    export_role(source, tmp_path / "adapter", "sft", "peft")
+    for reference, role in (str(source), "policy"), (f"{source}:sft", "sft"), (str(tmp_path / "adapter"), "sft"):
+        assert prints_of(sft_folder(reference), "sft") == prints(source, role)
+    sft = replace(still.sft, steps=1, learning_rate=1e-30, start_from=str(tmp_path / "adapter"))
+    pe.tune(TOY, out=tmp_path / "run", config=replace(still, sft=sft), quiet=True)
+    assert prints(tmp_path / "run", "sft") == prints(source, "sft")
+    assert stages(tmp_path / "run") == {"sft", "preferences", "evaluation"}
+    assert json.loads((tmp_path / "run/config.json").read_text())["settings"]["sft"]["start_from"] == sft.start_from
+
+
+@pytest.mark.parametrize(
+    ("changes", "role", "said"),
+    [
+        ({"lora": replace(SMALL.lora, rank=4)}, "", "give --lora.rank 3 --lora.targets q v --lora.kind lora"),
+        ({"lora": replace(SMALL.lora, targets=("q",))}, "", "has other adapters .* --lora.targets q v"),
+        ({"lora": replace(SMALL.lora, kind="dora")}, "", "has other adapters .* --lora.kind lora"),
+        ({"lora": replace(SMALL.lora, scaling="rslora")}, "", r"--lora.alpha 9.2376, with --lora.scaling rslora"),
+        ({"mode": "full"}, "", "holds adapters, and this run is of mode full. Give --mode lora"),
+        ({}, ":reward", "reads a number off a head"),
+        ({}, ":judge", "has no adapters for SFT to go on with: expected a run with the role judge"),
+    ],
+)
+def test_sft_goes_on_with_nothing_but_what_it_is_to_train(
+    source: Path, changes: dict[str, Any], role: str, said: str
+) -> None:
+    sft, model = replace(SMALL.sft, start_from=f"{source}{role}"), load_model("tiny-vlm")
+    with pytest.raises(UserError, match=said):
+        refuse_other_adapters(replace(SMALL, sft=sft, **changes), model)
+
+
+def test_there_is_one_way_to_start(source: Path, tmp_path: Path) -> None:
+    both = replace(SMALL, sft=replace(SMALL.sft, start_from=str(source)))
+    with pytest.raises(UserError, match="nothing is left for --sft"):
+        pe.tune(TOY, out=tmp_path / "run", config=both, start_from=source, quiet=True)
+    assert not (tmp_path / "run").exists()
 
 
 # --- what is said -----------------------------------------------------------------------------------------------

@@ -140,7 +140,7 @@ def test_no_ground_truth_reaches_rl(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     def spy(roles: Any, processor: Any, gallery: Any, prompts: Any, settings: Any, **rest: Any) -> None:
         assert all(type(p) is EncodedPrompt for p in prompts)
         assert set(rest) == {"scorer", "monitor", "technique", "seed", "observer", "keeper"}
-        assert rest["scorer"] is LEARNED
+        assert rest["scorer"].roles == LEARNED.roles == ("reward",), "an evaluator, which knows targets, asks no role"
         training = list(EasyVQA().samples("train"))
         assert len(prompts) == len(training)
         for prompt, sample in list(zip(prompts, training, strict=True))[:2000]:
@@ -238,7 +238,7 @@ def test_a_later_disaster_leaves_what_was_saved_intact(
     def worth(said: Any, *given: Any) -> Any:
         return LEARNED.worth({**said, "reward": said["reward"] * float("nan")}, *given)
 
-    monkeypatch.setattr(tune_module, "LEARNED", LEARNED._replace(worth=worth))
+    monkeypatch.setattr(tune_module, "learned_by", lambda jury: LEARNED._replace(worth=worth))
     with pytest.raises(pe.UserError, match=r"reward.* not finite at step 1"):
         pe.tune("pe/easy-vqa", out=tmp_path / "run", config=SMALL, quiet=True)
     saved = tmp_path / "run/adapters"

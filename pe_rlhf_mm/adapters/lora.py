@@ -18,15 +18,24 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from pe_rlhf_mm.adapters.targets import Matrix
+
 BACKBONE = -1
 """The adapter id of a row that uses the backbone alone."""
 
 
 class LowRank(NamedTuple):
-    """The two factors for one matrix: of one slot (a [L, in, R]), of a bank (a [L, E, in, R]), or of one layer."""
+    """The two factors for one matrix: of one slot (a [L, in, R]), of a bank (a [L, E, in, R]), or of one layer; and the
+    lengths of its columns, where those are learned (`dora.py`)."""
 
     a: Float[Array, "... in R"]
     b: Float[Array, "... R out"]
+    magnitude: Float[Array, "... out"] | None = None
+
+
+def parts_of(low: LowRank) -> list[Array]:
+    """What of it there is."""
+    return [part for part in low if part is not None]
 
 
 SCALES: dict[str, Callable[[float, int], float]] = {
@@ -37,37 +46,50 @@ SCALES: dict[str, Callable[[float, int], float]] = {
 stabilisation, Kalajdzievski 2023 (arXiv 2312.03732)."""
 
 Slot = dict[str, LowRank]
-"""Target name ("q", "k", "v", "o", "gate", "up", "down") to its factors."""
+"""The name of a matrix (`targets.py`) to its factors."""
+Gains = Mapping[str, Float[Array, "L *E out"]]
+"""The name of a matrix to the gains of its columns; one that is not there has a gain of 1."""
 
 
 class Bank(NamedTuple):
-    """Slots side by side, and which of them each row uses. `ids` None: every row uses the only slot."""
+    """Slots side by side, and which of them each row uses. `ids` None: every row uses the only slot.
+
+    `gains`: what the columns of some matrices, adapters added, are multiplied by (`dora.py`).
+    """
 
     matrices: Slot
     scale: Float[Array, " E"]
+    gains: Gains
     ids: Int[Array, " B"] | None = None
 
 
-def new_slot(key: jax.Array, shapes: Mapping[str, tuple[int, int]], *, layers: int, rank: int) -> Slot:
+def new_slot(key: jax.Array, matrices: Mapping[str, Matrix], *, rank: int) -> Slot:
     """Makes a slot that changes nothing yet: `a` is Kaiming-uniform, `b` is zero."""
     slot = {}
-    for i, (target, (size_in, size_out)) in enumerate(sorted(shapes.items())):
+    for i, (target, (layers, size_in, size_out)) in enumerate(sorted(matrices.items())):
         bound = (3.0 / size_in) ** 0.5
         a = jax.random.uniform(jax.random.fold_in(key, i), (layers, size_in, rank), minval=-bound, maxval=bound)
         slot[target] = LowRank(a, jnp.zeros((layers, rank, size_out)))
     return slot
 
 
-def only(slot: Slot, scale: float | Float[Array, ""]) -> Bank:
+def only(slot: Slot, scale: float | Float[Array, ""], gains: Gains | None = None) -> Bank:
     """The bank of a single slot: what a pass for one role reads."""
-    return Bank(jax.tree.map(lambda x: x[:, None], slot), jnp.asarray(scale, jnp.float32)[None])
+    matrices, gains = jax.tree.map(lambda x: x[:, None], (slot, dict(gains or {})))
+    return Bank(matrices, jnp.asarray(scale, jnp.float32)[None], gains)
+
+
+def first(bank: Bank) -> Slot:
+    """The slot of a bank that has only one."""
+    slot: Slot = jax.tree.map(lambda x: x[:, 0], bank.matrices)
+    return slot
 
 
 def side_by_side(slots: Sequence[Slot]) -> Slot:
     """Slots of any ranks and targets as one: a [L, E, in, R], b [L, E, R, out], with R the largest rank.
 
     Columns that a slot does not have are zeros, and so is all of a target that it does not adapt: both add nothing,
-    exactly, and what is zero on both sides has no gradient.
+    exactly, and what is zero on both sides has no gradient. Of lengths a bank knows its gains.
     """
     targets = sorted({target for slot in slots for target in slot})
     return {target: _beside([slot.get(target) for slot in slots]) for target in targets}
@@ -83,12 +105,33 @@ def _beside(factors: Sequence[LowRank | None]) -> LowRank:
 
     nothing = jax.tree.map(jnp.zeros_like, padded(there[0]))
     every = [nothing if low is None else padded(low) for low in factors]
-    return LowRank(*(jnp.stack(same, axis=1) for same in zip(*every, strict=True)))
+    return LowRank(*(jnp.stack(same, axis=1) for same in ([low.a for low in every], [low.b for low in every])))
 
 
-def stack(slots: Sequence[Slot], scales: Sequence[float], ids: Int[Array, " B"]) -> Bank:
+def within(bank: Bank | None, place: str = "") -> Bank | None:
+    """What a bank adapts of one place ("tower."; "": of names without a place), by the names there; None: nothing."""
+    if bank is None:
+        return None
+    inner = {name.removeprefix(place): low for name, low in bank.matrices.items() if name.startswith(place)}
+    inner = {name: low for name, low in inner.items() if place or "." not in name}
+    gains = {name: bank.gains[place + name] for name in inner if place + name in bank.gains}
+    return bank._replace(matrices=inner, gains=gains) if inner else None
+
+
+def gains_side_by_side(gains: Sequence[Gains]) -> Gains:
+    """Those of several slots as one [L, E, out]; 1 where a slot has none."""
+    some = {target: gain for every in gains for target, gain in every.items()}
+    return {
+        target: jnp.stack([every.get(target, jnp.ones_like(gain)) for every in gains], axis=1)
+        for target, gain in some.items()
+    }
+
+
+def stack(
+    slots: Sequence[Slot], scales: Sequence[float], ids: Int[Array, " B"], gains: Sequence[Gains] | None = None
+) -> Bank:
     """Slots side by side as a bank whose rows choose by `ids` (-1: backbone alone)."""
-    return Bank(side_by_side(slots), jnp.array(scales, jnp.float32), ids)
+    return Bank(side_by_side(slots), jnp.array(scales, jnp.float32), gains_side_by_side(gains or [{}]), ids)
 
 
 def delta(
@@ -102,6 +145,14 @@ def delta(
     weight = jnp.where(ids == BACKBONE, 0.0, scale[chosen])
     inner = jnp.einsum("b...i,bir->b...r", x, low.a[chosen])
     return jnp.einsum("b...r,bro,b->b...o", inner, low.b[chosen], weight)
+
+
+def gain(gains: Float[Array, "E out"], ids: Int[Array, " B"] | None, like: Array) -> Float[Array, "*rows out"]:
+    """Of every row of an output, [B, .., out], the gains of the slot that it uses."""
+    if ids is None:
+        return gains[0]
+    own = jnp.where((ids == BACKBONE)[:, None], 1.0, gains[jnp.maximum(ids, 0)])
+    return own.reshape(len(ids), *[1] * (like.ndim - 2), -1)
 
 
 def merged(slot: Slot, scale: float | Float[Array, ""]) -> dict[str, Float[Array, "L in out"]]:

@@ -17,11 +17,12 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from pe_rlhf_mm import hosts
-from pe_rlhf_mm.adapters import lora
+from pe_rlhf_mm.adapters import dora, lora
+from pe_rlhf_mm.adapters.targets import adapted
 from pe_rlhf_mm.models import quantize
 from pe_rlhf_mm.models.config import VLMConfig
 from pe_rlhf_mm.models.places import placed_slot
-from pe_rlhf_mm.models.vlm import adapter_shapes
+from pe_rlhf_mm.models.vlm import kernel_at
 
 BACKBONE = "backbone"
 """The role of the untouched checkpoint."""
@@ -42,6 +43,16 @@ class Weights(NamedTuple):
 
     state: nnx.State
     bank: lora.Bank | None
+
+    @property
+    def adapted(self) -> tuple[str, ...]:
+        """The matrices that it has adapters beside."""
+        return () if self.bank is None else tuple(self.bank.matrices)
+
+
+def adapted_by(backbone: nnx.State, slot: lora.Slot, scale: float | Float[Array, ""]) -> Weights:
+    """A backbone with the adapters of one role."""
+    return Weights(backbone, lora.only(slot, scale, dora.gains(backbone, slot, scale)))
 
 
 class Trainable(NamedTuple):
@@ -70,7 +81,7 @@ class Roles(NamedTuple):
         if role in self.copies:
             return Weights(self.copies[role], None)
         if role in self.slots:
-            return Weights(self.backbone, lora.only(self.slots[role], self.scales[role]))
+            return adapted_by(self.backbone, self.slots[role], self.scales[role])
         if role == BACKBONE:
             return Weights(self.backbone, None)
         raise KeyError(f"no role {role!r}; there are {sorted([BACKBONE, *self.slots, *self.copies])}")
@@ -147,18 +158,20 @@ def new_slot_role(
     targets: tuple[str, ...],
     key: jax.Array,
     scaling: str = "lora",
+    kind: str = "lora",
 ) -> Roles:
     """Adds a role whose fresh adapters change nothing: it equals the backbone exactly.
 
-    `scaling`: how their scale comes of alpha and rank, a name in `lora.SCALES`.
+    `scaling`: how their scale comes of alpha and rank, a name in `lora.SCALES`; `kind`: one in `dora.KINDS`.
     """
-    slot = lora.new_slot(key, adapter_shapes(config, targets), layers=config.decoder.layers, rank=rank)
+    slot = placed_slot(config, lora.new_slot(key, adapted(config, targets), rank=rank))
+    slot = placed_slot(config, dora.KINDS[kind](roles.backbone, slot))
     scale = jnp.float32(lora.SCALES[scaling](alpha, rank))
-    return roles._replace(slots={**roles.slots, role: placed_slot(config, slot)}, scales={**roles.scales, role: scale})
+    return roles._replace(slots={**roles.slots, role: slot}, scales={**roles.scales, role: scale})
 
 
 def merged(weights: Weights) -> nnx.State:
-    """The backbone with adapters added to its kernels, W + scale · a b: one role as a model of its own.
+    """The backbone with adapters added to its kernels: one role as a model of its own.
 
     Raises UserError if the backbone is quantised: the sum would have to be rounded again, to steps wider than most
     updates, and would be another model than the one that was trained.
@@ -166,11 +179,11 @@ def merged(weights: Weights) -> nnx.State:
     quantize.refuse(weights.state, "adapters added to its rounded kernels would be lost or rounded again")
     if weights.bank is None:
         return weights.state
-    only = {target: lora.LowRank(low.a[:, 0], low.b[:, 0]) for target, low in weights.bank.matrices.items()}
+    updates = dora.merged(weights.state, lora.first(weights.bank), weights.bank.scale[0])
     state = jax.tree.map(lambda leaf: leaf, weights.state)  # the same arrays in a tree of its own
-    for target, update in lora.merged(only, weights.bank.scale[0]).items():
-        kernel = state["decoder"]["layers"]["blocks"][target]["kernel"]
-        kernel.set_value(kernel.get_value() + update.astype(kernel.dtype))
+    for target, update in updates.items():
+        kernel = kernel_at(state, target)
+        kernel.set_value(kernel.get_value() + update.reshape(kernel.shape).astype(kernel.dtype))
     return state
 
 

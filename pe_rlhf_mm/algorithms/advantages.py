@@ -16,7 +16,10 @@ def on_last_token(rewards: Float[Array, "*n"], mask: Bool[Array, "*n T"]) -> Flo
 
 
 def token_rewards(
-    rewards: Float[Array, "*n"], kl: Float[Array, "*n T"], mask: Bool[Array, "*n T"], beta: float
+    rewards: Float[Array, "*n"],
+    kl: Float[Array, "*n T"],
+    mask: Bool[Array, "*n T"],
+    beta: Float[Array, ""] | float,
 ) -> Float[Array, "*n T"]:
     """The paper's objective as a reward for every token.
 
@@ -67,7 +70,7 @@ def above_the_others(
     equation 7.
     """
     whole = at_first(returns, scope, mask)
-    earned, known = masked.sequence_mean(returns, _first(scope, mask)), mask.any(axis=-1)
+    earned, known = _worth(returns, scope, mask), mask.any(axis=-1)
     others = known.sum(axis=-1, keepdims=True) - known
     total = jnp.where(known, earned, 0)
     baseline = (total.sum(axis=-1, keepdims=True) - total) / jnp.maximum(others, 1)
@@ -103,6 +106,52 @@ def standardized(
     """
     above, deviation = _in_group(returns, scope, mask)
     return above / (deviation + least)
+
+
+def best_and_worst(
+    returns: Float[Array, "*n G T"], scope: Int[Array, "*n G T"], mask: Bool[Array, "*n G T"], least: float = 1e-4
+) -> Float[Array, "*n G T"]:
+    """Online DPO: which completion of a group is the better one of a pair, and which the worse one.
+
+        A[i, t] = 1[i = argmax R] - 1[i = argmin R],   R = the return of the whole completion
+
+    Of several that earned most, or least, it is the first. Where all earned the same, but for `least`, which may be
+    rounding (see `standardized`), there is no pair: A = 0. Of several scopes, R is the mean, as in `above_the_others`.
+
+    Guo et al. 2024 (Direct language model alignment from online AI feedback, arXiv 2402.04792), who draw two and ask
+    which is better.
+    """
+    worth, known = _worth(returns, scope, mask), mask.any(axis=-1)
+    high, low = jnp.where(known, worth, -jnp.inf), jnp.where(known, worth, jnp.inf)
+    best, worst = (jax.nn.one_hot(x, mask.shape[-2]) for x in (high.argmax(axis=-1), low.argmin(axis=-1)))
+    apart = high.max(axis=-1) - low.min(axis=-1) > least
+    return jnp.where(mask & apart[..., None, None], (best - worst)[..., None], 0)
+
+
+def best_of_group(
+    returns: Float[Array, "*n G T"], scope: Int[Array, "*n G T"], mask: Bool[Array, "*n G T"], least: float = 1e-4
+) -> Float[Array, "*n G T"]:
+    """Best-of-n: how many times as often a completion would be taken as it was drawn, were the best of its group taken.
+
+        A[i, t] = G / m of those m that earned most, 0 of all others,   R = the return of the whole completion
+
+    Who is below the best by no more than `least`, which may be rounding (see `standardized`), ties with it. Where all
+    tie, none is better than what is drawn anyhow: A = 0. Masked completions do not count; of several scopes, R is the
+    mean, as in `above_the_others`.
+    """
+    worth, known = _worth(returns, scope, mask), mask.any(axis=-1)
+    most = jnp.where(known, worth, -jnp.inf).max(axis=-1, keepdims=True)
+    best = known & (worth >= most - least)
+    count, ties = known.sum(axis=-1, keepdims=True), best.sum(axis=-1, keepdims=True)
+    weight = jnp.where(best & (ties < count), count / jnp.maximum(ties, 1), 0)
+    return jnp.where(mask, weight[..., None], 0)
+
+
+def _worth(
+    returns: Float[Array, "*n G T"], scope: Int[Array, "*n G T"], mask: Bool[Array, "*n G T"]
+) -> Float[Array, "*n G"]:
+    """What each completion has earned: its return, or of several scopes the mean of theirs; 0 of a masked one."""
+    return masked.sequence_mean(returns, _first(scope, mask))
 
 
 def _in_group(

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
-from pe_rlhf_mm.algorithms import losses
+from pe_rlhf_mm.algorithms import losses, masked
 
 
 def gained(policy: Float[Array, "B 2"], anchor: Float[Array, "B 2"]) -> Float[Array, " B"]:
@@ -34,6 +34,29 @@ def dpo(
     """
     difference = beta * gained(policy, anchor)
     return losses.pairwise(difference, jnp.zeros_like(difference), probability)
+
+
+def online_dpo(
+    logprobs: Float[Array, "*n G T"],
+    anchor: Float[Array, "*n G T"],
+    side: Float[Array, "*n G T"],
+    mask: Bool[Array, "*n G T"],
+    beta: float,
+) -> Float[Array, ""]:
+    """`dpo` on pairs out of groups of replies that were drawn: `side` is 1 at the tokens of the better one of a pair,
+    -1 at those of the worse one, and 0 elsewhere.
+
+        L = -(1/N) Σ_n log σ(β h[group of n]),   h = Σ_{i,t} side[i,t] · (log π - log anchor)[i,t],
+        N = number of non-empty replies
+
+    A group without a pair adds log 2 and no gradient. A group counts by its replies, as in RL's other losses; where all
+    have as many, L is the mean over groups.
+
+    Online DPO (Guo et al. 2024, Direct language model alignment from online AI feedback, arXiv 2402.04792).
+    """
+    gained = masked.sequence_sum(side * (logprobs - anchor), mask).sum(axis=-1, keepdims=True)
+    known = mask.any(axis=-1)
+    return masked.token_mean(jnp.broadcast_to(-jax.nn.log_sigmoid(beta * gained), known.shape), known)
 
 
 def ipo(

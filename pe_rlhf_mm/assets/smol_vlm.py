@@ -24,6 +24,7 @@ from flax import nnx
 from pe_rlhf_mm.adapters import lora, roles
 from pe_rlhf_mm.adapters.lora import Slot
 from pe_rlhf_mm.adapters.roles import Roles, Weights
+from pe_rlhf_mm.adapters.targets import adapted
 from pe_rlhf_mm.algorithms import losses
 from pe_rlhf_mm.assets import tiny_vlm
 from pe_rlhf_mm.checkpoints import backbone
@@ -99,8 +100,7 @@ def beginning(config: VLMConfig, eyes: Model, key: jax.Array) -> Learning:
     vision = nnx.State({"vision": eyes.state["vision"]})
     fresh = vlm.initial_state(dataclasses.replace(config, decoder=dataclasses.replace(config.decoder, layers=1)), key)
     vision["vision"]["connector"] = fresh["vision"]["connector"]
-    shapes = vlm.adapter_shapes(config, TARGETS)
-    return Learning(vision, lora.new_slot(key, shapes, layers=config.decoder.layers, rank=RANK))
+    return Learning(vision, lora.new_slot(key, adapted(config, TARGETS), rank=RANK))
 
 
 def study(config: VLMConfig, processor: Processor, text: Model, eyes: Model, steps: int, seed: int) -> nnx.State:

@@ -13,10 +13,10 @@ from pathlib import Path
 import ml_dtypes  # noqa: F401  teaches NumPy bfloat16, in which most checkpoints are stored
 import numpy as np
 from flax import nnx
+from jaxtyping import Array
 from safetensors import safe_open
 
-from pe_rlhf_mm.adapters import lora
-from pe_rlhf_mm.adapters.lora import Slot
+from pe_rlhf_mm.adapters.targets import path_of
 from pe_rlhf_mm.adapters.tensors import write_tensors
 from pe_rlhf_mm.checkpoints import backbone, huggingface
 from pe_rlhf_mm.checkpoints.folders import written_whole
@@ -27,15 +27,14 @@ WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.pth", "*.gguf")
 
 
 def export_merged(
-    source: Path, out: Path, config: VLMConfig, slot: Slot, scale: float, *, overwrite: bool = False
+    source: Path, out: Path, config: VLMConfig, updates: Mapping[str, Array], *, overwrite: bool = False
 ) -> None:
-    """Writes the checkpoint `source` to `out` with an adapter added: W + scale · a b, summed in float32.
+    """Writes the checkpoint `source` to `out` with an adapter added, by the names of its matrices, summed in float32.
 
     Raises UserError if `out` cannot be written or holds something; it appears whole or not at all.
     """
     changes = {
-        f"decoder.layers.blocks.{target}.kernel": np.asarray(update)
-        for target, update in lora.merged(slot, scale).items()
+        ".".join(map(str, (*path_of(target), "kernel"))): np.asarray(update) for target, update in updates.items()
     }
     with written_whole(out, overwrite=overwrite) as folder:
         _copy_all_but_weights(source, folder)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
@@ -12,7 +13,8 @@ import tyro
 from pe_rlhf_mm.cli.arguments import parse
 from pe_rlhf_mm.errors import UserError
 from pe_rlhf_mm.json_files import to_json
-from pe_rlhf_mm.training.config import MeshConfig, TuneConfig
+from pe_rlhf_mm.training.config import TuneConfig
+from pe_rlhf_mm.training.machines import MeshConfig
 
 if TYPE_CHECKING:
     from pe_rlhf_mm.models.config import VLMConfig
@@ -57,10 +59,12 @@ PROG = "pe-rlhf plan"
 def plan(arguments: Sequence[str]) -> int:
     """Prints the plan; the exit code is 3 where nothing fits."""
     options = parse(Plan, arguments, prog=PROG)
-    from pe_rlhf_mm.planning.slices import HERE, generation_of, quiet_compiler
+    from pe_rlhf_mm.planning.slices import HERE, generation_of, ladder_of, quiet_compiler
 
     quiet_compiler(options.topology)
-    generation = "" if options.topology == HERE and not options.smallest else generation_of(options.topology)
+    ladder = ladder_of(options.topology) if options.smallest else ()
+    if not options.smallest and options.topology != HERE:
+        generation_of(options.topology)  # before anything else is asked
     from pe_rlhf_mm.planning import plan as planning
     from pe_rlhf_mm.planning.lengths import SAMPLE
 
@@ -71,7 +75,7 @@ def plan(arguments: Sequence[str]) -> int:
         make = partial(make, compiler=False)
     elif options.smallest:
         make = partial(planning.hopeful, make)
-    plans = planning.smallest(make, generation) if options.smallest else [make(topology=options.topology, mesh=mesh)]
+    plans = planning.smallest(make, ladder) if options.smallest else [make(topology=options.topology, mesh=mesh)]
     if options.json:
         print(to_json([p.told() for p in plans]))
     else:
@@ -91,7 +95,7 @@ def _asked(options: Plan, arguments: Sequence[str]) -> tuple[VLMConfig, Load, Tu
     named = {name: value for name, value in given.items() if value is not None}
     _refuse_impossible(options, named)
     if options.task is None:
-        config = SHAPES[options.model] if options.model in SHAPES else load_processor(options.model).config
+        config = SHAPES[options.model] if options.model in SHAPES else _described(options.model)
         return config, Load(**named), with_rows(options.settings, options.stage, options.batch)
     from pe_rlhf_mm import registry
     from pe_rlhf_mm.planning.lengths import load_of
@@ -104,11 +108,26 @@ def _asked(options: Plan, arguments: Sequence[str]) -> tuple[VLMConfig, Load, Tu
     return processor.config, load, with_rows(settings, options.stage, options.batch)
 
 
+def _described(model: str) -> VLMConfig:
+    """Of a model that is no shape; a name that nothing has is answered with the shapes that there are."""
+    from pe_rlhf_mm.models.model import load_processor
+    from pe_rlhf_mm.planning.shapes import SHAPES
+
+    try:
+        return load_processor(model).config
+    except UserError as error:
+        if "/" in model or Path(model).exists():
+            raise
+        raise UserError(f"{error}, nor a shape: those are {', '.join(SHAPES)}.") from error
+
+
 def _refuse_impossible(options: Plan, named: Mapping[str, int]) -> None:
     for name, value in {"batch": options.batch, **named}.items():
         least = 0 if name == "pictures" else 1
         if value is not None and value < least:
             raise UserError(f"--{name.replace('_', '-')} must be at least {least}, not {value}.")
+    if options.smallest and options.settings.mesh != MeshConfig():
+        raise UserError("every slice has a mesh of its own size: leave out --smallest, or --mesh.")
     if options.task is None:
         return
     from pe_rlhf_mm.planning.shapes import SHAPES

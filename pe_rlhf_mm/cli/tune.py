@@ -14,7 +14,8 @@ import tyro
 from pe_rlhf_mm.cli.arguments import parse
 from pe_rlhf_mm.errors import Terminated
 from pe_rlhf_mm.json_files import to_json
-from pe_rlhf_mm.training.config import SAVE_EVERY, HostsConfig, TuneConfig
+from pe_rlhf_mm.training.config import SAVE_EVERY, TuneConfig
+from pe_rlhf_mm.training.machines import HostsConfig
 
 PROG = "pe-rlhf tune"
 GIVE_AGAIN = 75
@@ -139,7 +140,7 @@ def _table(summary: Mapping[str, Any], out: Path) -> str:
 def _learned_reward(found: Mapping[str, Any]) -> str:
     from pe_rlhf_mm.evaluation.intervals import or_dash
 
-    before, after, gain = (or_dash(found[name]["mean"], "+.3f") for name in ("sft", "rl", "gain"))
+    before, after, gain = (or_dash(found[name]["mean"], "+z.3f") for name in ("sft", "rl", "gain"))
     ends = found["gain"]["interval"].text("+.3f")
     return f"learned reward {before} by SFT, {after} by RL: {gain} {ends} deviations"
 

@@ -6,7 +6,7 @@ import functools
 import hashlib
 import io
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,6 +18,7 @@ from PIL import Image as Pillow
 from PIL import ImageOps
 
 from pe_rlhf_mm import hosts
+from pe_rlhf_mm.adapters.targets import PROJECTOR, TOWER
 from pe_rlhf_mm.data import views
 from pe_rlhf_mm.data.expansion import tokens_per_view
 from pe_rlhf_mm.data.padding import rounded
@@ -28,7 +29,7 @@ from pe_rlhf_mm.models import vlm
 from pe_rlhf_mm.models.config import Native, Square, Tiled, VisionConfig, VLMConfig, with_attention
 from pe_rlhf_mm.models.places import everywhere
 from pe_rlhf_mm.models.sharding import by_rows, own_mesh, own_rows, using
-from pe_rlhf_mm.types import Features, Image, Pixels
+from pe_rlhf_mm.types import Features, Image, Merged, Pictures, Pixels
 
 MAX_PIXELS = 50_000_000
 """Images above this are refused before a pixel is decoded: a few kilobytes can unpack to gigabytes."""
@@ -117,13 +118,22 @@ def views_of(picture: Pillow.Image, config: VisionConfig) -> Views:
             return views.native(picture, min_pixels=rule.min_pixels, max_pixels=rule.max_pixels, **size)
 
 
-@functools.partial(jax.jit, static_argnames="config")
-def _look(config: VLMConfig, tower: nnx.State, pixels: Pixels) -> Float[jax.Array, "B M W"]:
+def ahead(adapted: Collection[str]) -> type[Pixels] | type[Merged] | type[Features]:
+    """As what the pictures of a batch come, with a frozen tower and adapters beside these matrices: looked at as far as
+    nothing is adapted."""
+    if any(name.startswith(f"{TOWER}.") for name in adapted):
+        return Pixels
+    return Merged if any(name.startswith(f"{PROJECTOR}.") for name in adapted) else Features
+
+
+@functools.partial(jax.jit, static_argnames=("config", "kind"))
+def _look(config: VLMConfig, tower: nnx.State, pixels: Pixels, kind: type[Pictures]) -> Float[jax.Array, "B M W"]:
     state = vlm.abstract_state(config)
     state["vision"] = tower
-    features = vlm.bind(config, state).look(pixels)
-    assert features is not None  # pixels were given
-    return features.vectors
+    model = vlm.bind(config, state)
+    found = model.see(pixels) if kind is Merged else model.look(pixels)
+    assert found is not None  # pixels were given
+    return found.vectors
 
 
 class Gallery:
@@ -131,15 +141,25 @@ class Gallery:
 
     With `look_with`, the weights of a frozen tower, an image is encoded a single time and its features serve sampling,
     every role's scoring pass, the update and all later epochs. Without it (where the tower itself is trained) batches
-    carry pixels. Patches and features may each take `memory` bytes (None: a share of the machine's); those used longest
-    ago are forgotten above it, and made again when they are needed.
+    carry pixels. `adapted`: matrices that any role has adapters beside; behind the first of those that see nothing can
+    be known ahead (`ahead`). Patches and features may each take `memory` bytes (None: a share of the machine's); those
+    used longest ago are forgotten above it, and made again when they are needed.
     """
 
-    def __init__(self, config: VLMConfig, *, look_with: nnx.State | None = None, memory: int | None = None):
-        self.config = config
+    def __init__(
+        self,
+        config: VLMConfig,
+        *,
+        look_with: nnx.State | None = None,
+        adapted: Collection[str] = (),
+        memory: int | None = None,
+    ):
+        self.config, kind = config, ahead(adapted)
+        self._kind = Merged if kind is Merged else Features
         # Batches are made in a thread, and programs of two threads that wait for each other's devices could wait for
         # ever. So on a mesh the tower is whole on every device: each looks at views of its own and waits for nobody.
-        self._tower = None if look_with is None or config.vision is None else everywhere(look_with["vision"])
+        blind = config.vision is None or kind is Pixels
+        self._tower = None if look_with is None or blind else everywhere(look_with["vision"])
         self._mesh = jax.sharding.get_mesh()
         # Nor is the mesh set in that thread, and kernels are told by it which device computes what.
         self._plain = config if self._mesh.size <= 1 else with_attention(config, "xla")
@@ -184,7 +204,7 @@ class Gallery:
         assert self.config.vision is not None  # it holds an image
         return self._shapes[number].tokens(self.config.vision.merge)
 
-    def take(self, rows: Sequence[Sequence[int]]) -> Pixels | Features | None:
+    def take(self, rows: Sequence[Sequence[int]]) -> Pictures | None:
         """The images of a batch, row by row; shorter rows are padded with zeros that no placeholder asks for.
 
         Of several hosts each looks at those of its own rows, and leaves the others at zero: they go to no device of it.
@@ -201,7 +221,7 @@ class Gallery:
             if rows[i]:
                 looked = np.concatenate([seen[n] for n in rows[i]])
                 out[i, : len(looked)] = looked
-        return Features(out)
+        return self._kind(out)
 
     def _pixels(self, rows: Sequence[Sequence[int]]) -> Pixels:
         views = [[(view, self._shapes[n].grid) for n in row for view in self._patches_of(n)] for row in rows]
@@ -254,7 +274,7 @@ class Gallery:
             rows = [[(view, self._shapes[n].grid)] for n, view in block]
             pixels = _padded(rows + [[]] * (batch - len(block)), most=1, patches=room)
             with using(self._own if hosts.several() else None):
-                looked = np.asarray(_look(self._plain, tower, by_rows(pixels, self._own)))
+                looked = np.asarray(_look(self._plain, tower, by_rows(pixels, self._own), self._kind))
             for (n, view), vectors in zip(block, looked, strict=False):
                 seen.setdefault(n, []).append(vectors[: len(view) // self._vision.merge**2])
             del waiting[: len(block)]

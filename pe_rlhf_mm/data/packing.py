@@ -17,7 +17,7 @@ from pe_rlhf_mm.data.padding import rounded
 from pe_rlhf_mm.data.processor import EncodedPrompt
 from pe_rlhf_mm.data.transcript import Transcript, beginning, length_together, turn_positions
 from pe_rlhf_mm.models.config import VLMConfig
-from pe_rlhf_mm.types import Features, Packed, Pixels
+from pe_rlhf_mm.types import Packed, Pictures, Pixels
 
 ROOM = 64
 """Columns that are asked about are padded to a multiple of so many, so that few programs are compiled."""
@@ -111,7 +111,7 @@ def _padded(lists: Sequence[Sequence[int]], width: int, fill: int) -> Int[np.nda
     return np.array([[*found, *[fill] * (width - len(found))] for found in lists], np.int32).reshape(-1, width)
 
 
-def _with_room(images: Features | Pixels) -> Features | Pixels:
+def _with_room(images: Pictures) -> Pictures:
     """With room for a multiple of ROOM image tokens, or of 4 views, in every row."""
-    room = ROOM if isinstance(images, Features) else 4
+    room = 4 if isinstance(images, Pixels) else ROOM
     return jax.tree.map(lambda x: np.pad(x, ((0, 0), (0, -x.shape[1] % room), *[(0, 0)] * (x.ndim - 2))), images)

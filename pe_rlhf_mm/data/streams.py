@@ -8,7 +8,7 @@ from typing import Generic, NamedTuple, TypeVar
 import numpy as np
 from jaxtyping import Int
 
-from pe_rlhf_mm.data.order import Batch, BucketedOrder, Order, PackedOrder, choose_buckets, padding_share
+from pe_rlhf_mm.data.order import Batch, BucketedOrder, Buckets, Order, PackedOrder, choose_buckets, padding_share
 from pe_rlhf_mm.data.padding import rounded
 from pe_rlhf_mm.data.pipeline import Stream, ordered_batches
 from pe_rlhf_mm.models.sharding import parts_of
@@ -41,14 +41,61 @@ def bucketed(
 ) -> Fed[Made]:
     """One example a row; `collate` is told to what shape, one of a few. `sizes`, `weights`, `saving`: see
     `choose_buckets`. Raises UserError if there are no examples."""
-    buckets = choose_buckets(sizes, weights=weights, saving=saving, least=batch_size)
-    order = BucketedOrder(buckets.assignment, batch_size, seed=seed, what=what)
+    buckets, order = _buckets(sizes, batch_size, seed, what, weights, saving)
     shapes = buckets.shapes.tolist()
 
     def gather(batch: Batch) -> Made:
         return collate([examples[i] for i in batch.indices], shapes[batch.bucket])
 
     return Fed(_stream_of(order, gather), padding_share(sizes, *buckets, weights=weights))
+
+
+def bucketed_for_each(
+    learners: int,
+    examples: Sequence[Example],
+    sizes: Int[np.ndarray, "n k"],
+    collate: Callable[[list[Example], Sequence[int]], Made],
+    *,
+    batch_size: int,
+    seed: int,
+    what: str,
+    weights: Sequence[float] | None = None,
+    saving: float = 0.05,
+) -> Fed[tuple[Made, ...]]:
+    """The same for several learners at once, each of which meets the examples in an order of its own.
+
+    Batches of one step have one shape: an example changes places with another of its bucket. The first learner meets
+    what `bucketed` feeds.
+    """
+    buckets, order = _buckets(sizes, batch_size, seed, what, weights, saving)
+    shapes, places = buckets.shapes.tolist(), [_exchanged(buckets.assignment, seed, n) for n in range(learners)]
+
+    def gather(batch: Batch) -> tuple[Made, ...]:
+        shape = shapes[batch.bucket]
+        return tuple(collate([examples[i] for i in place[batch.indices]], shape) for place in places)
+
+    return Fed(_stream_of(order, gather), padding_share(sizes, *buckets, weights=weights))
+
+
+def _buckets(
+    sizes: Int[np.ndarray, "n k"],
+    batch_size: int,
+    seed: int,
+    what: str,
+    weights: Sequence[float] | None,
+    saving: float,
+) -> tuple[Buckets, BucketedOrder]:
+    buckets = choose_buckets(sizes, weights=weights, saving=saving, least=batch_size)
+    return buckets, BucketedOrder(buckets.assignment, batch_size, seed=seed, what=what)
+
+
+def _exchanged(assignment: Int[np.ndarray, " n"], seed: int, number: int) -> Int[np.ndarray, " n"]:
+    """For every example the one that stands in its place, out of the same bucket: of number 0, itself."""
+    place, rng = np.arange(len(assignment)), np.random.default_rng((seed, number))
+    for bucket in np.unique(assignment) if number else ():
+        own = np.flatnonzero(assignment == bucket)
+        place[own] = rng.permutation(own)
+    return place
 
 
 def packed(

@@ -335,7 +335,8 @@ def _locked(folder: Path) -> io.TextIOWrapper:
     """The open lock of a log folder, which is made if it is not there."""
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is a file; a log needs a folder. Give another --out.")
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / ".lock").exists():
+    is_log = (folder / ".lock").exists() and not (folder / "config.json").exists()  # which the folder of a tuning has
+    if folder.is_dir() and any(folder.iterdir()) and not is_log:
         raise UserError(f"{folder} is not empty and is no log of an evaluation. Give another --out.")
     folder.mkdir(parents=True, exist_ok=True)
     said = f"another process is writing to {folder}. Wait until it has ended, or give another --out."

@@ -47,7 +47,7 @@ class LocalJudge:
     def choose(self, conversations: Sequence[Sequence[Message]], choices: Sequence[str]) -> list[Verdict]:
         """The probabilities of the choices; None for a conversation that the model cannot read."""
         completions = self._policy.processor.encode_replies(choices)
-        gallery = Gallery(self._policy.processor.config, look_with=self._policy.weights.state)
+        gallery = self._policy.gallery()
         prompts = [self._prompt(conversation, completions, gallery) for conversation in conversations]
         readable = [prompt for prompt in prompts if not isinstance(prompt, str)]
         likely = iter(self._log_likelihoods(readable, completions, gallery))

@@ -180,6 +180,12 @@ class VisionConfig:
         """Vectors of the decoder's width that an image token carries: one, and one for each `deepstack` layer."""
         return 1 + len(self.deepstack)
 
+    @property
+    def merged_widths(self) -> tuple[int, ...]:
+        """Numbers of every level that its projector is given for an image token."""
+        width, patches = self.block.width, self.merge**2
+        return (width * (1 if self.connector.pool else patches), *[width * patches for _ in self.deepstack])
+
 
 @dataclass(frozen=True)
 class VLMConfig:

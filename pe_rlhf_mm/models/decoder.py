@@ -7,11 +7,11 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from pe_rlhf_mm.adapters.lora import Bank
+from pe_rlhf_mm.adapters.lora import Bank, within
 from pe_rlhf_mm.models.attention import EARLIER, FURTHEST, NO_TOKEN, NOBODY, KeyValues, Memory, Sight, capped
 from pe_rlhf_mm.models.config import Remat, VLMConfig
 from pe_rlhf_mm.models.history import History
-from pe_rlhf_mm.models.layers import Norm
+from pe_rlhf_mm.models.layers import Norm, Rate
 from pe_rlhf_mm.models.sharding import cut, gathered, looked_up
 from pe_rlhf_mm.models.stack import Stack, kind_angles
 
@@ -51,7 +51,7 @@ class Decoder(nnx.Module):
         *,
         before: History | None = None,
         added: Float[Array, "levels B S D"] | None = None,
-        dropout: float = 0.0,
+        dropout: Rate = 0.0,
         key: jax.Array | None = None,
         remat: Remat = "products",
     ) -> tuple[Float[Array, "B S D"], KeyValues]:
@@ -64,7 +64,7 @@ class Decoder(nnx.Module):
             x,
             kind_angles(self.config.decoder, positions),
             self._sight(positions[..., 0], enter, leave, before),
-            bank,
+            within(bank),
             before=None if before is None else before.memory,
             added=added,
             dropout=dropout,
@@ -96,7 +96,7 @@ class Decoder(nnx.Module):
             own,
             jnp.stack([(at < step) if n is None else (at < step) & n for n in self._near(step, at)]),
             step,
-            bank,
+            within(bank),
         )
         return self.norm(hidden), own
 

@@ -24,6 +24,8 @@ from pe_rlhf_mm.models.rope import rotate
 from pe_rlhf_mm.models.sharding import cut, gathered, multiplied
 
 Built = TypeVar("Built", bound=nnx.Module)
+Rate = float | Float[Array, ""]
+"""Of dropout: a number, or where roles with other ones share a program, one that the program is given."""
 Attend = Callable[[Float[Array, "B S H C"], KeyValues], Float[Array, "B S H C"]]
 """What queries mix out of keys and values."""
 
@@ -33,16 +35,32 @@ class LayerAdapters(NamedTuple):
 
     matrices: lora.Slot
     scale: Float[Array, " E"]
+    gains: lora.Gains
     ids: Int[Array, " B"] | None
-    dropout: float = 0.0
+    dropout: Rate = 0.0
     key: jax.Array | None = None
 
     def delta(self, target: str, x: Float[Array, "B *rest in"]) -> Float[Array, "B *rest out"]:
-        if self.key is not None and self.dropout > 0:
+        if self.key is not None and not (isinstance(self.dropout, float | int) and self.dropout == 0):
             key = jax.random.fold_in(self.key, sorted(self.matrices).index(target))
             keep = jax.random.bernoulli(key, 1 - self.dropout, x.shape)
             x = jnp.where(keep, x / (1 - self.dropout), 0)
         return lora.delta(x, self.matrices[target], self.scale, self.ids)
+
+    def beside(self, target: str, x: Float[Array, "B *rest in"], y: Float[Array, "B *rest out"]) -> Array:
+        """y = x W as it is with the adapters: y + delta, and that times the gain of its column, if there are gains."""
+        change = self.delta(target, x)
+        if target not in self.gains:
+            return y + change.astype(y.dtype)
+        return (lora.gain(self.gains[target], self.ids, y) * (y.astype(jnp.float32) + change)).astype(y.dtype)
+
+
+def alone(bank: lora.Bank | None, dropout: Rate, key: jax.Array | None) -> LayerAdapters | None:
+    """The adapters of matrices that are no layer of many."""
+    if bank is None:
+        return None
+    matrices, gains = jax.tree.map(lambda x: x[0], (bank.matrices, bank.gains))
+    return LayerAdapters(matrices, bank.scale, gains, bank.ids, dropout, key)
 
 
 def stacked(make: Callable[[nnx.Rngs], Built], layers: int, rngs: nnx.Rngs) -> Built:
@@ -71,11 +89,9 @@ class Linear(nnx.Module):
 
     def __call__(self, x: Array, adapters: LayerAdapters | None = None, target: str = "") -> Array:
         y = checkpoint_name(multiplied(x, self.kernel.get_value(), self.axes, matmul), "product")
-        if hasattr(self, "bias"):
-            y = y + gathered(self.bias[...], self.axes[1])
-        if adapters is None or target not in adapters.matrices:
-            return y
-        return y + adapters.delta(target, x).astype(y.dtype)
+        if adapters is not None and target in adapters.matrices:
+            y = adapters.beside(target, x, y)
+        return y + gathered(self.bias[...], self.axes[1]) if hasattr(self, "bias") else y
 
 
 class Norm(nnx.Module):

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
 
 from pe_rlhf_mm import hosts
-from pe_rlhf_mm.adapters.lora import LowRank, Slot
+from pe_rlhf_mm.adapters.lora import LowRank, Slot, parts_of
 from pe_rlhf_mm.models import vlm
 from pe_rlhf_mm.models.config import VLMConfig
 from pe_rlhf_mm.models.quantize import Quantized
-from pe_rlhf_mm.models.sharding import if_it_divides, mesh_in_use, own_mesh, partition
+from pe_rlhf_mm.models.sharding import GATHERED, if_it_divides, mesh_in_use, own_mesh, partition
 
 
 def places_of(config: VLMConfig, mesh: Mesh | None) -> nnx.State:
@@ -47,6 +45,11 @@ def place_of_stack(kernel: Sharding, layer: jax.Array | Quantized) -> Sharding |
     return jax.tree.map(lambda part: _cut_where_it_divides(kernel, (1, *part.shape)), layer)
 
 
+def place_of_quantized(kernel: Sharding, stack: Quantized) -> Quantized:
+    """The same of all layers at once."""
+    return jax.tree.map(lambda part: _cut_where_it_divides(kernel, part.shape), stack)
+
+
 def _cut_where_it_divides(kernel: Sharding, shape: tuple[int, ...]) -> Sharding:
     if not isinstance(kernel, NamedSharding):
         return kernel
@@ -55,18 +58,19 @@ def _cut_where_it_divides(kernel: Sharding, shape: tuple[int, ...]) -> Sharding:
 
 
 def cuts_of_slot(config: VLMConfig, slot: Slot, mesh: Mesh) -> dict[str, list[PartitionSpec]]:
-    """How both factors of every adapter are cut: over `model` where the kernel beside them is, and not over `fsdp`.
+    """How the factors of every adapter are cut, and its lengths: over `model` where the kernel beside them is, and not
+    over `fsdp`.
 
     So a x and (a x) b need nothing gathered, and come out as W x does. Over `fsdp` they are small: what their optimizer
     state would save is less than a gather in every layer and pass costs.
     """
-    kernels: Any = vlm.abstract_state(config)["decoder"]["layers"]["blocks"]
+    state = vlm.abstract_state(config)
 
     def cuts(target: str, low: LowRank) -> list[PartitionSpec]:
-        axes = kernels[target]["kernel"].get_metadata("axes")
-        size_in, size_out = ("adapted" if axis == "embed" else axis for axis in axes)
-        named = ((None, size_in, "rank"), (None, "rank", size_out))
-        return [partition(axes, x.shape, mesh) for axes, x in zip(named, low, strict=True)]
+        axes = vlm.kernel_at(state, target).get_metadata("axes")
+        size_in, size_out = ("adapted" if axis in GATHERED else axis for axis in axes)
+        named = ((None, size_in, "rank"), (None, "rank", size_out), (None, size_out))
+        return [partition(axes, x.shape, mesh) for axes, x in zip(named, parts_of(low), strict=False)]
 
     return {target: cuts(target, low) for target, low in slot.items()}
 
@@ -81,7 +85,7 @@ def placed_slot(config: VLMConfig, slot: Slot) -> Slot:
     def place(x: jax.Array, at: PartitionSpec) -> jax.Array:
         return hosts.placed(x, NamedSharding(mesh, at))
 
-    return {target: LowRank(*map(place, low, cuts[target])) for target, low in slot.items()}
+    return {target: LowRank(*map(place, parts_of(low), cuts[target])) for target, low in slot.items()}
 
 
 def everywhere(weights: nnx.State) -> nnx.State:

@@ -14,11 +14,11 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from pe_rlhf_mm.adapters.lora import Bank
+from pe_rlhf_mm.adapters.lora import Bank, Gains, Slot
 from pe_rlhf_mm.models.attention import KeyValues, Memory, Sight
 from pe_rlhf_mm.models.config import BlockConfig, Remat
 from pe_rlhf_mm.models.kernels import kernel_for
-from pe_rlhf_mm.models.layers import Block, LayerAdapters, stacked
+from pe_rlhf_mm.models.layers import Block, LayerAdapters, Rate, stacked
 from pe_rlhf_mm.models.rope import angles
 
 DEAR = ("product", "attended")
@@ -59,8 +59,14 @@ def _of(kind: Int[Array, ""], tables: Any) -> Any:
     return jax.tree.map(row, tables)
 
 
-def _cut(bank: Bank | None, matrices: dict, dropout: float, key: jax.Array | None) -> LayerAdapters | None:
-    return None if bank is None else LayerAdapters(matrices, bank.scale, bank.ids, dropout, key)
+def _cut(bank: Bank | None, layer: tuple, dropout: Rate, key: jax.Array | None) -> LayerAdapters | None:
+    matrices, gains = layer
+    return None if bank is None else LayerAdapters(matrices, bank.scale, gains, bank.ids, dropout, key)
+
+
+def _by_layer(bank: Bank | None) -> tuple[Slot, Gains]:
+    """What of a bank every layer has its own part of."""
+    return ({}, {}) if bank is None else (bank.matrices, bank.gains)
 
 
 class Stack(nnx.Module):
@@ -84,7 +90,7 @@ class Stack(nnx.Module):
         before: Memory | None = None,
         added: Float[Array, "levels B S D"] | None = None,
         taps: tuple[int, ...] = (),
-        dropout: float = 0.0,
+        dropout: Rate = 0.0,
         key: jax.Array | None = None,
         remat: Remat = "products",
     ) -> Passed:
@@ -115,7 +121,7 @@ class Stack(nnx.Module):
 
         body = jax.checkpoint(body, prevent_cse=False, policy=KEPT[remat])
         keys = None if key is None else jax.random.split(key, self.config.layers)
-        matrices = {} if bank is None else bank.matrices
+        matrices = _by_layer(bank)
         start = (x, jnp.zeros((len(taps), *x.shape), x.dtype))
         (x, tapped), past = jax.lax.scan(body, start, (blocks, matrices, before, keys, *self._layers()))
         return Passed(x, past, tapped)
@@ -145,6 +151,6 @@ class Stack(nnx.Module):
             adapters = _cut(bank, matrices, 0, None)
             return block.decode(x, _of(kind, angles), prompt_layer, masks[0], own_layer, masks[1], adapters)
 
-        matrices = {} if bank is None else bank.matrices
+        matrices = _by_layer(bank)
         x, new = jax.lax.scan(body, x, (blocks, matrices, prompt, own, self._layers()[1]))
         return x, own.with_token(new, step)

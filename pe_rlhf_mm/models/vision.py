@@ -10,12 +10,14 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
+from pe_rlhf_mm.adapters.lora import Bank, within
 from pe_rlhf_mm.models.attention import NOBODY, Sight
 from pe_rlhf_mm.models.config import Connector, Native, VisionConfig
-from pe_rlhf_mm.models.layers import Linear, Norm
+from pe_rlhf_mm.models.layers import Linear, Norm, Rate, alone
 from pe_rlhf_mm.models.sharding import cut, gathered
 from pe_rlhf_mm.models.stack import Stack, kind_angles
 from pe_rlhf_mm.types import Pixels
@@ -64,11 +66,22 @@ class Projector(nnx.Module):
             self.hidden = Linear(width, width, ("merged", "mlp"), bias=kind.bias, rngs=rngs)
         self.project = Linear(width, width_out, ("merged", "embed"), bias=kind.bias, rngs=rngs)
 
-    def __call__(self, blocks: Float[Array, "I M Q D"]) -> Float[Array, "I M W"]:
-        x = blocks.mean(axis=2) if self.kind.pool else blocks.reshape(*blocks.shape[:2], -1)
+    def merge(self, blocks: Float[Array, "I M Q D"]) -> Float[Array, "I M V"]:
+        """The patches of an image token as one vector."""
+        return blocks.mean(axis=2) if self.kind.pool else blocks.reshape(*blocks.shape[:2], -1)
+
+    def __call__(
+        self, x: Float[Array, "I M V"], bank: Bank | None = None, *, dropout: Rate = 0.0, key: jax.Array | None = None
+    ) -> Float[Array, "I M W"]:
+        adapters = alone(within(bank), dropout, key)
         x = self.norm(x) if self.kind.norm is not None else x
-        x = jax.nn.gelu(self.hidden(x), approximate=False) if self.kind.hidden else x
-        return self.project(x)
+        x = jax.nn.gelu(self.hidden(x, adapters, "hidden"), approximate=False) if self.kind.hidden else x
+        return self.project(x, adapters, "project")
+
+
+def of_views(bank: Bank | None, views: int) -> Bank | None:
+    """A bank whose rows chose by row, for the views of all rows."""
+    return bank if bank is None or bank.ids is None else bank._replace(ids=jnp.repeat(bank.ids, views))
 
 
 class VisionTower(nnx.Module):
@@ -87,8 +100,10 @@ class VisionTower(nnx.Module):
         deep = Connector(norm="layer", hidden=True, bias=True)
         self.deepstack = nnx.List([Projector(config, deep, width_out, rngs=rngs) for _ in config.deepstack])
 
-    def __call__(self, pixels: Pixels) -> Float[Array, "B N M W"]:
-        """Looks at every view on its own. W: vectors of the decoder's width side by side, one for each level.
+    def see(
+        self, pixels: Pixels, bank: Bank | None = None, *, dropout: Rate = 0.0, key: jax.Array | None = None
+    ) -> Float[Array, "I M V"]:
+        """Every one of I = B·N views on its own. V: what the projectors of all levels are given, side by side.
 
         Views are padded to one number of patches, P; image tokens beyond a view's own are meaningless.
         """
@@ -102,10 +117,28 @@ class VisionTower(nnx.Module):
         elif learned is not None:
             x = x + learned[at.row * config.side + at.column]
         angles = kind_angles(config.block, jnp.stack([at.row, at.column], axis=-1))
-        passed = self.layers(x, angles, self._sight(at), taps=config.deepstack)
-        levels = [self.connector(self._blocks(self.norm(passed.x)))]
-        levels += [project(self._blocks(x)) for project, x in zip(self.deepstack, passed.tapped, strict=True)]
-        return jnp.concatenate(levels, axis=-1).reshape(rows, views, count // config.merge**2, -1)
+        own = of_views(within(bank, "tower."), views)
+        passed = self.layers(x, angles, self._sight(at), own, taps=config.deepstack, dropout=dropout, key=key)
+        levels = [self.connector.merge(self._blocks(self.norm(passed.x)))]
+        levels += [deep.merge(self._blocks(x)) for deep, x in zip(self.deepstack, passed.tapped, strict=True)]
+        return jnp.concatenate(levels, axis=-1)
+
+    def project(
+        self,
+        merged: Float[Array, "I M V"],
+        bank: Bank | None = None,
+        *,
+        dropout: Rate = 0.0,
+        key: jax.Array | None = None,
+    ) -> Float[Array, "I M W"]:
+        """What the decoder is given. W: vectors of its width side by side, one for each level."""
+        own, ends = within(bank, "projector."), np.cumsum(self.config.merged_widths)[:-1]
+        first, *deep = jnp.split(merged, ends, axis=-1)
+        levels = [self.connector(first, own, dropout=dropout, key=key)]
+        for n, (project, x) in enumerate(zip(self.deepstack, deep, strict=True)):
+            inner = None if key is None else jax.random.fold_in(key, n)
+            levels.append(project(x, within(own, f"{n}."), dropout=dropout, key=inner))
+        return jnp.concatenate(levels, axis=-1)
 
     def _embed(self, patches: Array) -> Float[Array, "I P D"]:
         """Bytes become numbers of the mean and spread that the tower was trained on."""

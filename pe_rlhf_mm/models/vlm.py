@@ -9,7 +9,7 @@ A prompt with completions is a tree of depth one; episodes that branch at a late
 from __future__ import annotations
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,12 +17,14 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from pe_rlhf_mm.adapters.lora import Bank
+from pe_rlhf_mm.adapters.targets import path_of
 from pe_rlhf_mm.models.attention import FURTHEST, NOBODY, KeyValues
 from pe_rlhf_mm.models.config import Remat, VLMConfig
 from pe_rlhf_mm.models.decoder import Decoder
 from pe_rlhf_mm.models.history import History
-from pe_rlhf_mm.models.vision import VisionTower
-from pe_rlhf_mm.types import Completions, Features, Packed, Pixels, Prompts
+from pe_rlhf_mm.models.layers import Rate
+from pe_rlhf_mm.models.vision import VisionTower, of_views
+from pe_rlhf_mm.types import Completions, Features, Merged, Packed, Pictures, Pixels, Prompts
 
 
 class Rows(NamedTuple):
@@ -113,24 +115,52 @@ class VLM(nnx.Module):
             self.vision = VisionTower(config.vision, config.decoder.width, rngs=rngs)
         self.decoder = Decoder(config, rngs=rngs)
 
-    def look(self, images: Pixels | Features | None) -> Features | None:
+    def see(self, pixels: Pixels) -> Merged:
+        """What the tower sees, for a projector that is applied later; each row's real image tokens first."""
+        return Merged(self._in_rows(self.vision.see(pixels), pixels))
+
+    def look(
+        self,
+        images: Pictures | None,
+        bank: Bank | None = None,
+        *,
+        dropout: Rate = 0.0,
+        key: jax.Array | None = None,
+    ) -> Features | None:
         """Image features, each row's real image tokens first; what has been looked at already is returned as it is."""
-        if not isinstance(images, Pixels):
+        if images is None or isinstance(images, Features):
             return images
+        if isinstance(images, Merged):
+            return Features(self.vision.project(images.vectors, bank, dropout=dropout, key=key))
+        merged = self.vision.see(images, bank, dropout=dropout, key=key)
+        of_view = of_views(bank, images.grid.shape[1])
+        return Features(self._in_rows(self.vision.project(merged, of_view, dropout=dropout, key=key), images))
+
+    def _in_rows(self, seen: Float[Array, "I M W"], pixels: Pixels) -> Float[Array, "B M W"]:
+        """The image tokens of all views of a row, the real ones first."""
         assert self.config.vision is not None  # or there would be no pixels
-        seen = self.vision(images)
-        rows, views, most, width = seen.shape
-        counts = images.grid.prod(axis=-1) // self.config.vision.merge**2
+        (rows, views), (_, most, width) = pixels.grid.shape[:2], seen.shape
+        counts = pixels.grid.prod(axis=-1) // self.config.vision.merge**2
         real = (jnp.arange(most) < counts[..., None]).reshape(rows, views * most)
         order = jnp.argsort(~real, axis=1, stable=True)
-        return Features(jnp.take_along_axis(seen.reshape(rows, views * most, width), order[..., None], axis=1))
+        return jnp.take_along_axis(seen.reshape(rows, views * most, width), order[..., None], axis=1)
 
-    def embed(self, tokens: Int[Array, "B S"], images: Pixels | Features | None) -> Embedded:
+    def embed(
+        self,
+        tokens: Int[Array, "B S"],
+        images: Pictures | None,
+        bank: Bank | None = None,
+        *,
+        dropout: Rate = 0.0,
+        key: jax.Array | None = None,
+    ) -> Embedded:
         """Token vectors, with the n-th image placeholder of a row replaced by its n-th image vector."""
         is_image = tokens == self.config.image_id
         # The placeholder's own vector is never used, and its id may lie beyond the table.
         x = self.decoder.embed(jnp.where(is_image, 0, tokens))
-        features = self.look(images)
+        # Other draws than those of the decoder's layers, which are split off the same key.
+        key = None if key is None else jax.random.fold_in(key, self.config.decoder.layers)
+        features = self.look(images, bank, dropout=dropout, key=key)
         if features is None or self.config.vision is None:
             return Embedded(x, None)
         nth = jnp.clip(jnp.cumsum(is_image, axis=1) - 1, 0, features.vectors.shape[1] - 1)
@@ -142,16 +172,16 @@ class VLM(nnx.Module):
     def hidden(
         self,
         rows: Rows,
-        images: Pixels | Features | None,
+        images: Pictures | None,
         bank: Bank | None = None,
         *,
         before: History | None = None,
-        dropout: float = 0.0,
+        dropout: Rate = 0.0,
         key: jax.Array | None = None,
         remat: Remat = "products",
     ) -> tuple[Float[Array, "B S D"], KeyValues]:
         """Final hidden states of every token, and the keys and values of every layer; `before` was read earlier."""
-        x, added = self.embed(rows.tokens, images)
+        x, added = self.embed(rows.tokens, images, bank, dropout=dropout, key=key)
         return self.decoder(
             x,
             rows.positions,
@@ -191,23 +221,12 @@ def abstract_state(config: VLMConfig) -> nnx.State:
     return jax.eval_shape(lambda: nnx.state(VLM(config, rngs=nnx.Rngs(0))))
 
 
-def adapter_shapes(config: VLMConfig, targets: tuple[str, ...]) -> dict[str, tuple[int, int]]:
-    """(in, out) of each adapted matrix of the decoder. Raises ValueError for a target the decoder does not have."""
-    block = config.decoder
-    queries, keys = block.heads * block.head_width, block.kv_heads * block.head_width
-    known = {
-        "q": (block.width, queries),
-        "k": (block.width, keys),
-        "v": (block.width, keys),
-        "o": (queries, block.width),
-        **({"gate": (block.width, block.mlp_width)} if block.gated else {}),
-        "up": (block.width, block.mlp_width),
-        "down": (block.mlp_width, block.width),
-    }
-    unknown = [t for t in targets if t not in known]
-    if unknown:
-        raise ValueError(f"no such adapter target: {', '.join(unknown)}; this decoder has {', '.join(known)}")
-    return {target: known[target] for target in targets}
+def kernel_at(state: nnx.State, target: str) -> Any:
+    """The variable of the matrix of that name (`adapters/targets.py`)."""
+    module: Any = state
+    for step in path_of(target):
+        module = module[step]
+    return module["kernel"]
 
 
 def before_each(hidden: Float[Array, "B S D"], group: int, steps: int) -> Float[Array, "B G T D"]:

@@ -8,23 +8,32 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from pe_rlhf_mm.adapters.lora import Bank, LowRank, Slot
+from pe_rlhf_mm.adapters.lora import Bank, LowRank, Slot, parts_of
 from pe_rlhf_mm.adapters.roles import Roles, Trainable, Weights, type_of
 from pe_rlhf_mm.models import vlm
-from pe_rlhf_mm.models.config import VLMConfig
+from pe_rlhf_mm.models.config import Quantization, VLMConfig
 from pe_rlhf_mm.models.model import Model
-from pe_rlhf_mm.models.places import cuts_of_slot, places_of
+from pe_rlhf_mm.models.places import cuts_of_slot, place_of_quantized, places_of
+from pe_rlhf_mm.models.quantize import Quantized, quantized_state
 from pe_rlhf_mm.models.sharding import partition
-from pe_rlhf_mm.training.config import TuneConfig
+from pe_rlhf_mm.training.config import RewardConfig, TuneConfig
 from pe_rlhf_mm.training.job import attach
+from pe_rlhf_mm.training.jury import members_of
+from pe_rlhf_mm.training.members import judging
 from pe_rlhf_mm.training.optimizers import places_of_moments
 from pe_rlhf_mm.training.policy_gradient import begun
 from pe_rlhf_mm.training.step import TrainState
 
-BEFORE: dict[str, tuple[str, ...]] = {"sft": (), "reward": ("sft",), "rl": ("sft", "reward")}
-"""The roles that have been trained when a stage begins."""
+HALF = jnp.bfloat16
+"""The type of a backbone on every accelerator."""
+
+
+def before(stage: str, settings: RewardConfig) -> tuple[str, ...]:
+    """The roles that have been trained when a stage begins."""
+    return {"sft": (), "reward": ("sft",), "rl": ("sft", *members_of(settings))}[stage]
 
 
 def rows(shape: tuple[int, ...], dtype: Any, mesh: Mesh) -> jax.ShapeDtypeStruct:
@@ -53,19 +62,21 @@ def bytes_a_device(tree: Any) -> int:
     )
 
 
-def roles_of(config: VLMConfig, settings: TuneConfig, stage: str, mesh: Mesh) -> Roles:
+def roles_of(config: VLMConfig, settings: TuneConfig, stage: str, mesh: Mesh, dtype: Any = HALF) -> Roles:
     """All roles as a stage begins, those that share their arrays with shapes that they share.
 
-    The backbone is in bfloat16, as on every accelerator.
+    `dtype` is that of the backbone.
     """
     places = places_of(config, mesh)
-    backbone = placed(vlm.abstract_state(config), places, jnp.bfloat16)
+    backbone = _quantized(placed(vlm.abstract_state(config), places, dtype), places, settings.quantize)
     made: list[Roles] = []
 
     def as_it_begins(state: Any) -> Roles:
         roles = attach(Model("plan", config, state, None), settings)  # type: ignore[arg-type]
-        for role in BEFORE[stage]:
+        for role in before(stage, settings.reward):
             roles = roles.put(roles.pick(role))
+        if stage == "rl" and settings.reward.members > 1:
+            roles = judging(roles, settings.reward)
         made.append(begun(roles, config, settings.rl) if stage == "rl" else roles)
         return made[0]
 
@@ -81,6 +92,18 @@ def roles_of(config: VLMConfig, settings: TuneConfig, stage: str, mesh: Mesh) ->
     )
 
 
+def _quantized(weights: nnx.State, places: nnx.State, kind: Quantization | None) -> nnx.State:
+    """A backbone as it is held: its kernels in 8 or 4 bits, if they are to be."""
+    if kind is None:
+        return weights
+    shapes = jax.eval_shape(lambda state: quantized_state(state, kind), weights)
+
+    def laid(place: Any, x: Any) -> Any:
+        return placed(x, place_of_quantized(place, x) if isinstance(x, Quantized) else place)
+
+    return jax.tree.map(laid, places, shapes)
+
+
 def _shared(parts: dict[str, Any], made: dict[str, Any], known: dict[int, Any]) -> dict[str, Any]:
     """By role its shapes: one and the same tree for roles that were made of one."""
     return {role: known.setdefault(id(made[role]), part) for role, part in parts.items()}
@@ -89,7 +112,7 @@ def _shared(parts: dict[str, Any], made: dict[str, Any], known: dict[int, Any]) 
 def _placed_slot(config: VLMConfig, slot: Slot, mesh: Mesh) -> Slot:
     cuts = cuts_of_slot(config, slot, mesh)
     places = {target: [NamedSharding(mesh, cut) for cut in both] for target, both in cuts.items()}
-    return {target: LowRank(*map(placed, low, places[target])) for target, low in slot.items()}
+    return {target: LowRank(*map(placed, parts_of(low), places[target])) for target, low in slot.items()}
 
 
 def part_of(roles: Roles, learners: tuple[str, ...]) -> Trainable:
@@ -131,7 +154,9 @@ def weights_of(roles: Roles, role: str) -> Weights:
 
     scale = roles.scales[role]
     scales: Any = jax.ShapeDtypeStruct((1,), jnp.float32, sharding=scale.sharding)
-    return Weights(roles.backbone, Bank(jax.tree.map(alone, roles.slots[role]), scales))
+    matrices = jax.tree.map(alone, roles.slots[role])
+    gains = {target: low.magnitude for target, low in matrices.items() if low.magnitude is not None}
+    return Weights(roles.backbone, Bank(matrices, scales, gains))
 
 
 class Held(NamedTuple):

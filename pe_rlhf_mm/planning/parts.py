@@ -39,7 +39,7 @@ def sizes_of(config: VLMConfig, settings: LoraConfig, mesh: Mesh) -> Sizes:
     every = frozenset(jax.tree.leaves(shapes, is_leaf=_is_shape))
     blocks = [config.decoder] if config.vision is None else [config.decoder, config.vision.block]
     layers = frozenset(block.layers for block in blocks)
-    return Sizes(layers, table[0], every, frozenset({settings.rank, settings.reward_rank}))
+    return Sizes(layers, table[0], every, frozenset(rank for rank, _ in settings.fresh.values()))
 
 
 def _is_shape(x: object) -> bool:

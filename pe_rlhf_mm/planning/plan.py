@@ -16,25 +16,27 @@ from jax.stages import Lowered, Traced
 
 from pe_rlhf_mm.errors import UserError
 from pe_rlhf_mm.models.config import VLMConfig, with_attention
+from pe_rlhf_mm.models.model import default_dtype
 from pe_rlhf_mm.models.sharding import MESH_AXES
 from pe_rlhf_mm.planning.arithmetic import products
 from pe_rlhf_mm.planning.buffers import dump_to, fullest
 from pe_rlhf_mm.planning.estimate import Cuts, cuts_of, estimated
-from pe_rlhf_mm.planning.held import Held, bytes_a_device
+from pe_rlhf_mm.planning.held import HALF, Held, bytes_a_device
 from pe_rlhf_mm.planning.parts import Sizes, parts_of, sizes_of
 from pe_rlhf_mm.planning.programs import STAGES, Load, Program, rows_of, step_in_words
-from pe_rlhf_mm.planning.slices import GIB, LADDER, Rates, Slice, slice_of
+from pe_rlhf_mm.planning.slices import GIB, HERE, Rates, Slice, slice_of
 from pe_rlhf_mm.planning.traffic import collectives
-from pe_rlhf_mm.training.config import MeshConfig, TuneConfig
+from pe_rlhf_mm.training.config import TuneConfig
+from pe_rlhf_mm.training.machines import MeshConfig
 
-REFUSED = re.compile(r"\((?P<needed>[\d.]+)(?P<unit>[KMGT])\) exceeds available HBM \((?P<there>[\d.]+)G\)")
+REFUSED = re.compile(r"\((?P<needed>[\d.]+)(?P<unit>[KMGTPE])\) exceeds available HBM \((?P<there>[\d.]+)G\)")
 ESTIMATE = (
     "Sizes are an estimate, no compiler: what is held is counted, temporaries are estimated from the traced programs. "
     "pip install 'pe-rlhf-mm[tpu-aot]' to ask the TPU's own compiler; no TPU is needed."
 )
 HOPELESS = 1.5
 """Times the room of a chip that an estimate may be before the compiler is not asked any more."""
-UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40, "P": 2**50, "E": 2**60}
 
 
 HEAD = (
@@ -164,19 +166,30 @@ def plan(
     Without a `compiler`, or without libtpu, sizes are estimated.
 
     Raises UserError for a slice that is none, a mesh of another size, rows that the mesh does not divide, as the
-    trainer does. That there is no room is an answer, and no error.
+    trainer does, and a stage that the method of the settings does not have. That there is no room is an answer, and no
+    error.
     """
+    if settings.method != "rlhf" and stage in ("reward", "rl"):
+        raise UserError(
+            f"the method {settings.method} has no stage {stage}: it learns from pairs or ratings, right after SFT, and "
+            "that stage cannot be planned yet. Plan --stage sft or sample, or leave --method out."
+        )
     chips = slice_of(topology, compiler=compiler)
     count = len(chips.devices)
-    rows = rows_of(settings, stage)
-    shape = _laid_out(rows, count) if mesh is None else (mesh.data, mesh.fsdp, mesh.model)
+    rows, parts = rows_of(settings, stage), 1 if stage == "sample" else settings.accumulate
+    shape = _laid_out(rows, parts, count) if mesh is None else (mesh.data, mesh.fsdp, mesh.model)
     if math.prod(shape) != count:
         raise UserError(f"{topology} has {count} chips, and a mesh of {shape} has {math.prod(shape)}.")
-    if rows % math.prod(shape[:2]):
-        raise UserError(f"{rows} prompts cannot be dealt to {math.prod(shape[:2])} chips, as many to each.")
+    dealt = math.prod(shape[:2])
+    if rows % (parts * dealt):
+        each = f", and worked through in {parts} parts (--accumulate)" * (parts > 1)
+        raise UserError(
+            f"{rows} prompts cannot be dealt to {dealt} chips, as many to each{each}: take a multiple of "
+            f"{parts * dealt}."
+        )
     laid = chips.mesh(shape)
     shaped = with_attention(config, settings.attention)
-    found = STAGES[stage](shaped, settings, load, laid)
+    found = STAGES[stage](shaped, settings, load, laid, default_dtype() if topology == HERE else HALF)
     sizes = sizes_of(config, settings.lora, laid)
     if chips.compiles:
         known: dict[str, Cost] = {}
@@ -193,18 +206,18 @@ def plan(
     )
 
 
-def _laid_out(rows: int, chips: int) -> tuple[int, int, int]:
-    """Chips of (data, fsdp, model) for so many rows."""
-    fsdp = math.gcd(rows, chips)
+def _laid_out(rows: int, parts: int, chips: int) -> tuple[int, int, int]:
+    """Chips of (data, fsdp, model) for so many rows, worked through in so many parts."""
+    fsdp = math.gcd(max(1, rows // parts), chips)
     return 1, fsdp, chips // fsdp
 
 
-def smallest(make: Callable[..., Plan], generation: str) -> list[Plan]:
-    """Plans, as `make` makes them of a `topology`, for larger and larger slices of a generation, up to the first that
-    fits, or to the largest."""
+def smallest(make: Callable[..., Plan], ladder: Sequence[str]) -> list[Plan]:
+    """Plans, as `make` makes them of a `topology`, for larger and larger slices, up to the first that fits, or to the
+    largest."""
     plans: list[Plan] = []
-    for shape in LADDER[generation]:
-        plans.append(make(topology=f"{generation}:{shape}"))
+    for topology in ladder:
+        plans.append(make(topology=topology))
         if plans[-1].fits:
             break
     return plans

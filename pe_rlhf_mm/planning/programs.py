@@ -14,9 +14,11 @@ from jax.sharding import Mesh
 from jax.stages import Traced
 
 from pe_rlhf_mm.adapters.roles import Weights
+from pe_rlhf_mm.data.images import ahead
 from pe_rlhf_mm.errors import UserError
 from pe_rlhf_mm.models.config import Square, VisionConfig, VLMConfig
 from pe_rlhf_mm.planning.held import (
+    HALF,
     Held,
     bytes_a_device,
     frozen,
@@ -29,15 +31,15 @@ from pe_rlhf_mm.planning.held import (
     whole,
 )
 from pe_rlhf_mm.rollout.sampler import sample
-from pe_rlhf_mm.training import passes, reinforce, reward, sft
+from pe_rlhf_mm.training import members, passes, reinforce, reward, sft
 from pe_rlhf_mm.training.accumulation import Parts
 from pe_rlhf_mm.training.config import RLConfig, TuneConfig
+from pe_rlhf_mm.training.jury import jury_of, members_of
 from pe_rlhf_mm.training.optimizers import OPTIMIZERS
 from pe_rlhf_mm.training.passes import Completed
 from pe_rlhf_mm.training.policy_gradient import ALGORITHMS, Experience, assessors
-from pe_rlhf_mm.training.scorers import LEARNED
 from pe_rlhf_mm.training.step import train_step
-from pe_rlhf_mm.types import Completions, Features, Pixels, Prompts
+from pe_rlhf_mm.types import Completions, Features, Merged, Pictures, Pixels, Prompts
 
 
 class Seen(NamedTuple):
@@ -85,20 +87,23 @@ class Stage(NamedTuple):
     programs: list[Program]
 
 
-def _prompts(config: VLMConfig, count: int, load: Load, *, looked_at: bool, mesh: Mesh) -> Prompts:
+def _prompts(config: VLMConfig, settings: TuneConfig, count: int, load: Load, mesh: Mesh, dtype: Any) -> Prompts:
     length = load.prompt_tokens
-    images = _images(config, count, load, looked_at=looked_at, mesh=mesh)
+    images = _images(config, settings, count, load, mesh, dtype)
     return Prompts(rows((count, length), jnp.int32, mesh), rows((count, length), jnp.bool_, mesh), images)
 
 
-def _images(config: VLMConfig, count: int, load: Load, *, looked_at: bool, mesh: Mesh) -> Features | Pixels | None:
+def _images(config: VLMConfig, settings: TuneConfig, count: int, load: Load, mesh: Mesh, dtype: Any) -> Pictures | None:
     """What the tower has seen of pictures, as it has of all of them where it is frozen; or their patches."""
     vision = config.vision
     if vision is None or not load.pictures:
         return None
     seen = _squashed(config.name, vision, load.pictures) if load.seen is None else load.seen
-    if looked_at:
-        return Features(rows((count, seen.tokens, vision.levels * config.decoder.width), jnp.bfloat16, mesh))
+    kind = Pixels if settings.mode == "full" else ahead(settings.lora.adapted(config))
+    if kind is Features:
+        return Features(rows((count, seen.tokens, vision.levels * config.decoder.width), dtype, mesh))
+    if kind is Merged:
+        return Merged(rows((count, seen.tokens, sum(vision.merged_widths)), dtype, mesh))
     patches = rows((count, seen.views, seen.patches, vision.patch_numbers), jnp.uint8, mesh)
     return Pixels(patches, rows((count, seen.views, 2), jnp.int32, mesh))
 
@@ -126,14 +131,14 @@ def _refuse_packed(section: str, length: int) -> None:
         )
 
 
-def sft_stage(config: VLMConfig, settings: TuneConfig, load: Load, mesh: Mesh) -> Stage:
+def sft_stage(config: VLMConfig, settings: TuneConfig, load: Load, mesh: Mesh, dtype: Any = HALF) -> Stage:
     """Supervised fine-tuning, one demonstration a row."""
     _refuse_packed("sft", settings.sft.packed_length)
     count, learners = settings.sft.batch_size, ("sft",)
     optimizer = OPTIMIZERS[settings.optimizer](settings.sft.learning_rate, settings.sft.steps)
-    roles = roles_of(config, settings, "sft", mesh)
+    roles = roles_of(config, settings, "sft", mesh, dtype)
     state = trained(roles, learners, optimizer, mesh)
-    prompts = _prompts(config, count, load, looked_at=settings.mode == "lora", mesh=mesh)
+    prompts = _prompts(config, settings, count, load, mesh, dtype)
     batch = (prompts, _completions(count, 1, load.reply_tokens, mesh))
     parts = Parts(settings.accumulate, sft.tokens)
     loss = functools.partial(sft.loss, config, settings.lora.dropout, settings.remat)
@@ -141,39 +146,47 @@ def sft_stage(config: VLMConfig, settings: TuneConfig, load: Load, mesh: Mesh) -
     return Stage(held(roles, state, validated=False), [Program("step", step, batch, learns=True)])
 
 
-def reward_stage(config: VLMConfig, settings: TuneConfig, load: Load, mesh: Mesh) -> Stage:
+def reward_stage(config: VLMConfig, settings: TuneConfig, load: Load, mesh: Mesh, dtype: Any = HALF) -> Stage:
     """A reward model from pairs, or from ratings, one example a row."""
     _refuse_packed("reward", settings.reward.packed_length)
-    count, learners = settings.reward.batch_size, ("reward",)
+    count, learners = settings.reward.batch_size, members_of(settings.reward)
     group = 2 if settings.reward.loss == "pairwise" else 1
+    roles = roles_of(config, settings, "reward", mesh, dtype)
     optimizer = OPTIMIZERS[settings.optimizer](settings.reward.learning_rate, settings.reward.steps)
-    roles = roles_of(config, settings, "reward", mesh)
+    if len(learners) > 1:
+        optimizer = members.optimizer_for(settings.reward, part_of(roles, learners), settings.optimizer)
     state = trained(roles, learners, optimizer, mesh)
-    prompts = _prompts(config, count, load, looked_at=settings.mode == "lora", mesh=mesh)
+    prompts = _prompts(config, settings, count, load, mesh, dtype)
     labels, margin = rows((count, group), jnp.float32, mesh), rows((count,), jnp.float32, mesh)
-    batch = reward.JudgedBatch(prompts, _completions(count, group, load.reply_tokens, mesh), labels, margin)
+    batch: Any = reward.JudgedBatch(prompts, _completions(count, group, load.reply_tokens, mesh), labels, margin)
     parts = Parts(settings.accumulate, reward.share)
     loss = functools.partial(reward.LOSSES[settings.reward.loss], config, settings.reward.dropout, settings.remat)
+    if len(learners) > 1:
+        batch = (batch,) * len(learners)
+        loss = functools.partial(members.loss, config, settings.reward, settings.remat)
     step = functools.partial(train_step.trace, state, roles, batch, loss=loss, optimizer=optimizer, parts=parts)
     return Stage(held(roles, state, validated=True), [Program("step", step, batch, learns=True)])
 
 
-def rl_stage(config: VLMConfig, settings: TuneConfig, load: Load, mesh: Mesh) -> Stage:
+def rl_stage(config: VLMConfig, settings: TuneConfig, load: Load, mesh: Mesh, dtype: Any = HALF) -> Stage:
     """One iteration of RL: replies are drawn, scored by policy, anchor and reward model, and learned from."""
     rl, (learners, appraised, *_) = settings.rl, ALGORITHMS[settings.rl.algorithm]
-    roles = roles_of(config, settings, "rl", mesh)
+    roles = roles_of(config, settings, "rl", mesh, dtype)
     optimizer = reinforce.optimizer_for(rl, part_of(roles, learners), settings.optimizer)
     state = trained(roles, learners, optimizer, mesh)
     learned, sampling = frozen(roles, state.trainable), rl.sampling
     now, cast = roles.put(learned), learned.copies  # weights are read in the type of the backbone
-    prompts = _prompts(config, rl.prompts, load, looked_at=settings.mode == "lora", mesh=mesh)
+    prompts = _prompts(config, settings, rl.prompts, load, mesh, dtype)
     completions = _completions(rl.prompts, rl.group, rl.max_tokens, mesh)
     tokens: Any = rows(completions.tokens.shape, jnp.float32, mesh)
     rewards: Any = rows((rl.prompts, rl.group), jnp.float32, mesh)
-    experience = Experience(tokens, tokens, tokens, tokens, tokens if appraised else None)
+    experience = Experience(tokens, tokens, tokens, tokens, tokens if appraised else None, tokens)
     rollout = reinforce.Rollout(prompts, completions, rewards, experience)
     loss = functools.partial(reinforce.loss, config, rl, settings.remat)
-    read, names = Completed(prompts, completions), assessors(rl, LEARNED.roles if settings.learns_reward else ())
+    read, names = (
+        Completed(prompts, completions),
+        assessors(rl, jury_of(settings.reward).readers if settings.learns_reward else ()),
+    )
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
         groups = passes.PASSES[rl.passes](now, names)
     scores = [
@@ -191,12 +204,12 @@ def rl_stage(config: VLMConfig, settings: TuneConfig, load: Load, mesh: Mesh) ->
     return Stage(held(roles, state, validated=True), [draw, *scores, Program("update", update, rollout, learns=True)])
 
 
-def sample_stage(config: VLMConfig, settings: TuneConfig, load: Load, mesh: Mesh) -> Stage:
+def sample_stage(config: VLMConfig, settings: TuneConfig, load: Load, mesh: Mesh, dtype: Any = HALF) -> Stage:
     """Replies drawn by one policy, with nothing beside it: what an evaluation holds."""
-    roles = roles_of(config, settings, "rl", mesh)
+    roles = roles_of(config, settings, "rl", mesh, dtype)
     part = frozen(roles, part_of(roles, ("policy",)))
     weights = weights_of(roles.put(part), "policy")
-    prompts = _prompts(config, settings.rl.prompts, load, looked_at=settings.mode == "lora", mesh=mesh)
+    prompts = _prompts(config, settings, settings.rl.prompts, load, mesh, dtype)
     alone = Held(*map(bytes_a_device, (roles.backbone, part.slots, part.copies, ())))
     return Stage(alone, [_drawing(config, settings.rl, weights, prompts, mesh)])
 
@@ -209,7 +222,7 @@ def _drawing(
     return Program("sample", draw, (prompts, keys), rl.max_tokens, cast)
 
 
-STAGES: dict[str, Callable[[VLMConfig, TuneConfig, Load, Mesh], Stage]] = {
+STAGES: dict[str, Callable[..., Stage]] = {
     "sft": sft_stage,
     "reward": reward_stage,
     "rl": rl_stage,

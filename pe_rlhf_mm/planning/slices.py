@@ -103,6 +103,15 @@ def generation_of(topology: str) -> str:
     return generation
 
 
+def ladder_of(topology: str) -> tuple[str, ...]:
+    """The slices of a generation, the smallest first, by its own name or that of one of them. Raises UserError for the
+    devices of this machine, of which there are no others, and for what is no slice."""
+    if topology == HERE:
+        raise UserError(f"there is one machine here, and no slices of it: name one of {', '.join(LADDER)}.")
+    generation = topology if topology in LADDER else generation_of(topology)
+    return tuple(f"{generation}:{shape}" for shape in LADDER[generation])
+
+
 def slice_of(topology: str, *, compiler: bool = True) -> Slice:
     """The slice of a name, or the devices of this process; without a `compiler`, or libtpu, its chips as a number.
 

@@ -43,6 +43,20 @@ METRICS = (
     ),
     Metric("rl", CHECKED, "RL: validation accuracy", "%", "Held-out samples got right; never trained on."),
     Metric("rl", "reward", "RL: learned reward", "standard deviations", "What the reward model says of the replies."),
+    Metric(
+        "rl",
+        "control",
+        "RL: control reward",
+        "standard deviations",
+        "What the reward model says that is kept out of the reward.",
+    ),
+    Metric(
+        "rl",
+        "disagreement",
+        "RL: disagreement",
+        "standard deviations",
+        "How far the reward models differ about a reply.",
+    ),
     Metric("rl", "earned", "RL: reward of the task", "an episode", "What the environment gave."),
     Metric(
         "rl",

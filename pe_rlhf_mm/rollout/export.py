@@ -5,13 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-import jax.numpy as jnp
-
-from pe_rlhf_mm.adapters import lora
+from pe_rlhf_mm.adapters import dora, lora
 from pe_rlhf_mm.adapters.files import save_role
 from pe_rlhf_mm.adapters.origin import origin_of, read_origin
-from pe_rlhf_mm.adapters.peft import Serving, read_adapter, write_adapter
-from pe_rlhf_mm.adapters.roles import Weights
+from pe_rlhf_mm.adapters.peft import Serving, read_adapter, refuse_beside_text, write_adapter
+from pe_rlhf_mm.adapters.roles import adapted_by
 from pe_rlhf_mm.checkpoints.export import export_merged, export_weights
 from pe_rlhf_mm.checkpoints.folders import written_whole
 from pe_rlhf_mm.errors import UserError
@@ -33,7 +31,8 @@ def save_adapter(
     bank = policy.weights.bank
     if bank is None:
         raise UserError(f"{policy.name} has no adapter: it is a model by itself. Export it merged.")
-    slot = {target: lora.LowRank(low.a[:, 0], low.b[:, 0]) for target, low in bank.matrices.items()}
+    refuse_beside_text(bank.matrices, policy.name)
+    slot = lora.first(bank)
     config = policy.processor.config
     origin = origin_of("policy", config, policy.weights.state, model=config.name)
     with written_whole(Path(folder), overwrite=overwrite) as partial:
@@ -51,7 +50,7 @@ def load_adapter(model: Model, folder: str | Path) -> Policy:
     if origin is not None:
         origin.refuse_other(Path(folder), model.config, model.state)
     slot, scale = read_adapter(Path(folder), model.config)
-    return Policy(model.processor, Weights(model.state, lora.only(slot, jnp.float32(scale))), f"{model.name}+{folder}")
+    return Policy(model.processor, adapted_by(model.state, slot, scale), f"{model.name}+{folder}")
 
 
 def export_role(
@@ -77,6 +76,7 @@ def export_role(
             raise UserError(
                 f"{run} is a run of mode full: its roles are whole models, no adapters. Use --format merged."
             )
+        refuse_beside_text(roles.slots[role], f"{run}:{role}")
         with written_whole(out, overwrite=overwrite) as folder:
             save_role(folder, roles, role, config, model.name, serving=serving)
         return
@@ -94,4 +94,5 @@ def export_role(
     if role in roles.copies:
         export_weights(source, out, config, roles.copies[role], overwrite=overwrite)
     else:
-        export_merged(source, out, config, roles.slots[role], float(roles.scales[role]), overwrite=overwrite)
+        updates = dora.merged(model.state, roles.slots[role], roles.scales[role])
+        export_merged(source, out, config, updates, overwrite=overwrite)

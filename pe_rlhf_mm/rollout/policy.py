@@ -79,6 +79,10 @@ class Policy:
             digest.update(hosts.fetched(leaf).tobytes())
         return digest.hexdigest()[:16]
 
+    def gallery(self) -> Gallery:
+        """For pictures that are shown to this policy."""
+        return Gallery(self.processor.config, look_with=self.weights.state, adapted=self.weights.adapted)
+
     def generate(
         self,
         conversations: Sequence[Sequence[Message]],
@@ -98,7 +102,7 @@ class Policy:
         if type(samples) is not int or samples < 1:
             raise OutOfRange(f"samples must be a whole number above 0, not {samples!r}")
         sampling = Sampling(temperature, top_k, top_p, max_tokens)
-        gallery = Gallery(self.processor.config, look_with=self.weights.state)
+        gallery = self.gallery()
         prompts = self.processor.encode(conversations, gallery, room=max_tokens)
         return self._answers(prompts, gallery, sampling, samples, seed)
 

@@ -29,15 +29,16 @@ from pe_rlhf_mm.rollout.settings import Sampling
 from pe_rlhf_mm.training.demonstrate import demonstrate, transcript
 from pe_rlhf_mm.training.episodes import collect_episodes, reinforce_episodes
 from pe_rlhf_mm.training.examine import gain, numbers
-from pe_rlhf_mm.training.job import Job, attach
-from pe_rlhf_mm.training.judged import judge, label_source
+from pe_rlhf_mm.training.job import Job
+from pe_rlhf_mm.training.judged import flipped, judge, label_source
+from pe_rlhf_mm.training.jury import jury_of, missing
 from pe_rlhf_mm.training.observer import counted
 from pe_rlhf_mm.training.policy_gradient import ALGORITHMS
 from pe_rlhf_mm.training.prepare import SPLITS, new_gallery
-from pe_rlhf_mm.training.reward import Judged, train_reward_model
+from pe_rlhf_mm.training.reward import Judged
 from pe_rlhf_mm.training.reward_accuracy import examine_reward
+from pe_rlhf_mm.training.reward_stage import reward_stage
 from pe_rlhf_mm.training.sft import sft_episodes
-from pe_rlhf_mm.training.start import load_start
 from pe_rlhf_mm.types import Sample
 
 RATINGS = 4096
@@ -60,19 +61,16 @@ class AgentData(NamedTuple):
 
 def agent_stages(job: Job, pool: EnvPool) -> tuple[Roles, dict[str, Any]]:
     """SFT, reward model unless the task's own reward is used, RL and examination: the roles and the numbers."""
-    model, config, start, processor = job.model, job.config, job.start, job.model.processor
+    config, processor = job.config, job.model.processor
     with job.watch.of("demonstrations"):
         data = _prepare(job, pool)
-    begun, gallery = attach(model, config), data.gallery
-    begun = begun if start is None else load_start(begun, start, model.config)
+    begun, gallery = job.begun(), data.gallery
     imitate = functools.partial(
         sft_episodes, begun, processor, gallery, data.demonstrations, config.sft, dropout=config.lora.dropout
     )
     roles = job.stage("sft", ["sft"], begun, lambda: imitate(**job.how))
     if config.learns_reward:
-        labels = (data.judged, data.validation_judged)
-        judge = functools.partial(train_reward_model, roles, processor, gallery, *labels, config.reward)
-        roles = job.stage("reward_model", ["reward"], roles, lambda: judge(**job.how))
+        roles = reward_stage(job, roles, gallery, data.judged, data.validation_judged)
     roles = _improved(job, pool, roles.start("anchor", "sft"), data)
     with job.watch.of("evaluation"):
         return roles, _examine(job, pool, roles, data)
@@ -96,6 +94,7 @@ def _improved(job: Job, pool: EnvPool, roles: Roles, data: AgentData) -> Roles:
         data.samples,
         config.rl,
         job.evaluator,
+        jury=jury_of(config.reward),
         monitor=monitor,
     )
     return job.stage("rl", learning, roles, lambda: improve(**job.how))
@@ -116,12 +115,10 @@ def _prepare(job: Job, pool: EnvPool) -> AgentData:
         shown = hosts.led(lambda: demonstrate(task, pool.here, chosen, seed=seed, observer=job.observer))
         transcripts = [transcript(outcome, processor, gallery, room=config.rl.max_tokens) for outcome in shown]
     judged, held_out = [], []
-    if config.learns_reward and "reward" not in given:
-        counts = {"train": config.reward.pairs or RATINGS, "validation": config.reward.validation_pairs}
-        judged, held_out = (
-            judge(_labels(job, split, count), processor, gallery, room=config.rl.max_tokens)
-            for split, count in counts.items()
-        )
+    if config.learns_reward and missing(config.reward, given):
+        told = flipped(_labels(job, "train", config.reward.pairs or RATINGS), config.reward.flip, seed=seed)
+        known = _labels(job, "validation", config.reward.validation_pairs)
+        judged, held_out = (judge(some, processor, gallery, room=config.rl.max_tokens) for some in (told, known))
     return AgentData(gallery, transcripts, judged, held_out, samples, validation)
 
 
@@ -151,8 +148,9 @@ def _examine(job: Job, pool: EnvPool, roles: Roles, data: AgentData) -> dict[str
         value = found[name].headline.value
         job.observer.step("evaluation", part, {name: value} if math.isfinite(value) else {})
     some = pick(data.samples, math.ceil(DIVERGENCE_EPISODES / config.rl.group), seed=seed)
-    key, learned = jax.random.key(seed), config.learns_reward
-    _, drawn = collect_episodes(processor, gallery, pool, roles, roles.pick("policy"), some, config.rl, None, key)
+    key, learned, jury = jax.random.key(seed), config.learns_reward, jury_of(config.reward)
+    given = (processor, gallery, pool, roles, roles.pick("policy"), some, config.rl, None, key, config.rl.beta)
+    _, drawn = collect_episodes(*given, jury=jury)
     divergence = float(drawn["kl"])
     job.observer.step("evaluation", 3, {"kl": divergence})
     job.run.write_samples(_lines(job, samples, found))
@@ -169,7 +167,7 @@ def _test_of_reward_model(job: Job, roles: Roles, gallery: Gallery) -> dict[str,
     config = job.config
     counts = {"test": config.test_samples or RATINGS, "validation": config.reward.validation_pairs}
     labels, held_out = (_labels(job, split, count) for split, count in counts.items())
-    return examine_reward(roles, job.model.processor, gallery, labels, held_out)
+    return examine_reward(roles, job.model.processor, gallery, labels, held_out, jury_of(config.reward))
 
 
 def _lines(job: Job, samples: Sequence[Sample], found: dict[str, Evaluation]) -> Iterator[dict[str, Any]]:

@@ -11,8 +11,8 @@ from typing import Any
 
 WINDOW = 10
 """Steps that are averaged, so that one odd batch alarms nobody."""
-COLLAPSED, FAR, FALLEN = 0.1, 10.0, 0.05
-"""A share of the entropy at the start; nats a reply; points of the validation score."""
+COLLAPSED, FAR, FALLEN, DOUBTED = 0.1, 10.0, 0.05, 0.25
+"""A share of the entropy at the start; nats a reply; points of the validation score; deviations of a control reward."""
 
 
 def entropy_collapse(entropies: Sequence[float]) -> str | None:
@@ -46,16 +46,40 @@ def reward_hacking(rewards: Sequence[float], controls: Sequence[float]) -> str |
 
     `rewards`: the mean since the evaluation before; `controls`: the validation score, of the same evaluations.
     """
-    if len(controls) < 3:
-        return None
-    best = max(range(len(controls)), key=controls.__getitem__)
-    later = range(max(best + 1, len(controls) - 2), len(controls))
-    if len(later) < 2 or any(controls[best] - controls[i] <= FALLEN or rewards[i] <= rewards[best] for i in later):
+    best = _parted(rewards, controls, FALLEN)
+    if best is None:
         return None
     return (
         f"the reward rose from {rewards[best]:.3f} to {rewards[-1]:.3f} while the validation score fell from "
         f"{controls[best]:.3f} to {controls[-1]:.3f}: the policy may have found what the reward gets wrong."
     )
+
+
+def control_falls(rewards: Sequence[float], controls: Sequence[float]) -> str | None:
+    """The reward that is trained on rises while a reward model that is kept out of it finds replies worse, twice in a
+    row, each time over a window. Both of every step; the control was trained on the same labels and shares faults that
+    these have, so its silence proves nothing.
+    """
+    ends = range(WINDOW, len(controls) + 1, WINDOW)
+    paid, found = ([fmean(values[end - WINDOW : end]) for end in ends] for values in (rewards, controls))
+    best = _parted(paid, found, DOUBTED)
+    if best is None:
+        return None
+    return (
+        f"the reward rose from {paid[best]:.3f} to {paid[-1]:.3f} while the control reward, which nothing is trained "
+        f"on, fell from {found[best]:.3f} to {found[-1]:.3f}: the policy may have found what the reward gets wrong."
+    )
+
+
+def _parted(rewards: Sequence[float], controls: Sequence[float], fallen: float) -> int | None:
+    """When controls were at their best, if they were further below it the last two times, and rewards above."""
+    if len(controls) < 3:
+        return None
+    best = max(range(len(controls)), key=controls.__getitem__)
+    later = range(max(best + 1, len(controls) - 2), len(controls))
+    if len(later) < 2 or any(controls[best] - controls[i] <= fallen or rewards[i] <= rewards[best] for i in later):
+        return None
+    return best
 
 
 class Alarms:
@@ -68,7 +92,8 @@ class Alarms:
         self._divergences: list[float] = []
         self._rewards: list[float] = []
         self._rewards_then: list[float] = []
-        self._controls: list[float] = []
+        self._scores: list[float] = []
+        self._words: tuple[list[float], list[float]] = ([], [])
 
     def begin(self, stage: str, steps: int) -> None: ...
 
@@ -79,6 +104,10 @@ class Alarms:
         self._divergences.append(metrics["kl"])
         for name in ("reward", "scored"):  # but for a task's own reward, which is what it stands for
             self._rewards += [metrics[name]] if name in metrics else []
+        if "control" in metrics:
+            for words, name in zip(self._words, ("reward", "control"), strict=True):
+                words.append(metrics[name])
+            self._hear(step, control_falls, *self._words)
         self._hear(step, entropy_collapse, self._entropies)
         self._hear(step, kl_runaway, self._divergences)
 
@@ -87,8 +116,8 @@ class Alarms:
             return
         self._rewards_then.append(fmean(self._rewards))
         self._rewards.clear()
-        self._controls.append(metrics["validation_accuracy"])
-        self._hear(step, reward_hacking, self._rewards_then, self._controls)
+        self._scores.append(metrics["validation_accuracy"])
+        self._hear(step, reward_hacking, self._rewards_then, self._scores)
 
     def replay(self, lines: Iterable[Mapping[str, Any]]) -> None:
         """Hears what a run that goes on has measured so far, as it stands in `metrics.jsonl`."""

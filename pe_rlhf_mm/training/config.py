@@ -8,51 +8,22 @@ Nothing here imports jax: the command line reads these.
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, field, is_dataclass
-from typing import Literal, get_args, get_origin, get_type_hints
+from dataclasses import dataclass, field
+from typing import Literal
 
+from pe_rlhf_mm.adapters.targets import ATTENTION, GROUPS, MLP, TARGETS, adapted
 from pe_rlhf_mm.errors import OutOfRange
-from pe_rlhf_mm.models.config import Attention, Quantization, Remat
+from pe_rlhf_mm.models.config import Attention, Quantization, Remat, VLMConfig
 from pe_rlhf_mm.rollout.settings import Sampling
+from pe_rlhf_mm.training.checks import not_negative, positive, refuse_other_types, within
+from pe_rlhf_mm.training.machines import MeshConfig
 
-TARGETS = ("q", "k", "v", "o", "gate", "up", "down")
-GROUPED = ("rloo", "grpo", "dr-grpo")
-"""Algorithms whose baseline is the group."""
+RANKED = ("online-dpo", "best-of-n")
+"""Algorithms that learn from which replies of a group have the best reward, not from how good it is."""
+GROUPED = ("rloo", "grpo", "dr-grpo", *RANKED)
+"""Algorithms that measure a reply against the others of its group."""
 SAVE_EVERY = 60.0
 """Seconds from one save of a run to the next: what a crash costs at most. A save costs far less of them."""
-
-
-def _refuse_other_types(settings: object) -> None:
-    """Python does not hold a setting to its declared type."""
-    for name, declared in get_type_hints(type(settings)).items():
-        value, where = getattr(settings, name), f"{type(settings).__name__}.{name}"
-        if get_origin(declared) is Literal and value not in get_args(declared):
-            raise OutOfRange(f"{where} must be one of {', '.join(map(str, get_args(declared)))}, not {value!r}")
-        if declared is int and type(value) is not int:
-            raise OutOfRange(f"{where} must be a whole number, not {value!r}")
-        if declared is float and not (type(value) in (int, float) and math.isfinite(value)):
-            raise OutOfRange(f"{where} must be a finite number, not {value!r}")
-        if declared is str and type(value) is not str:
-            raise OutOfRange(f"{where} must be text, not {value!r:.80}")
-        if declared is bool and type(value) is not bool:
-            raise OutOfRange(f"{where} must be True or False, not {value!r}")
-        if isinstance(declared, type) and is_dataclass(declared) and not isinstance(value, declared):
-            raise OutOfRange(f"{where} must be made by {declared.__name__}(..), not {value!r:.80}")
-
-
-def _positive(owner: object, *names: str) -> None:
-    for name in names:
-        value = getattr(owner, name)
-        if not value > 0:
-            raise OutOfRange(f"{type(owner).__name__}.{name} must be above 0, not {value}")
-
-
-def _not_negative(owner: object, *names: str) -> None:
-    for name in names:
-        value = getattr(owner, name)
-        if value < 0:
-            raise OutOfRange(f"{type(owner).__name__}.{name} must be 0 or more, not {value}")
 
 
 @dataclass(frozen=True)
@@ -60,28 +31,50 @@ class LoraConfig:
     """Adapters of every role."""
 
     rank: int = 16
-    """Rank of the sft, policy and value adapters."""
+    """Rank of the sft and policy adapters, and of the value model's, which begins as the SFT policy."""
     reward_rank: int = 4
     """Rank of the reward model's adapter."""
+    value_rank: int = 0
+    """Rank of adapters of the value model's own: it begins as the backbone then. 0 with no value_targets: as above."""
     alpha: float = 16.0
     """Numerator of the scale (ours)."""
     scaling: Literal["lora", "rslora"] = "lora"
     """Of an adapter: alpha / rank, or, rank-stabilised, alpha / √rank."""
-    targets: tuple[str, ...] = ("q", "k", "v", "o")
-    """Adapted matrices of every decoder layer, out of q k v o gate up down."""
+    kind: Literal["lora", "dora"] = "lora"
+    """`dora`: the length of every column of an adapted matrix is learned apart from its direction."""
+    targets: tuple[str, ...] = ATTENTION
+    """Adapted matrices of every decoder layer, out of q k v o (or `attention`) and gate up down (or `mlp`); and of the
+    `tower`, or tower.q and so on, and of the `projector` behind it."""
     reward_targets: tuple[str, ...] = ()
     """Those of the reward model's adapter; none named: the same."""
+    value_targets: tuple[str, ...] = ()
+    """Those of the value model's own adapters, if it has any; none named: the same."""
     dropout: float = 0.0
     """Dropout on the adapters' input while the SFT policy is trained (ours)."""
 
     def __post_init__(self) -> None:
-        _refuse_other_types(self)
-        _positive(self, "rank", "reward_rank", "alpha")
-        for name, named in (("targets", self.targets), ("reward_targets", self.reward_targets or self.targets)):
+        refuse_other_types(self)
+        positive(self, "rank", "reward_rank", "alpha")
+        not_negative(self, "value_rank")
+        for name in ("targets", "reward_targets", "value_targets"):
+            named = getattr(self, name) or self.targets
             if not isinstance(named, tuple | list) or not named or any(target not in TARGETS for target in named):
-                raise OutOfRange(f"LoraConfig.{name} must name some of {', '.join(TARGETS)}, not {named!r}")
+                known = ", ".join([*ATTENTION, *MLP, *GROUPS])
+                raise OutOfRange(f"LoraConfig.{name} must name some of {known}, not {named!r}")
         if not 0 <= self.dropout < 1:
             raise OutOfRange(f"LoraConfig.dropout must be in [0, 1), not {self.dropout}")
+
+    @property
+    def fresh(self) -> dict[str, tuple[int, tuple[str, ...]]]:
+        """Rank and targets of every role that begins with fresh adapters."""
+        found = {"sft": (self.rank, self.targets), "reward": (self.reward_rank, self.reward_targets or self.targets)}
+        if self.value_rank or self.value_targets:
+            found["value"] = (self.value_rank or self.rank, self.value_targets or self.targets)
+        return found
+
+    def adapted(self, config: VLMConfig) -> set[str]:
+        """The matrices of a model that any role adapts."""
+        return {name for _, targets in self.fresh.values() for name in adapted(config, targets)}
 
 
 @dataclass(frozen=True)
@@ -93,13 +86,15 @@ class SFTConfig:
     learning_rate: float = 1e-4
     demonstrations: int = 0
     """Use only so many demonstrations of the training split; 0 means all."""
+    start_from: str = ""
+    """Go on with these adapters instead of fresh ones: of the run RUN, or RUN:role, or a folder in PEFT's layout."""
     packed_length: int = 0
     """Pack demonstrations into rows of so many tokens, `batch_size` rows a step; 0: one a row, in a few lengths."""
 
     def __post_init__(self) -> None:
-        _refuse_other_types(self)
-        _positive(self, "steps", "batch_size", "learning_rate")
-        _not_negative(self, "demonstrations", "packed_length")
+        refuse_other_types(self)
+        positive(self, "steps", "batch_size", "learning_rate")
+        not_negative(self, "demonstrations", "packed_length")
 
 
 @dataclass(frozen=True)
@@ -125,11 +120,35 @@ class RewardConfig:
     """Validate on so many pairs, or ratings."""
     packed_length: int = 0
     """Pack replies into rows of so many tokens, `batch_size` rows a step; only pointwise. 0: one example a row."""
+    members: int = 1
+    """Train so many reward models at once, as adapters over one backbone, each in an order of the data of its own."""
+    learning_rates: tuple[float, ...] = ()
+    """Of the members, in turn; none named: `learning_rate`."""
+    dropouts: tuple[float, ...] = ()
+    """Of the members, in turn; none named: `dropout`."""
+    passes: Literal["apart", "together"] = "apart"
+    """How a step goes through its members: `apart`, one after another, in the memory of one; `together`, in one pass,
+    for which a backbone that a mesh keeps in parts is gathered once."""
+    combine: Literal["warm", "mean", "worst", "uncertainty"] = "warm"
+    """What members make together. `warm`: one reward model, the average of their weights. `mean` and `worst`: the mean
+    and the least of what they say of a reply. `uncertainty`: the mean, less `doubt` times the variance."""
+    doubt: float = 0.5
+    """Of `uncertainty`: how dear it is that members differ (ours)."""
+    control: bool = False
+    """Keep the last member out of the reward. It reads along in RL, and an alarm tells of a reward that rises while the
+    control falls."""
+    flip: float = 0.0
+    """Turn round the labels of this share of the training pairs, or ratings: a study of how robust a reward model is.
+    Validation and test keep theirs."""
 
     def __post_init__(self) -> None:
-        _refuse_other_types(self)
-        _positive(self, "steps", "batch_size", "learning_rate", "validate_every", "validation_pairs")
-        _not_negative(self, "margin", "pairs", "packed_length")
+        refuse_other_types(self)
+        positive(self, "steps", "batch_size", "learning_rate", "validate_every", "validation_pairs", "members")
+        not_negative(self, "margin", "pairs", "packed_length", "doubt")
+        within(self, "dropouts", self.dropouts, 0, 1)
+        within(self, "learning_rates", self.learning_rates, 1e-12, 1)
+        within(self, "flip", [self.flip], 0, 1)
+        self._refuse_impossible_members()
         if self.packed_length and self.loss == "pairwise":
             raise OutOfRange(
                 "RewardConfig.packed_length is for the loss pointwise: the replies of a pair share a row already"
@@ -137,16 +156,25 @@ class RewardConfig:
         if not 0 <= self.dropout < 1:
             raise OutOfRange(f"RewardConfig.dropout must be in [0, 1), not {self.dropout}")
 
+    def _refuse_impossible_members(self) -> None:
+        if self.members == 1:
+            for name in ("learning_rates", "dropouts", "control"):
+                if getattr(self, name):
+                    raise OutOfRange(f"RewardConfig.{name} is for several members, and members is 1")
+        elif self.packed_length:
+            raise OutOfRange("RewardConfig.members read one example a row: leave packed_length at 0")
+
 
 @dataclass(frozen=True)
 class RLConfig:
     """Policy gradients with a baseline and a KL penalty to the SFT policy."""
 
-    algorithm: Literal["reinforce", "rloo", "grpo", "dr-grpo", "ppo"] = "reinforce"
+    algorithm: Literal["reinforce", "rloo", "grpo", "dr-grpo", "ppo", "online-dpo", "best-of-n"] = "reinforce"
     """What a completion must do better than, and how far a step goes. `reinforce`: what the value model expects of it,
     as in the paper. `rloo`: what the others of its group earned; there is no value model then. `grpo`: the mean of its
     group, in deviations of the group, with a clipped ratio. `dr-grpo`: the same without its two divisions. `ppo`: what
-    the value model expects from token to token (GAE), with a clipped ratio."""
+    the value model expects from token to token (GAE), with a clipped ratio. `online-dpo`: DPO on the best and the worst
+    of its group by reward. `best-of-n`: the likelihood of the best of its group."""
     steps: int = 1000
     prompts: int = 128
     """Prompts of one iteration."""
@@ -158,6 +186,11 @@ class RLConfig:
     value_learning_rate: float = 1e-5
     beta: float = 0.05
     """J = E[(1 - beta) · reward - beta · KL]."""
+    kl_target: float = 0.0
+    """Nats a reply, or an episode, from the SFT policy at which beta is to hold the policy: it is moved after every
+    rollout, up if that was further away, else down. 0: it stays as it is given."""
+    kl_gain: float = 0.1
+    """With `kl_target`: beta is multiplied by 1 + kl_gain times the relative error, which is at most 0.2 either way."""
     gamma: float = 1.0
     """What a reward is worth a turn earlier, of tasks that are played; the tokens of a turn are not discounted."""
     kl: Literal["return", "loss", "k3"] = "return"
@@ -176,6 +209,8 @@ class RLConfig:
     credit: Literal["token", "turn"] = "token"
     """Of `ppo`: what a step is. With `turn`, gae_lambda acts from turn to turn, and all tokens of a turn share its
     advantage."""
+    dpo_beta: float = 0.1
+    """Of `online-dpo`: the beta of DPO, how dear leaving the SFT policy is. `beta` is that of the KL term besides."""
     reward: str = "learned"
     """`learned`: the reward model's. `task`: what the environment gives; only for tasks that are played in one. Or the
     id of an evaluator, or path.py:Class of one, which scores each reply or episode: its part `reward`, or its value."""
@@ -200,14 +235,18 @@ class RLConfig:
     evaluation_samples: int = 256
 
     def __post_init__(self) -> None:
-        _refuse_other_types(self)
-        _positive(self, "steps", "prompts", "group", "learning_rate", "value_learning_rate", "temperature")
-        _positive(self, "evaluate_every", "evaluation_samples", "max_turns", "environments", "judge_calls")
-        _positive(self, "epochs", "value_clip")
-        _not_negative(self, "entropy")
+        refuse_other_types(self)
+        positive(self, "steps", "prompts", "group", "learning_rate", "value_learning_rate", "temperature")
+        positive(self, "evaluate_every", "evaluation_samples", "max_turns", "environments", "judge_calls")
+        positive(self, "epochs", "value_clip", "dpo_beta")
+        not_negative(self, "entropy", "kl_target")
         self._refuse_impossible_sampling()
         if not 0 <= self.beta <= 1:
             raise OutOfRange(f"RLConfig.beta must be in [0, 1], not {self.beta}")
+        if not 0 < self.kl_gain < 5:
+            raise OutOfRange(f"RLConfig.kl_gain must be above 0 and below 5, not {self.kl_gain}")
+        if self.kl_target and not self.beta:
+            raise OutOfRange("RLConfig.kl_target moves beta by a factor, and beta is 0: begin with one above 0")
         if not 0 < self.gamma <= 1:
             raise OutOfRange(f"RLConfig.gamma must be above 0 and at most 1, not {self.gamma}")
         if not 0 < self.clip < 1:
@@ -222,6 +261,11 @@ class RLConfig:
             raise OutOfRange(
                 f"RLConfig.group must be at least 2 for {self.algorithm}, not {self.group}: a completion is measured "
                 "against the others of its prompt"
+            )
+        if self.algorithm in RANKED and self.kl == "return" and self.beta:
+            raise OutOfRange(
+                f"RLConfig.kl return is not for {self.algorithm}, which ranks the replies of a group by reward alone: "
+                "take kl loss or k3, or beta 0"
             )
 
     def _refuse_impossible_sampling(self) -> None:
@@ -267,54 +311,9 @@ class PreferenceConfig:
     """Steps from one evaluation on the validation split to the next."""
 
     def __post_init__(self) -> None:
-        _refuse_other_types(self)
-        _positive(self, "steps", "batch_size", "learning_rate", "beta", "evaluate_every")
-        _not_negative(self, "delta", "likelihood", "right", "wrong", "pairs")
-
-
-@dataclass(frozen=True)
-class MeshConfig:
-    """Several devices, of one machine or of several; 1, 1 and 1 is a single device."""
-
-    data: int = 1
-    """Rows of a batch are dealt to so many groups of devices, each of which holds all weights."""
-    fsdp: int = 1
-    """Rows are dealt within a group too, and each of its so many devices keeps a part of every weight."""
-    model: int = 1
-    """Matrices are cut over so many devices, which work on the same rows."""
-
-    def __post_init__(self) -> None:
-        _refuse_other_types(self)
-        _positive(self, "data", "fsdp", "model")
-
-    @property
-    def devices(self) -> int:
-        return self.data * self.fsdp * self.model
-
-    @property
-    def rows(self) -> int:
-        """The number of rows of a batch must be a multiple of it."""
-        return self.data * self.fsdp
-
-
-@dataclass(frozen=True)
-class HostsConfig:
-    """Several machines that run the same command; nothing given is one machine. No setting of a run: it may go on on
-    others."""
-
-    coordinator: str = ""
-    """HOST:PORT of the first of them, or `auto`: JAX finds out, on slices of TPUs and under Slurm, Open MPI and
-    Kubernetes."""
-    count: int = 0
-    """How many processes there are, where JAX does not find out."""
-    index: int = -1
-    """Which of them this one is, from 0."""
-
-    def __post_init__(self) -> None:
-        _refuse_other_types(self)
-        _not_negative(self, "count")
-        if self.index < -1 or (self.count and self.index >= self.count):
-            raise OutOfRange(f"HostsConfig.index must be one of 0 to {self.count - 1}, not {self.index}")
+        refuse_other_types(self)
+        positive(self, "steps", "batch_size", "learning_rate", "beta", "evaluate_every")
+        not_negative(self, "delta", "likelihood", "right", "wrong", "pairs")
 
 
 @dataclass(frozen=True)
@@ -357,9 +356,9 @@ class TuneConfig:
         return self.method == "rlhf" and self.rl.reward == "learned"
 
     def __post_init__(self) -> None:
-        _refuse_other_types(self)
-        _not_negative(self, "seed", "test_samples")
-        _positive(self, "accumulate")
+        refuse_other_types(self)
+        not_negative(self, "seed", "test_samples")
+        positive(self, "accumulate")
         if self.seed >= 2**63:
             raise OutOfRange(f"TuneConfig.seed must be below 2^63, not {self.seed}")
         if self.accumulate > 1 and self.method == "kto":
@@ -371,6 +370,16 @@ class TuneConfig:
             raise OutOfRange(
                 "TuneConfig.accumulate is for losses with one mean, and rl.entropy is taken over tokens where the rest "
                 "is taken over completions: leave it at 0, or give RL whole batches"
+            )
+        if self.lora.kind == "dora" and self.reward.members > 1 and self.reward.combine == "warm":
+            raise OutOfRange(
+                "RewardConfig.combine warm is an average of adapters, and those of LoraConfig.kind dora have none: "
+                "combine them by mean, worst or uncertainty, or use kind lora"
+            )
+        if self.mode == "full" and self.reward.members > 1:
+            raise OutOfRange(
+                f"RewardConfig.members is {self.reward.members}, and they are adapters over one backbone: mode full "
+                "has none. Use mode lora, or one member."
             )
         if self.mode == "full" and self.quantize is not None:
             raise OutOfRange(

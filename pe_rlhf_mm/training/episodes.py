@@ -38,6 +38,7 @@ from pe_rlhf_mm.models.sharding import by_rows, parts_of
 from pe_rlhf_mm.rollout.episodes import Played, play_episodes
 from pe_rlhf_mm.training import forward, passes
 from pe_rlhf_mm.training.config import RLConfig
+from pe_rlhf_mm.training.jury import ALONE, Jury
 from pe_rlhf_mm.training.keeper import Forgetful, Keeper
 from pe_rlhf_mm.training.observer import Observer, Silent
 from pe_rlhf_mm.training.passes import Episodes
@@ -51,7 +52,7 @@ from pe_rlhf_mm.training.policy_gradient import (
     objective,
 )
 from pe_rlhf_mm.training.reinforce import improve
-from pe_rlhf_mm.training.scorers import LEARNED, EvaluatorReward, rewarded
+from pe_rlhf_mm.training.scorers import EvaluatorReward, rewarded
 from pe_rlhf_mm.training.step import Technique
 from pe_rlhf_mm.types import Outcome, Packed, Sample
 
@@ -139,6 +140,11 @@ def _by_episode(found: Float[Array, "B K"], place: Int[Array, "N T"]) -> Float[A
     return found.reshape(-1)[place]
 
 
+def _by_group(x: Array, group: int) -> Array:
+    """Of every sample its episodes, [P, G, ..], which are a whole round of samples apart."""
+    return x.reshape(group, -1, *x.shape[1:]).swapaxes(0, 1)
+
+
 def _cut(played: Played) -> bool:
     last = played.outcome.steps[-1]
     return last.truncated and not last.terminated and lost_by(played.outcome) is None
@@ -167,23 +173,26 @@ def _beyond(
     return jnp.where(rows.cut, beyond, 0)
 
 
-@functools.partial(jax.jit, static_argnames=("config", "settings"))
+@functools.partial(jax.jit, static_argnames=("config", "settings", "jury"))
 def _assess(
-    config: VLMConfig, settings: RLConfig, roles: Roles, rows: Rows
+    config: VLMConfig,
+    settings: RLConfig,
+    roles: Roles,
+    rows: Rows,
+    beta: Float[Array, ""] | float,
+    jury: Jury = ALONE,
 ) -> tuple[EpisodeRollout, dict[str, jax.Array]]:
-    """What every chosen token is given credit for, by the algorithm, and the metrics of a rollout.
-
-    The episodes of a sample are a whole round of samples apart.
-    """
-    source, beta, scope = settings.reward, settings.beta, _scope(settings.reward, rows.turn)
+    """What every chosen token is given credit for, by the algorithm, and the metrics of a rollout."""
+    source, scope = settings.reward, _scope(settings.reward, rows.turn)
     mask, by_episode = rows.mask, functools.partial(_by_episode, place=rows.place)
-    names = assessors(settings, LEARNED.roles if source == "learned" else ())
+    names = assessors(settings, jury.readers if source == "learned" else ())
     said = passes.said(config, roles, names, Episodes(rows.packed, rows.ends), settings, passes.read)
     policy_now, anchor = (jax.tree.map(by_episode, said[role]) for role in ("policy", "anchor"))
-    rewards = rows.rewards
+    rewards, aside = rows.rewards, {}
     if source == "learned":
         last = mask & (rows.turn != jnp.pad(rows.turn, ((0, 0), (0, 1)), constant_values=-1)[:, 1:])
-        rewards = jnp.where(last, by_episode(said["reward"]), 0)
+        rewards = jnp.where(last, by_episode(jury.verdict(said)), 0)
+        aside = {name: masked.token_mean(by_episode(x), last) for name, x in jury.aside(said).items()}
     divergence = kl.k1(policy_now.full_logprobs, anchor.full_logprobs)
     charge = PLACEMENTS[settings.kl].charge(policy_now.full_logprobs, anchor.full_logprobs)
     earned = (1 - beta) * rewards - beta * jnp.where(mask, charge, 0)
@@ -194,8 +203,8 @@ def _assess(
     returns = returns + settings.gamma**away * beyond[:, None]
     whole = Earned(earned, returns, rows.turn, scope, mask, values, beyond)
     given = (whole, policy_now.logprobs, anchor.full_logprobs)
-    grouped = jax.tree.map(lambda x: x.reshape(settings.group, -1, *x.shape[1:]).swapaxes(0, 1), given)
-    found = jax.tree.map(lambda x: x.swapaxes(0, 1).reshape(mask.shape), experience(settings, *grouped))
+    grouped = jax.tree.map(lambda x: _by_group(x, settings.group), given)
+    found = jax.tree.map(lambda x: x.swapaxes(0, 1).reshape(mask.shape), experience(settings, beta, *grouped))
     known = mask.any(axis=-1)
     metrics = {
         EARNED.get(source, "scored"): masked.token_mean(masked.sequence_sum(rewards, mask), known),
@@ -205,7 +214,7 @@ def _assess(
         "turns": masked.token_mean(rows.turn.max(axis=-1) + 1, known),
         "sampler_gap": jnp.where(mask, jnp.abs(rows.logprobs - policy_now.logprobs), 0).max(),
     }
-    return EpisodeRollout(rows.packed, rows.place, mask, rows.ends, found), metrics
+    return EpisodeRollout(rows.packed, rows.place, mask, rows.ends, found), {**metrics, **aside}
 
 
 def loss(
@@ -222,8 +231,9 @@ def loss(
     read = functools.partial(passes.read, how=forward.Pass(remat=remat))
     said = passes.said(config, roles.put(trainable), learners, rows, settings, read)
     now = (said["policy"], said["value"][0] if "value" in said else None)
-    statistics, values = jax.tree.map(lambda found: _by_episode(found, rollout.place), now)
-    return objective(settings, statistics, values, rollout.experience, rollout.mask)
+    by_episode = jax.tree.map(lambda found: _by_episode(found, rollout.place), now)
+    given = (*by_episode, rollout.experience, rollout.mask)
+    return objective(settings, *jax.tree.map(lambda x: _by_group(x, settings.group), given))
 
 
 def told(outcomes: Sequence[Outcome]) -> dict[str, float]:
@@ -248,10 +258,13 @@ def collect_episodes(
     settings: RLConfig,
     evaluator: EvaluatorReward | None,
     key: jax.Array,
+    beta: float,
+    *,
+    jury: Jury = ALONE,
 ) -> tuple[EpisodeRollout, dict[str, Any]]:
     """Plays a group of every sample with the current policy and works out what is constant for the updates on it.
 
-    `evaluator`: what rewards episodes in place of the environment, or of the role `reward`.
+    `evaluator`: what rewards episodes in place of the environment, or of the `jury`. `beta`: of this rollout.
     """
     now, rounds = roles.put(trainable), [*samples] * settings.group
     drawn = (processor, now.weights("policy"), gallery, pool, rounds, settings.sampling, key)
@@ -260,7 +273,7 @@ def collect_episodes(
         outcomes = hosts.led(lambda: rewarded(evaluator, [p.outcome for p in played]))
         played = [p._replace(outcome=outcome) for p, outcome in zip(played, outcomes, strict=True)]
     rows = by_rows(rows_of(processor.config, gallery, played))
-    rollout, metrics = _assess(processor.config, settings, now, rows)
+    rollout, metrics = _assess(processor.config, settings, now, rows, beta, jury)
     return rollout, {**metrics, **told([p.outcome for p in played])}
 
 
@@ -273,6 +286,7 @@ def reinforce_episodes(
     settings: RLConfig,
     evaluator: EvaluatorReward | None = None,
     *,
+    jury: Jury = ALONE,
     monitor: Callable[[Roles], float] | None = None,
     technique: Technique = Technique(),
     seed: int = 0,
@@ -281,8 +295,8 @@ def reinforce_episodes(
 ) -> Roles:
     """Trains the role `policy`, and `value` if the algorithm has one, from `sft` on episodes of samples that are drawn.
 
-    The reward is the task's own, or, with `settings.reward` "learned", what the role `reward` says of each reply, or
-    what an evaluator says of the episode. Every rollout has a gallery of its own: its screens are never seen again, and
+    The reward is the task's own, or, with `settings.reward` "learned", what the jury says of each reply, or what an
+    evaluator says of the episode. Every rollout has a gallery of its own: its screens are never seen again, and
     all of them together fill any memory.
     """
 
@@ -298,10 +312,11 @@ def reinforce_episodes(
         return Stream((choose(k), choose(k + 1)) for k in itertools.count(start))
 
     def draw(
-        roles: Roles, trainable: Trainable, asked: tuple[list[Sample], list[Sample]], key: jax.Array
+        roles: Roles, trainable: Trainable, asked: tuple[list[Sample], list[Sample]], key: jax.Array, beta: float
     ) -> tuple[EpisodeRollout, dict[str, Any]]:
         now, following = asked
-        drawn = collect_episodes(processor, new_gallery(), pool, roles, trainable, now, settings, evaluator, key)
+        given = (processor, new_gallery(), pool, roles, trainable, now, settings, evaluator, key, beta)
+        drawn = collect_episodes(*given, jury=jury)
         for slot, sample in enumerate(following[: pool.size]):
             pool.prepare(slot, sample, seed=0)
         return drawn

@@ -23,6 +23,7 @@ from pe_rlhf_mm.rollout.policy import reply
 from pe_rlhf_mm.rollout.settings import Sampling
 from pe_rlhf_mm.training.config import TuneConfig
 from pe_rlhf_mm.training.judged import label_source
+from pe_rlhf_mm.training.jury import jury_of
 from pe_rlhf_mm.training.observer import Observer
 from pe_rlhf_mm.training.prepare import Questions, ask, new_gallery
 from pe_rlhf_mm.training.reinforce import mean_divergence
@@ -81,10 +82,11 @@ def examine(
     if config.learns_reward:
         labels = _labels(task, "test", config.test_samples, config)
         held_out = _labels(task, "validation", config.reward.validation_pairs, config)
-        accuracy = examine_reward(roles, processor, gallery, labels, held_out)
+        jury = jury_of(config.reward)
+        accuracy = examine_reward(roles, processor, gallery, labels, held_out, jury)
         observer.step("evaluation", 3, _known({"reward_model": accuracy["accuracy"]}))
         replies = zip(questions.prompts, found["sft"].tokens, found["policy"].tokens, strict=True)
-        rewards = score(roles, processor, gallery, [(Row(prompt, group),) for prompt, *group in replies])
+        rewards = score(roles, processor, gallery, [(Row(prompt, group),) for prompt, *group in replies], jury)
 
     divergence = mean_divergence(roles, processor, gallery, questions.prompts, config.rl, seed=config.seed)
     observer.step("evaluation", PARTS, {"kl": divergence.nats})

@@ -14,6 +14,7 @@ from pe_rlhf_mm.adapters.roles import Head, Weights
 from pe_rlhf_mm.algorithms import logprobs
 from pe_rlhf_mm.models import vlm
 from pe_rlhf_mm.models.config import Remat, VLMConfig
+from pe_rlhf_mm.models.layers import Rate
 from pe_rlhf_mm.rollout.sampling import tempered, truncated
 from pe_rlhf_mm.rollout.settings import Sampling
 from pe_rlhf_mm.types import Completions, Packed, Prompts
@@ -22,7 +23,7 @@ from pe_rlhf_mm.types import Completions, Packed, Prompts
 class Pass(NamedTuple):
     """Options of a training pass: dropout on the adapters' inputs with its key, and what layers keep."""
 
-    dropout: float = 0.0
+    dropout: Rate = 0.0
     key: jax.Array | None = None
     remat: Remat = "products"
 

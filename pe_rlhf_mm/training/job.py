@@ -8,15 +8,17 @@ from typing import NamedTuple, TypedDict
 import jax
 
 from pe_rlhf_mm.adapters import roles as role_table
+from pe_rlhf_mm.adapters.files import load_role
 from pe_rlhf_mm.adapters.roles import BACKBONE, Roles
 from pe_rlhf_mm.models.model import Model
 from pe_rlhf_mm.training.config import TuneConfig
+from pe_rlhf_mm.training.jury import members_of
 from pe_rlhf_mm.training.keeper import Keeper
 from pe_rlhf_mm.training.observer import Observer
 from pe_rlhf_mm.training.run import Run
 from pe_rlhf_mm.training.run_keeper import RunKeeper
 from pe_rlhf_mm.training.scorers import EvaluatorReward
-from pe_rlhf_mm.training.start import Start
+from pe_rlhf_mm.training.start import Start, load_start, sft_folder
 from pe_rlhf_mm.training.step import Technique
 from pe_rlhf_mm.training.stopwatch import Stopwatch
 from pe_rlhf_mm.types import Task
@@ -59,6 +61,14 @@ class Job(NamedTuple):
         """The roles that come from the run that this one starts from."""
         return () if self.start is None else self.start.roles
 
+    def begun(self) -> Roles:
+        """The roles before any training, those that are given in their place, and what SFT goes on with."""
+        roles, config = attach(self.model, self.config), self.model.config
+        if self.start is not None:
+            return load_start(roles, self.start, config)
+        reference = self.config.sft.start_from
+        return load_role(sft_folder(reference), roles, "sft", config) if reference else roles
+
     def stage(self, name: str, learned: Sequence[str], roles: Roles, learn: Callable[[], Roles]) -> Roles:
         """The roles after a stage, which makes the `learned` ones: as `learn` trains them, unless they were given.
 
@@ -75,20 +85,36 @@ class Job(NamedTuple):
 
 
 def attach(model: Model, config: TuneConfig) -> Roles:
-    """The roles before any training: `sft` and `reward` equal the backbone; `policy` and `value` start from `sft`."""
-    keys = jax.random.split(jax.random.key(config.seed), 3)
-    roles = role_table.only_backbone(model.state)
-    lora = config.lora
-    for role, rank, targets, key in (
-        ("sft", lora.rank, lora.targets, keys[0]),
-        ("reward", lora.reward_rank, lora.reward_targets or lora.targets, keys[1]),
-    ):
-        if config.mode == "full":
-            roles = roles.start(role, BACKBONE)
-        else:
-            own = (roles, role, model.config)
-            roles = role_table.new_slot_role(
-                *own, rank=rank, alpha=lora.alpha, targets=targets, key=key, scaling=lora.scaling
-            )
+    """The roles before any training: `sft` and reward models equal the backbone, and so does `value` where it has
+    adapters of its own; `policy`, and otherwise `value`, start from `sft`.
+
+    Several reward models begin with the same factors and one head.
+    """
+    first, second, third = jax.random.split(jax.random.key(config.seed), 3)
+    roles = _attached(role_table.only_backbone(model.state), "sft", model, config, first)
     width = model.config.decoder.width
-    return roles.with_head("reward", jax.random.normal(keys[2], (width,)) * width**-0.5)
+    head = jax.random.normal(third, (width,)) * width**-0.5
+    for judge in members_of(config.reward):
+        roles = _attached(roles, judge, model, config, second).with_head(judge, head)
+    if config.mode == "lora" and "value" in config.lora.fresh:
+        roles = _attached(roles, "value", model, config, jax.random.fold_in(first, 1))
+    return roles
+
+
+def _attached(roles: Roles, role: str, model: Model, config: TuneConfig, key: jax.Array) -> Roles:
+    """The roles with one more that equals the backbone."""
+    if config.mode == "full":
+        return roles.start(role, BACKBONE)
+    lora = config.lora
+    rank, targets = lora.fresh[role.partition("-")[0]]
+    return role_table.new_slot_role(
+        roles,
+        role,
+        model.config,
+        rank=rank,
+        alpha=lora.alpha,
+        targets=targets,
+        key=key,
+        scaling=lora.scaling,
+        kind=lora.kind,
+    )

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import NamedTuple
+
+import numpy as np
 
 from pe_rlhf_mm.data.images import Gallery
 from pe_rlhf_mm.data.labels import Label, fault, read_labels
@@ -55,6 +58,18 @@ def training_labels(task: Task, settings: RewardConfig, *, seed: int) -> Sequenc
     if len({type(label) for label in labels}) == 1:
         return labels
     return [rating for label in labels for rating in as_ratings(label)]
+
+
+def flipped(labels: Sequence[Label], share: float, *, seed: int) -> list[Label]:
+    """Labels of which so large a share, drawn from the seed, says the contrary of what it said."""
+    turned = set(np.random.default_rng(seed).permutation(len(labels))[: round(share * len(labels))].tolist())
+    return [_contrary(label) if i in turned else label for i, label in enumerate(labels)]
+
+
+def _contrary(label: Label) -> Label:
+    if isinstance(label, Rated):
+        return replace(label, label=1 - label.label)
+    return replace(label, probability=1 - label.probability)
 
 
 def pair_source(task: Task, method: str) -> LabelSource:

@@ -9,11 +9,15 @@ from pe_rlhf_mm.training.step import TrainState
 
 
 class Reached(NamedTuple, Generic[Learned]):
-    """The state after a step, and the best that was validated before it, if there is one."""
+    """The state after a step, and the best that was validated before it, if there is one.
+
+    `coefficient`: what the next batch is drawn with, of a stage whose drawing has one.
+    """
 
     state: TrainState[Learned]
     best: Learned | None = None
     best_score: float = float("-inf")
+    coefficient: float = 0.0
 
 
 class Keeper(Protocol):

@@ -8,7 +8,6 @@ from typing import NamedTuple
 import numpy as np
 
 from pe_rlhf_mm import hosts
-from pe_rlhf_mm.data.images import Gallery
 from pe_rlhf_mm.data.streams import blocks
 from pe_rlhf_mm.models.sharding import by_rows
 from pe_rlhf_mm.rollout.policy import Policy
@@ -27,7 +26,7 @@ class Likelihood(NamedTuple):
 
 def likelihoods(policy: Policy, conversations: Sequence[Sequence[Message]], replies: Sequence[str]) -> list[Likelihood]:
     """Of each reply to its conversation, at temperature 1. Raises PromptTooLong, ImageError."""
-    processor, gallery = policy.processor, Gallery(policy.processor.config, look_with=policy.weights.state)
+    processor, gallery = policy.processor, policy.gallery()
     prompts, completions = processor.encode(conversations, gallery), processor.encode_replies(replies)
     refuse_long_replies(prompts, completions, processor)
     sizes = np.array([(len(p.tokens), len(c)) for p, c in zip(prompts, completions, strict=True)]).reshape(-1, 2)

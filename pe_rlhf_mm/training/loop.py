@@ -23,15 +23,18 @@ from pe_rlhf_mm.training.termination import held
 class Drawing(NamedTuple, Generic[Learned]):
     """How batches are made of what is fed, how many steps are taken on each, and in which parts a step reads it.
 
-    `draw`: (what is trained, what was fed, the number of the step) -> (the batch, what was measured in drawing).
+    `draw`: (what is trained, what was fed, the number of the step, the coefficient) -> (the batch, what was measured in
+    drawing). `coefficient`: that of the first batch; `adapt`: (the coefficient, what was measured) -> that of the next.
     """
 
-    draw: Callable[[Learned, Any, int], tuple[Any, Mapping[str, Any]]]
+    draw: Callable[[Learned, Any, int, float], tuple[Any, Mapping[str, Any]]]
     epochs: int = 1
     parts: Parts = WHOLE
+    coefficient: float = 0.0
+    adapt: Callable[[float, Mapping[str, float]], float] = lambda coefficient, measured: coefficient
 
 
-AS_FED: Drawing[Any] = Drawing(lambda trainable, fed, step: (by_rows(fed), {}))
+AS_FED: Drawing[Any] = Drawing(lambda trainable, fed, step, coefficient: (by_rows(fed), {}))
 """The batch is what was fed; nothing is drawn with what is trained."""
 
 
@@ -59,8 +62,8 @@ def train(
     validated, so that comes first then; and only the last step on a batch is, so that the next comes out the same.
     Raises TrainingDiverged at the first step whose loss or gradient is not finite.
     """
-    reached = keeper.begin(stage, Reached(new_state(trainable, roles, optimizer, key)))
-    start, (draw, epochs, parts) = int(reached.state.step), drawing
+    reached = keeper.begin(stage, Reached(new_state(trainable, roles, optimizer, key), coefficient=drawing.coefficient))
+    start, epochs = int(reached.state.step), drawing.epochs
     observer.begin(stage, steps)
     if not start and fed.padding_share is not None:
         observer.note(stage, 0, {"padding_share": fed.padding_share})
@@ -75,23 +78,23 @@ def train(
         observer.note(stage, step, {"validation_accuracy": score})
         if score <= reached.best_score:
             return reached
-        # A copy: a step gives the weights it was given away.
-        best = jax.tree.map(jax.numpy.copy, roles.frozen(reached.state.trainable))
-        return Reached(reached.state, best, score)
+        best = jax.tree.map(jax.numpy.copy, roles.frozen(reached.state.trainable))  # a step gives its weights away
+        return reached._replace(best=best, best_score=score)
 
     reached = validated(reached, start)
     with closing(fed.batches(start // epochs)) as batches:
         for done in range(start, steps, epochs):
-            batch, drawn = draw(reached.state.trainable, next(batches), done + 1)
+            batch, drawn = drawing.draw(reached.state.trainable, next(batches), done + 1, reached.coefficient)
             with held():
                 for step in range(done + 1, min(done + epochs, steps) + 1):
-                    how = {"loss": loss, "optimizer": optimizer, "parts": parts}
+                    how = {"loss": loss, "optimizer": optimizer, "parts": drawing.parts}
                     state, metrics = train_step(reached.state, roles, batch, **how)
                     reached = reached._replace(state=state)
                     # Fetching the numbers also waits for the step: several CPU devices dead-lock if steps pile up.
                     numbers = {name: float(value) for name, value in jax.device_get({**drawn, **metrics}).items()}
                     refuse_non_finite(stage, step, numbers)
                     observer.step(stage, step, numbers)
+                reached = reached._replace(coefficient=drawing.adapt(reached.coefficient, numbers))
                 keeper.step(stage, reached)
             reached = validated(reached, step)
     return reached.state.trainable if reached.best is None else reached.best

@@ -5,12 +5,14 @@ All clip the gradient to norm 1, warm up linearly, and go on at a constant rate 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import jax
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from pe_rlhf_mm.adapters.roles import Trainable
 
 
 class Optimizer(Protocol):
@@ -42,6 +44,14 @@ def adafactor(
 
 
 OPTIMIZERS: dict[str, Optimizer] = {"adam": adam, "adafactor": adafactor}
+
+
+def by_role(trainable: Trainable, each: Mapping[str, optax.GradientTransformation]) -> optax.GradientTransformation:
+    """Every role with an optimizer of its own: each has a rate and a norm."""
+    labels = Trainable(
+        *({role: jax.tree.map(lambda _, r=role: r, tree) for role, tree in p.items()} for p in trainable)
+    )
+    return optax.partition(each, labels)
 
 
 def _clipped(

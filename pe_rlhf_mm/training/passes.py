@@ -3,7 +3,7 @@
 A pass gathers every matrix W of a backbone that is kept in parts, whoever asks. Roles that differ in their adapters
 alone go through it together: hidden states have one more axis, e, along which nothing but the adapters varies,
 
-    y[e] = x[e] W + scale[e] · (x[e] a[e]) b[e]
+    y[e] = gain[e] ∘ (x[e] W + scale[e] · (x[e] a[e]) b[e]),      gain 1 but for DoRA
 
 and W, the images, and who sees whom are there once for all of them. Gradients come back through one pass as well.
 """
@@ -20,8 +20,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from pe_rlhf_mm.adapters import lora
-from pe_rlhf_mm.adapters.roles import Head, Roles, Weights
+from pe_rlhf_mm.adapters import dora, lora
+from pe_rlhf_mm.adapters.roles import Head, Roles, Weights, adapted_by
 from pe_rlhf_mm.models import vlm
 from pe_rlhf_mm.models.config import VLMConfig
 from pe_rlhf_mm.models.sharding import parts_of
@@ -137,6 +137,11 @@ def _reward(
 READERS: dict[str, Reader] = {"policy": _policy, "anchor": _policy, "value": _value, "reward": _reward}
 
 
+def reader_of(role: str) -> Reader:
+    """A member of several, `reward-2` for instance, is read as the one is."""
+    return READERS[role.partition("-")[0]]
+
+
 @functools.partial(
     jax.tree_util.register_dataclass, data_fields=["state", "slots", "scales", "heads"], meta_fields=["readers"]
 )
@@ -157,7 +162,7 @@ class Joint:
 
 def joint(roles: Roles, names: Sequence[str]) -> Joint:
     """Of roles that share the backbone, any number, or of one that has a copy of all weights."""
-    heads, readers = tuple(roles.heads.get(name) for name in names), tuple(READERS[name] for name in names)
+    heads, readers = tuple(roles.heads.get(name) for name in names), tuple(map(reader_of, names))
     if names[0] in roles.copies:
         return Joint(roles.copies[names[0]], (), (), heads, readers)
     slots, scales = tuple(roles.slots[name] for name in names), tuple(roles.scales[name] for name in names)
@@ -184,13 +189,16 @@ def _hidden(of: Joint, compute: Callable[[Weights], Float[Array, "B S D"]]) -> I
     if not of.slots:
         return [compute(Weights(of.state, None))]
     if len(of.slots) == 1:
-        return [compute(Weights(of.state, lora.only(of.slots[0], of.scales[0])))]
+        return [compute(adapted_by(of.state, of.slots[0], of.scales[0]))]
     # Without a name for the axis of roles, every constraint on a layout would leave it to the compiler how to cut that
     # axis. With the name of no mesh axis it is whole on every device, and rows are cut as in a pass of one role.
     each = jax.vmap(
-        lambda slot, scale: compute(Weights(of.state, lora.only(slot, scale))), in_axes=(1, 0), spmd_axis_name=()
+        lambda slot, scale, gains: compute(Weights(of.state, lora.only(slot, scale, gains))),
+        in_axes=(1, 0, 1),
+        spmd_axis_name=(),
     )
-    return each(lora.side_by_side(of.slots), jnp.stack(of.scales))
+    gains = [dora.gains(of.state, slot, scale) for slot, scale in zip(of.slots, of.scales, strict=True)]
+    return each(lora.side_by_side(of.slots), jnp.stack(of.scales), lora.gains_side_by_side(gains))
 
 
 # --- which roles share a pass -----------------------------------------------------------------------------------

@@ -15,10 +15,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from pe_rlhf_mm.adapters.roles import Roles
-from pe_rlhf_mm.algorithms import advantages, kl, losses, masked, ratios
+from pe_rlhf_mm.algorithms import advantages, kl, losses, masked, preferences, ratios
 from pe_rlhf_mm.models.config import VLMConfig
-from pe_rlhf_mm.training import forward
 from pe_rlhf_mm.training.config import RLConfig
+from pe_rlhf_mm.training.forward import PolicyStatistics as Statistics
 
 
 class Earned(NamedTuple):
@@ -41,22 +41,23 @@ class Earned(NamedTuple):
 class Credit(NamedTuple):
     """What the policy is to learn from, and what the value model, if there is one, is to learn."""
 
-    advantages: Float[Array, "*n T"]
-    returns: Float[Array, "*n T"]
+    advantages: Float[Array, "*n G T"]
+    returns: Float[Array, "*n G T"]
 
 
 class Experience(NamedTuple):
-    """Of every token of a rollout, what is constant for the updates on it.
+    """Of every token of a rollout, group by group, what is constant for the updates on it.
 
     `logprobs`: under the policy that drew it, as the trainer works them out; `anchor_logprobs`: under the anchor, and
-    before top-k and top-p; `values`: what V said then, where it was asked.
+    before top-k and top-p; `values`: what V said then, where it was asked; `beta`: what a nat of the KL term costs.
     """
 
-    logprobs: Float[Array, "*n T"]
-    anchor_logprobs: Float[Array, "*n T"]
-    advantages: Float[Array, "*n T"]
-    returns: Float[Array, "*n T"]
+    logprobs: Float[Array, "*n G T"]
+    anchor_logprobs: Float[Array, "*n G T"]
+    advantages: Float[Array, "*n G T"]
+    returns: Float[Array, "*n G T"]
     values: Any
+    beta: Float[Array, "*n G T"]
 
 
 class Algorithm(NamedTuple):
@@ -70,7 +71,7 @@ class Algorithm(NamedTuple):
     roles: tuple[str, ...]
     appraised: bool
     credit: Callable[[RLConfig, Earned], Credit]
-    policy_loss: Callable[[RLConfig, Array, Any, Experience, Array], Float[Array, ""]]
+    policy_loss: Callable[[RLConfig, Statistics, Any, Experience, Array], Float[Array, ""]]
     value_loss: Callable[[RLConfig, Array, Experience, Array], Float[Array, ""]] | None
     mean: Callable[[RLConfig, Array, Array], Float[Array, ""]]
 
@@ -101,32 +102,40 @@ def _generalized(settings: RLConfig, earned: Earned) -> Credit:
 
 
 def _weighted(
-    settings: RLConfig, logprobs: Array, drawn: Array, gains: Float[Array, "*n T"], mask: Array
+    settings: RLConfig, now: Statistics, of: Experience, gains: Float[Array, "*n T"], mask: Array
 ) -> Float[Array, "*n T"]:
     """By how much likelier tokens have become since they were drawn, up to a cap; with one epoch, just now."""
     if settings.epochs == 1:
         return gains
-    return ratios.truncated(logprobs, drawn, mask, settings.truncation) * gains
+    return ratios.truncated(now.logprobs, of.logprobs, mask, settings.truncation) * gains
 
 
-def _reinforce(settings: RLConfig, logprobs: Array, values: Array, of: Experience, mask: Array) -> Float[Array, ""]:
-    return losses.reinforce(logprobs, _weighted(settings, logprobs, of.logprobs, of.returns - values, mask), mask)
+def _reinforce(settings: RLConfig, now: Statistics, values: Array, of: Experience, mask: Array) -> Float[Array, ""]:
+    return losses.reinforce(now.logprobs, _weighted(settings, now, of, of.returns - values, mask), mask)
 
 
-def _rloo(settings: RLConfig, logprobs: Array, values: None, of: Experience, mask: Array) -> Float[Array, ""]:
-    return losses.reinforce(logprobs, _weighted(settings, logprobs, of.logprobs, of.advantages, mask), mask)
+def _rloo(settings: RLConfig, now: Statistics, values: None, of: Experience, mask: Array) -> Float[Array, ""]:
+    return losses.reinforce(now.logprobs, _weighted(settings, now, of, of.advantages, mask), mask)
 
 
-def _grpo(settings: RLConfig, logprobs: Array, values: None, of: Experience, mask: Array) -> Float[Array, ""]:
-    return losses.grpo(logprobs, of.logprobs, of.advantages, mask, settings.clip)
+def _grpo(settings: RLConfig, now: Statistics, values: None, of: Experience, mask: Array) -> Float[Array, ""]:
+    return losses.grpo(now.logprobs, of.logprobs, of.advantages, mask, settings.clip)
 
 
-def _dr_grpo(settings: RLConfig, logprobs: Array, values: None, of: Experience, mask: Array) -> Float[Array, ""]:
-    return losses.dr_grpo(logprobs, of.logprobs, of.advantages, mask, settings.clip, settings.max_tokens)
+def _dr_grpo(settings: RLConfig, now: Statistics, values: None, of: Experience, mask: Array) -> Float[Array, ""]:
+    return losses.dr_grpo(now.logprobs, of.logprobs, of.advantages, mask, settings.clip, settings.max_tokens)
 
 
-def _ppo(settings: RLConfig, logprobs: Array, values: Array, of: Experience, mask: Array) -> Float[Array, ""]:
-    return losses.ppo(logprobs, of.logprobs, of.advantages, mask, settings.clip)
+def _ppo(settings: RLConfig, now: Statistics, values: Array, of: Experience, mask: Array) -> Float[Array, ""]:
+    return losses.ppo(now.logprobs, of.logprobs, of.advantages, mask, settings.clip)
+
+
+def _online_dpo(settings: RLConfig, now: Statistics, values: None, of: Experience, mask: Array) -> Float[Array, ""]:
+    return preferences.online_dpo(now.full_logprobs, of.anchor_logprobs, of.advantages, mask, settings.dpo_beta)
+
+
+def _best_of_n(settings: RLConfig, now: Statistics, values: None, of: Experience, mask: Array) -> Float[Array, ""]:
+    return losses.reinforce(now.full_logprobs, of.advantages, mask)
 
 
 def _squares(settings: RLConfig, values: Array, of: Experience, mask: Array) -> Float[Array, ""]:
@@ -149,9 +158,15 @@ def _share(settings: RLConfig, terms: Array, mask: Array) -> Float[Array, ""]:
     return masked.sequence_sum_mean(terms, mask) / settings.max_tokens
 
 
-_others, _standardized, _above = (
+_others, _standardized, _above, _pairs, _best = (
     functools.partial(_in_group, measure)
-    for measure in (advantages.above_the_others, advantages.standardized, advantages.above_the_mean)
+    for measure in (
+        advantages.above_the_others,
+        advantages.standardized,
+        advantages.above_the_mean,
+        advantages.best_and_worst,
+        advantages.best_of_group,
+    )
 )
 
 ALGORITHMS = {
@@ -160,6 +175,8 @@ ALGORITHMS = {
     "grpo": Algorithm(("policy",), False, _standardized, _grpo, None, _mean),
     "dr-grpo": Algorithm(("policy",), False, _above, _dr_grpo, None, _share),
     "ppo": Algorithm(("policy", "value"), True, _generalized, _ppo, _clipped_squares, _sum),
+    "online-dpo": Algorithm(("policy",), False, _pairs, _online_dpo, None, _sum),
+    "best-of-n": Algorithm(("policy",), False, _best, _best_of_n, None, _sum),
 }
 
 
@@ -167,10 +184,12 @@ ALGORITHMS = {
 
 
 def begun(roles: Roles, config: VLMConfig, settings: RLConfig) -> Roles:
-    """The roles before the first step: the anchor and those that are trained equal `sft`; V says 0 of everything."""
+    """The roles before the first step: the anchor and those that are trained equal `sft`, unless the value model has
+    fresh adapters of its own; V says 0 of everything."""
     learning = ALGORITHMS[settings.algorithm].roles
     for role in ("anchor", *learning):
-        roles = roles.start(role, "sft")
+        if role != "value" or "value" not in roles.slots:
+            roles = roles.start(role, "sft")
     return roles.with_head("value", jnp.zeros(config.decoder.width)) if "value" in learning else roles
 
 
@@ -214,30 +233,34 @@ def assessors(settings: RLConfig, judges: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def experience(
-    settings: RLConfig, earned: Earned, logprobs: Float[Array, "*n G T"], anchor_logprobs: Float[Array, "*n G T"]
+    settings: RLConfig,
+    beta: Float[Array, ""] | float,
+    earned: Earned,
+    logprobs: Float[Array, "*n G T"],
+    anchor_logprobs: Float[Array, "*n G T"],
 ) -> Experience:
-    """What the updates on a rollout are given: the log-probabilities, and credit by the algorithm."""
+    """What the updates on a rollout are given: the log-probabilities, credit by the algorithm, and β."""
     credit = ALGORITHMS[settings.algorithm].credit(settings, earned)
-    return Experience(logprobs, anchor_logprobs, *credit, earned.values)
+    return Experience(logprobs, anchor_logprobs, *credit, earned.values, jnp.full(logprobs.shape, beta))
 
 
 def objective(
     settings: RLConfig,
-    statistics: forward.PolicyStatistics,
+    statistics: Statistics,
     values: Any,
     of: Experience,
-    mask: Bool[Array, "*n T"],
+    mask: Bool[Array, "*n G T"],
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """L_pg + L_v + β · penalty - c · entropy, of rows of completions or of episodes, and its metrics.
+    """L_pg + L_v + penalty · β - c · entropy, of groups of completions or of episodes, and its metrics.
 
     `statistics` and `values` are those of now; None where there is no value model, and no L_v.
     """
     algorithm = ALGORITHMS[settings.algorithm]
-    policy_loss = algorithm.policy_loss(settings, statistics.logprobs, values, of, mask)
-    penalty = PLACEMENTS[settings.kl].penalty(statistics.full_logprobs, of.anchor_logprobs)
+    policy_loss = algorithm.policy_loss(settings, statistics, values, of, mask)
+    penalty = of.beta * PLACEMENTS[settings.kl].penalty(statistics.full_logprobs, of.anchor_logprobs)
     entropy = masked.token_mean(statistics.entropy, mask)
     metrics = {"policy_loss": policy_loss, "entropy": entropy}
-    loss = policy_loss + settings.beta * algorithm.mean(settings, penalty, mask)
+    loss = policy_loss + algorithm.mean(settings, penalty, mask)
     if settings.entropy:
         loss = loss - settings.entropy * entropy
     if settings.epochs > 1:

@@ -16,6 +16,7 @@ from pe_rlhf_mm.models.model import Model
 from pe_rlhf_mm.training.config import TuneConfig
 from pe_rlhf_mm.training.judged import (
     LabelSource,
+    flipped,
     judge,
     label_source,
     preference_source,
@@ -24,6 +25,7 @@ from pe_rlhf_mm.training.judged import (
     training_pairs,
     training_ratings,
 )
+from pe_rlhf_mm.training.jury import missing
 from pe_rlhf_mm.training.reward import Judged
 from pe_rlhf_mm.training.sft import Demonstration
 from pe_rlhf_mm.types import Sample, Task
@@ -54,7 +56,9 @@ class Data(NamedTuple):
 
 def new_gallery(model: Model, config: TuneConfig) -> Gallery:
     """Images to be looked at once by the frozen tower (mode `lora`), or by every role's own tower (mode `full`)."""
-    return Gallery(model.config, look_with=model.state if config.mode == "lora" else None)
+    if config.mode == "full":
+        return Gallery(model.config)
+    return Gallery(model.config, look_with=model.state, adapted=config.lora.adapted(model.config))
 
 
 def ask(samples: Sequence[Sample], processor: Processor, gallery: Gallery, *, room: int) -> Questions:
@@ -108,7 +112,8 @@ def _labels(task: Task, config: TuneConfig, *, seed: int) -> tuple[list[Label], 
     for split in ("validation", "test") if settings.labels else SPLITS:
         _refuse_empty(task, source, split, seed=seed)
     training, validation = training_labels(task, settings, seed=seed), list(source.read("validation", seed=seed))
-    return pick(training, settings.pairs, seed=seed), pick(validation, settings.validation_pairs, seed=seed)
+    chosen, held_out = pick(training, settings.pairs, seed=seed), pick(validation, settings.validation_pairs, seed=seed)
+    return flipped(chosen, settings.flip, seed=seed), held_out
 
 
 def _pairs(task: Task, config: TuneConfig, *, seed: int) -> tuple[list[Label], list[Label]]:
@@ -134,7 +139,7 @@ def prepare(task: Task, model: Model, config: TuneConfig, *, given: Collection[s
     held_out: list[Label] = []
     if config.method != "rlhf":
         labels, held_out = _pairs(task, config, seed=seed)
-    elif config.learns_reward and "reward" not in given:
+    elif config.learns_reward and missing(config.reward, given):
         labels, held_out = _labels(task, config, seed=seed)
     demonstrations: Sequence[Demonstration] = []
     if "sft" not in given:

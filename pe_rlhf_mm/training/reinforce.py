@@ -36,7 +36,7 @@ from pe_rlhf_mm.training.config import RLConfig
 from pe_rlhf_mm.training.keeper import Forgetful, Keeper
 from pe_rlhf_mm.training.loop import Drawing, train
 from pe_rlhf_mm.training.observer import Observer, Silent
-from pe_rlhf_mm.training.optimizers import OPTIMIZERS
+from pe_rlhf_mm.training.optimizers import OPTIMIZERS, by_role
 from pe_rlhf_mm.training.passes import Completed
 from pe_rlhf_mm.training.policy_gradient import (
     ALGORITHMS,
@@ -85,7 +85,11 @@ def replies(rollout: Rollout) -> Array:
 
 @functools.partial(jax.jit, static_argnames="settings")
 def _assess(
-    settings: RLConfig, sampled: Sampled, said: Mapping[str, Any], rewards: Float[Array, "B G"]
+    settings: RLConfig,
+    sampled: Sampled,
+    said: Mapping[str, Any],
+    rewards: Float[Array, "B G"],
+    beta: Float[Array, ""] | float,
 ) -> tuple[Experience, dict[str, jax.Array]]:
     """What every token is given credit for, by the algorithm, and the metrics of a rollout."""
     mask = sampled.completions.mask  # which may leave out whole completions that have been read
@@ -99,10 +103,10 @@ def _assess(
         "sampler_gap": gap.max(),
     }
     charge = PLACEMENTS[settings.kl].charge(policy_now.full_logprobs, anchor.full_logprobs)
-    earned = advantages.token_rewards(rewards, charge, mask, settings.beta)
+    earned = advantages.token_rewards(rewards, charge, mask, beta)
     turn, beyond = jnp.zeros(mask.shape, int), jnp.zeros(rewards.shape)
     whole = Earned(earned, advantages.returns_to_go(earned), turn, turn, mask, said.get("value"), beyond)
-    return experience(settings, whole, policy_now.logprobs, anchor.full_logprobs), metrics
+    return experience(settings, beta, whole, policy_now.logprobs, anchor.full_logprobs), metrics
 
 
 def collect(
@@ -113,8 +117,12 @@ def collect(
     settings: RLConfig,
     scorer: Scorer,
     key: jax.Array,
+    beta: float,
 ) -> tuple[Rollout, dict[str, Any]]:
-    """Draws completions with the current policy and works out what is constant for the updates on them."""
+    """Draws completions with the current policy and works out what is constant for the updates on them.
+
+    `beta`: of this rollout, which may be another one than that of the settings, with which RL begins.
+    """
     now, prompts = roles.put(trainable), by_rows(asked.prompts)
     keys = jax.random.split(key, len(prompts.tokens))
     sampled = sample(config, *now.weights("policy"), prompts, keys, group=settings.group, sampling=settings.sampling)
@@ -122,7 +130,7 @@ def collect(
     said = passes.said(config, now, names, rows, settings)
     worth = scorer.worth(said, Asked(prompts, asked.numbers), sampled.completions)
     sampled = sampled._replace(completions=worth.of_known(sampled.completions))
-    found, metrics = _assess(settings, sampled, said, worth.rewards)
+    found, metrics = _assess(settings, sampled, said, worth.rewards, beta)
     return Rollout(prompts, sampled.completions, worth.rewards, found), {**metrics, **worth.metrics}
 
 
@@ -152,13 +160,10 @@ def _sizes(prompts: Sequence[EncodedPrompt], settings: RLConfig) -> Int[np.ndarr
 
 
 def optimizer_for(settings: RLConfig, trainable: Trainable, name: str = "adam") -> optax.GradientTransformation:
-    """One of OPTIMIZERS for the policy, one for the value model, if there is one: each has a rate and a norm."""
-    labels = Trainable(
-        *({role: jax.tree.map(lambda _, r=role: r, tree) for role, tree in p.items()} for p in trainable)
-    )
+    """One of OPTIMIZERS for the policy, one for the value model, if there is one."""
     rates = {"policy": settings.learning_rate, "value": settings.value_learning_rate}
     roles = ALGORITHMS[settings.algorithm].roles
-    return optax.partition({role: OPTIMIZERS[name](rates[role], settings.steps) for role in roles}, labels)
+    return by_role(trainable, {role: OPTIMIZERS[name](rates[role], settings.steps) for role in roles})
 
 
 def reinforce(
@@ -182,8 +187,10 @@ def reinforce(
     """
     config = processor.config
 
-    def draw(roles: Roles, trainable: Trainable, asked: Asked, key: jax.Array) -> tuple[Rollout, dict[str, Any]]:
-        return collect(config, roles, trainable, asked, settings, scorer, key)
+    def draw(
+        roles: Roles, trainable: Trainable, asked: Asked, key: jax.Array, beta: float
+    ) -> tuple[Rollout, dict[str, Any]]:
+        return collect(config, roles, trainable, asked, settings, scorer, key, beta)
 
     return improve(
         roles,
@@ -204,7 +211,7 @@ def improve(
     roles: Roles,
     config: VLMConfig,
     fed: Fed,
-    draw: Callable[[Roles, Trainable, Any, jax.Array], tuple[Any, dict[str, Any]]],
+    draw: Callable[[Roles, Trainable, Any, jax.Array, float], tuple[Any, dict[str, Any]]],
     loss: Loss[Trainable],
     settings: RLConfig,
     technique: Technique,
@@ -214,13 +221,23 @@ def improve(
     observer: Observer,
     keeper: Keeper,
 ) -> Roles:
-    """The loop, where a batch is a rollout that `draw` makes of what is fed, with the current policy.
+    """The loop, where a batch is a rollout that `draw` makes of what is fed, with the current policy, and with β.
 
     With a `monitor`, returns what scored best on it, the policy that RL began with included; otherwise the last.
     """
     roles = begun(roles, config, settings)
     training_key, drawing_key = jax.random.split(jax.random.key(seed))
     trainable = roles.pick(*ALGORITHMS[settings.algorithm].roles)
+
+    def drawn(now: Trainable, asked: Any, step: int, beta: float) -> tuple[Any, dict[str, Any]]:
+        rollout, metrics = draw(roles, now, asked, jax.random.fold_in(drawing_key, step), beta)
+        return rollout, {**metrics, "beta": beta}
+
+    def adapt(beta: float, measured: Mapping[str, float]) -> float:
+        if not settings.kl_target:
+            return beta
+        return hosts.led(lambda: kl.adapted(beta, measured["kl"], settings.kl_target, settings.kl_gain))
+
     trained = train(
         "rl",
         roles,
@@ -232,11 +249,7 @@ def improve(
         key=training_key,
         observer=observer,
         keeper=keeper,
-        drawing=Drawing(
-            lambda now, asked, step: draw(roles, now, asked, jax.random.fold_in(drawing_key, step)),
-            settings.epochs,
-            Parts(technique.accumulate, replies),
-        ),
+        drawing=Drawing(drawn, settings.epochs, Parts(technique.accumulate, replies), settings.beta, adapt),
         validate=None if monitor is None else lambda now: monitor(roles.put(now)),
         validate_every=settings.evaluate_every,
         validate_from=0,

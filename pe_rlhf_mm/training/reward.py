@@ -23,20 +23,24 @@ from pe_rlhf_mm.algorithms import losses, masked
 from pe_rlhf_mm.data.images import Gallery
 from pe_rlhf_mm.data.packing import last_token, pack
 from pe_rlhf_mm.data.processor import EncodedPrompt, Processor
-from pe_rlhf_mm.data.streams import Fed, blocks, bucketed, packed
+from pe_rlhf_mm.data.streams import Fed, blocks, bucketed, bucketed_for_each, packed
 from pe_rlhf_mm.data.transcript import Turn
 from pe_rlhf_mm.errors import UserError
 from pe_rlhf_mm.models.config import Remat, VLMConfig
+from pe_rlhf_mm.models.layers import Rate
 from pe_rlhf_mm.models.sharding import by_rows
 from pe_rlhf_mm.training import forward
 from pe_rlhf_mm.training.accumulation import Parts, alike
 from pe_rlhf_mm.training.config import RewardConfig
+from pe_rlhf_mm.training.jury import ALONE, Jury
 from pe_rlhf_mm.training.keeper import Forgetful, Keeper
 from pe_rlhf_mm.training.loop import AS_FED, train
 from pe_rlhf_mm.training.observer import Observer, Silent
 from pe_rlhf_mm.training.optimizers import OPTIMIZERS
 from pe_rlhf_mm.training.step import Loss, Technique
 from pe_rlhf_mm.types import Completions, Packed, Prompts
+
+FED = "pairs or ratings"
 
 
 class Row(NamedTuple):
@@ -67,8 +71,8 @@ class JudgedBatch(NamedTuple):
     margin: Float[Any, " B"]
 
 
-def _judge_of(roles: Roles) -> tuple[Weights, Head]:
-    return roles.weights("reward"), roles.heads["reward"]
+def _judge_of(roles: Roles, role: str = "reward") -> tuple[Weights, Head]:
+    return roles.weights(role), roles.heads[role]
 
 
 def _scores(config: VLMConfig, roles: Roles, batch: JudgedBatch, how: forward.Pass) -> Float[Array, "B G"]:
@@ -92,7 +96,7 @@ def rated_right(scores: Float[Any, "*n"], labels: Float[Any, "*n"]) -> Float[Arr
 
 def pairwise(
     config: VLMConfig,
-    dropout: float,
+    dropout: Rate,
     remat: Remat,
     trainable: Trainable,
     roles: Roles,
@@ -111,7 +115,7 @@ def pairwise(
 
 def pointwise(
     config: VLMConfig,
-    dropout: float,
+    dropout: Rate,
     remat: Remat,
     trainable: Trainable,
     roles: Roles,
@@ -128,7 +132,10 @@ def pointwise(
     return losses.pointwise(scores, batch.labels, jnp.ones(scores.shape, bool)), metrics
 
 
-LOSSES = {"pairwise": pairwise, "pointwise": pointwise}
+LOSSES: dict[str, Callable[..., tuple[jax.Array, dict[str, jax.Array]]]] = {
+    "pairwise": pairwise,
+    "pointwise": pointwise,
+}
 
 
 class PackedBatch(NamedTuple):
@@ -140,7 +147,7 @@ class PackedBatch(NamedTuple):
 
 def packed_pointwise(
     config: VLMConfig,
-    dropout: float,
+    dropout: Rate,
     remat: Remat,
     trainable: Trainable,
     roles: Roles,
@@ -206,22 +213,39 @@ def feed(
     margin: float = 0.0,
 ) -> Fed[JudgedBatch]:
     """Examples as endless batches of a few shapes; `margin`: how much theirs count. UserError if there is none."""
+    collate = functools.partial(_collate, processor, gallery, margin)
+    sizes, weights = _sizes([e.rows for e in examples]), _weights(examples)
+    return bucketed(examples, sizes, collate, batch_size=batch_size, seed=seed, what=FED, weights=weights)
 
-    def collate(group: list[Judged], shape: Sequence[int]) -> JudgedBatch:
-        read = _read(processor, gallery, [e.rows for e in group], shape)
-        margins = margin * np.array([e.margin for e in group], np.float32)
-        return JudgedBatch(*read, np.array([e.labels for e in group], np.float32), margins)
 
-    return bucketed(
-        examples,
-        _sizes([e.rows for e in examples]),
-        collate,
-        batch_size=batch_size,
-        seed=seed,
-        what="pairs or ratings",
-        # Prompts and completions of an example, as many in each.
-        weights=(len(examples[0].rows), len(examples[0].labels)) if examples else None,
+def feed_each(
+    learners: int,
+    processor: Processor,
+    gallery: Gallery,
+    examples: Sequence[Judged],
+    *,
+    batch_size: int,
+    seed: int,
+    margin: float = 0.0,
+) -> Fed[tuple[JudgedBatch, ...]]:
+    """The same for several learners at once, each in an order of its own; the first has what `feed` feeds."""
+    collate = functools.partial(_collate, processor, gallery, margin)
+    sizes, weights = _sizes([e.rows for e in examples]), _weights(examples)
+    return bucketed_for_each(
+        learners, examples, sizes, collate, batch_size=batch_size, seed=seed, what=FED, weights=weights
     )
+
+
+def _collate(
+    processor: Processor, gallery: Gallery, margin: float, group: list[Judged], shape: Sequence[int]
+) -> JudgedBatch:
+    read = _read(processor, gallery, [e.rows for e in group], shape)
+    return JudgedBatch(*read, labels_of(group), margin * np.array([e.margin for e in group], np.float32))
+
+
+def _weights(examples: Sequence[Judged]) -> tuple[int, int] | None:
+    """Prompts and completions of an example, as many in each."""
+    return (len(examples[0].rows), len(examples[0].labels)) if examples else None
 
 
 def packed_feed(
@@ -249,30 +273,53 @@ def packed_feed(
     return packed(told, lengths, collate, capacity=capacity, batch_size=size, seed=seed, what="replies")
 
 
-def score(
+def score_each(
     roles: Roles,
+    names: Sequence[str],
     processor: Processor,
     gallery: Gallery,
     examples: Sequence[Sequence[Row]],
     *,
     batch_size: int = 128,
-) -> Float[np.ndarray, "N G"]:
-    """What the role `reward` says of all replies. Raises UserError if there are none."""
-    weights, head = _judge_of(roles)
+) -> dict[str, Float[np.ndarray, "N G"]]:
+    """What each of the named roles says of all replies. Raises UserError if there are none."""
+    judges = {name: _judge_of(roles, name) for name in names}
     replies = sum(len(row.completions) for row in examples[0]) if examples else 0
-    scores = np.zeros((len(examples), replies), np.float32)
+    scores = {name: np.zeros((len(examples), replies), np.float32) for name in names}
     per_example = (len(examples[0]), replies) if examples else None
     for block in blocks(_sizes(examples), weights=per_example, rows=batch_size):
-        read = _read(processor, gallery, [examples[i] for i in block.filled], block.shape)
-        found = hosts.fetched(forward.score_rewards(processor.config, weights, head, *by_rows(read)))
-        scores[block.indices] = found.reshape(block.rows, -1)[: len(block.indices)]
+        read = by_rows(_read(processor, gallery, [examples[i] for i in block.filled], block.shape))
+        for name, judge in judges.items():
+            found = hosts.fetched(forward.score_rewards(processor.config, *judge, *read))
+            scores[name][block.indices] = found.reshape(block.rows, -1)[: len(block.indices)]
     return scores
 
 
-def score_judged(roles: Roles, processor: Processor, gallery: Gallery, examples: Sequence[Judged]) -> Scored:
+def score(
+    roles: Roles, processor: Processor, gallery: Gallery, examples: Sequence[Sequence[Row]], jury: Jury = ALONE
+) -> Float[np.ndarray, "N G"]:
+    """The verdict on all replies, of the role `reward` by default. Raises UserError if there are none."""
+    return np.asarray(jury.verdict(score_each(roles, jury.roles, processor, gallery, examples)))
+
+
+def score_judged(
+    roles: Roles, processor: Processor, gallery: Gallery, examples: Sequence[Judged], jury: Jury = ALONE
+) -> Scored:
     """The scores of examples beside their labels."""
-    scores = score(roles, processor, gallery, [e.rows for e in examples])
-    return Scored(scores, np.array([e.labels for e in examples], np.float32))
+    return Scored(score(roles, processor, gallery, [e.rows for e in examples], jury), labels_of(examples))
+
+
+def labels_of(examples: Sequence[Judged]) -> Float[np.ndarray, "N G"]:
+    """What was said of each reply of examples."""
+    return np.array([e.labels for e in examples], np.float32)
+
+
+def refuse_none(validation: Sequence[Judged]) -> None:
+    """Raises UserError if there is nothing to validate a reward model on."""
+    if not validation:
+        raise UserError(
+            "there are no pairs or ratings to validate the reward model on. Does the task have a split 'validation'?"
+        )
 
 
 def train_reward_model(
@@ -293,10 +340,7 @@ def train_reward_model(
     At the end the head is standardised on the validation examples (`standardised`): a Bradley-Terry score has no zero
     and no unit of its own, and the weight (1 - beta) of the reward needs a unit.
     """
-    if not validation:
-        raise UserError(
-            "there are no pairs or ratings to validate the reward model on. Does the task have a split 'validation'?"
-        )
+    refuse_none(validation)
     fed: Fed
     objective: Callable[..., tuple[jax.Array, dict[str, jax.Array]]]
     if settings.packed_length:
@@ -329,15 +373,21 @@ def train_reward_model(
     return standardised(roles.put(trained), processor, gallery, validation)
 
 
-def standardised(roles: Roles, processor: Processor, gallery: Gallery, examples: Sequence[Judged]) -> Roles:
-    """The reward head rescaled to standard deviation 1 on the replies of these examples, and, of pairs, to mean 0.
+def standardised(
+    roles: Roles, processor: Processor, gallery: Gallery, examples: Sequence[Judged], role: str = "reward"
+) -> Roles:
+    """The head of a reward model rescaled to deviation 1 on the replies of these examples, and, of pairs, to mean 0.
 
     No ranking changes. The zero that ratings are learnt with divides right from wrong, and stays.
     """
-    found = score_judged(roles, processor, gallery, examples)
-    scores = found.scores.T.reshape(-1)
-    mean = float(scores.mean()) if found.labels.shape[1] > 1 else 0.0
-    deviation = max(float(scores.std()), 1e-6)
-    head = roles.heads["reward"]
-    rescaled = head._replace(weight=head.weight / deviation, bias=(head.bias - mean) / deviation)
-    return roles._replace(heads={**roles.heads, "reward": rescaled})
+    rows = [example.rows for example in examples]
+    zero, unit = zero_and_unit(score_each(roles, (role,), processor, gallery, rows)[role])
+    head = roles.heads[role]
+    rescaled = head._replace(weight=head.weight / unit, bias=(head.bias - zero) / unit)
+    return roles._replace(heads={**roles.heads, role: rescaled})
+
+
+def zero_and_unit(scores: Float[np.ndarray, "N G"]) -> tuple[float, float]:
+    """The mean of all, or of ratings 0, and their standard deviation."""
+    column = scores.T.reshape(-1)
+    return float(column.mean()) if scores.shape[1] > 1 else 0.0, max(float(column.std()), 1e-6)

@@ -24,7 +24,8 @@ from pe_rlhf_mm.errors import UserError
 from pe_rlhf_mm.evaluation.calibration import calibration, fit_scale, sigmoid
 from pe_rlhf_mm.evaluation.intervals import SHARE, Interval, clustered_mean, or_dash
 from pe_rlhf_mm.training.judged import judge
-from pe_rlhf_mm.training.reward import Scored, score_judged
+from pe_rlhf_mm.training.jury import ALONE, Jury
+from pe_rlhf_mm.training.reward import Scored, labels_of, score_each, score_judged
 from pe_rlhf_mm.training.reward_model import RewardModel
 from pe_rlhf_mm.types import PreferenceTask, Rated, RatedTask
 
@@ -41,12 +42,9 @@ is the shorter one, judges by length."""
 
 def reward_accuracy(labels: Sequence[Label], right: Sequence[float]) -> dict[str, Any]:
     """The reward model's accuracy on all labels, and on each value of what they are broken down by."""
-    clusters = [label.cluster or str(i) for i, label in enumerate(labels)]
 
     def over(chosen: Sequence[int]) -> dict[str, Any]:
-        values, own = [float(right[i]) for i in chosen], [clusters[i] for i in chosen]
-        mean, interval = clustered_mean(values, own, bounds=SHARE)
-        return {"accuracy": mean, "n": len(chosen), "interval": interval}
+        return _over([labels[i] for i in chosen], [right[i] for i in chosen])
 
     parts: dict[str, dict[str, Any]] = {}
     told = {name: [label.metadata.get(name) for label in labels] for name in BROKEN_DOWN_BY}
@@ -58,6 +56,12 @@ def reward_accuracy(labels: Sequence[Label], right: Sequence[float]) -> dict[str
         if members:
             parts[name] = {str(value): over(members[value]) for value in sorted(members, key=_order)}
     return {**over(range(len(labels))), "by": parts}
+
+
+def _over(labels: Sequence[Label], right: Sequence[float]) -> dict[str, Any]:
+    clusters = [label.cluster or str(i) for i, label in enumerate(labels)]
+    mean, interval = clustered_mean([float(value) for value in right], clusters, bounds=SHARE)
+    return {"accuracy": mean, "n": len(right), "interval": interval}
 
 
 def _length(label: Label) -> str | None:
@@ -95,15 +99,32 @@ def _logits(scored: Scored) -> np.ndarray:
 
 
 def examine_reward(
-    roles: Roles, processor: Processor, gallery: Gallery, labels: Sequence[Label], held_out: Sequence[Label]
+    roles: Roles,
+    processor: Processor,
+    gallery: Gallery,
+    labels: Sequence[Label],
+    held_out: Sequence[Label],
+    jury: Jury = ALONE,
 ) -> dict[str, Any]:
-    """Accuracy of the role `reward` on labels, and calibration where there are labels held out to fit it on."""
-    scored, known = (
-        score_judged(roles, processor, gallery, judge(some, processor, gallery, room=1)) if some else None
-        for some in (labels, held_out)
-    )
+    """Accuracy of reward models on labels, and calibration where there are labels held out to fit it on.
+
+    Where there are several reward models, accuracy is told apart by `member` as well, for those that are at hand; and
+    `disagreement` is the mean deviation of those whose words are combined.
+    """
+    tested, fitted = (judge(some, processor, gallery, room=1) for some in (labels, held_out))
+    members = sorted(name for name in roles.slots if name.startswith("reward-"))
+    asked = dict.fromkeys([*jury.roles, *members])
+    said = score_each(roles, [*asked], processor, gallery, [e.rows for e in tested]) if tested else {}
+    scored = Scored(np.asarray(jury.verdict(said)), labels_of(tested)) if tested else None
+    known = score_judged(roles, processor, gallery, fitted, jury) if fitted else None
     told = reward_accuracy(labels, scored.right.tolist() if scored else [])
-    return {**told, "calibration": reward_calibration(scored, known) if scored and known else None}
+    told["calibration"] = reward_calibration(scored, known) if scored and known else None
+    if said and members:
+        right = {name: Scored(said[name], labels_of(tested)).right.tolist() for name in members}
+        told["by"]["member"] = {name: _over(labels, right[name]) for name in members}
+    if said and len(jury.roles) > 1:
+        told["disagreement"] = float(jury.disagreement(said).mean())
+    return told
 
 
 def evaluate_reward(
@@ -127,7 +148,8 @@ def evaluate_reward(
         known = list(itertools.islice(read("validation", seed=seed), VALIDATED_ON))
         if not labels:
             raise UserError(f"{task} has no {kind} of the split {split!r}.")
-        found[kind] = examine_reward(reward.roles, reward.processor, Gallery(reward.processor.config), labels, known)
+        gallery = Gallery(reward.processor.config)
+        found[kind] = examine_reward(reward.roles, reward.processor, gallery, labels, known, reward.jury)
     return found
 
 

@@ -20,6 +20,7 @@ import platform
 import shutil
 import time
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -63,11 +64,7 @@ class Run:
 
     @classmethod
     def _create(cls, folder: Path, values: Mapping[str, Any], *, overwrite: bool, resume: bool) -> Run:
-        if folder.exists() and not folder.is_dir():
-            raise UserError(f"{folder} is a file; a run needs a folder. Give another --out.")
-        there = folder.exists() and any(path.name != LOCK for path in folder.iterdir())
-        if there:
-            _refuse_what_is_there(folder, overwrite=overwrite, resume=resume)
+        there = _there(folder, overwrite=overwrite, resume=resume)
         folder.mkdir(parents=True, exist_ok=True)
         said = f"another process is writing to {folder}. Wait until it has ended, or give another --out."
         lock = locked(folder / LOCK, said)
@@ -144,6 +141,23 @@ class Run:
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         write_json(self.folder / "summary.json", summary)
+
+
+def refuse_folder(folder: Path, values: Mapping[str, Any], *, overwrite: bool, resume: bool) -> None:
+    """Raises UserError for a folder that holds what `open_run` refuses, before anything is loaded."""
+    with suppress(OSError):  # of which `open_run` says what it is
+        if _there(folder, overwrite=overwrite, resume=resume) and resume:
+            refuse_other(folder, values)
+
+
+def _there(folder: Path, *, overwrite: bool, resume: bool) -> bool:
+    """Whether a folder holds something; it may only be what can be overwritten or gone on with."""
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder} is a file; a run needs a folder. Give another --out.")
+    there = folder.exists() and any(path.name != LOCK for path in folder.iterdir())
+    if there:
+        _refuse_what_is_there(folder, overwrite=overwrite, resume=resume)
+    return there
 
 
 def _refuse_what_is_there(folder: Path, *, overwrite: bool, resume: bool) -> None:

@@ -4,7 +4,7 @@ A save (`checkpoints/training.py`) holds the state of the stage that is under wa
 
 finished    by stage, the SHA-256 of the files of the roles that it made: they lie in adapters/, and a later stage rests
             on them
-stage, best_score   of the state; null where the save was made as a stage was finished
+stage, best_score, coefficient   of the state; null where the save was made as a stage was finished
 metrics     bytes of metrics.jsonl;  seconds, stages  how long the run took so far, and each of its stages
 
 What is not in it is made again, and comes out the same: encoded data, demonstrations, the batches of a step.
@@ -32,7 +32,8 @@ from pe_rlhf_mm.training.stopwatch import Stopwatch
 from pe_rlhf_mm.training.termination import held
 
 NOTHING: dict[str, Any] = {
-    "finished": {}, "stage": None, "step": 0, "best_score": None, "metrics": 0, "seconds": 0.0, "stages": {}
+    "finished": {}, "stage": None, "step": 0, "best_score": None, "coefficient": None, "metrics": 0, "seconds": 0.0,
+    "stages": {},
 }  # fmt: skip
 
 
@@ -73,7 +74,8 @@ class RunKeeper:
         score = self._facts["best_score"]
         like = (fresh.state, None if score is None else fresh.state.trainable)
         state, best = self._saves.restore(self._found, like)
-        reached = Reached(state) if score is None else Reached(state, best, score)
+        reached = fresh._replace(state=state, coefficient=self._facts["coefficient"])
+        reached = reached if score is None else reached._replace(best=best, best_score=score)
         self._reached = (stage, reached)
         return reached
 
@@ -119,8 +121,9 @@ class RunKeeper:
         }
         arrays = None
         if self._reached is not None:
-            stage, (state, best, score) = self._reached
+            stage, (state, best, score, coefficient) = self._reached
             facts |= {"stage": stage, "step": int(state.step), "best_score": None if best is None else score}
+            facts["coefficient"] = coefficient
             arrays = (state, best)
         self._settled(lambda: self._saves.begin(facts, arrays))
 

@@ -18,6 +18,7 @@ from pe_rlhf_mm.judging.load import load_judge
 from pe_rlhf_mm.models.sharding import by_rows
 from pe_rlhf_mm.registry import UnknownId
 from pe_rlhf_mm.training.config import RLConfig
+from pe_rlhf_mm.training.jury import ALONE, Jury
 from pe_rlhf_mm.types import Completions, Evaluator, Outcome, Prompts, Sample, Score
 
 
@@ -51,12 +52,18 @@ class Scorer(NamedTuple):
     worth: Callable[[Mapping[str, Any], Asked, Completions], Worth]
 
 
-def _learned(said: Mapping[str, Any], asked: Asked, completions: Completions) -> Worth:
-    rewards = said["reward"]
-    return Worth(rewards, completions.mask.any(axis=-1), {"reward": rewards.mean()})
+def learned_by(jury: Jury) -> Scorer:
+    """The verdict of reward models."""
+
+    def worth(said: Mapping[str, Any], asked: Asked, completions: Completions) -> Worth:
+        rewards = jury.verdict(said)
+        metrics = {"reward": rewards.mean(), **{name: x.mean() for name, x in jury.aside(said).items()}}
+        return Worth(rewards, completions.mask.any(axis=-1), metrics)
+
+    return Scorer(jury.readers, worth)
 
 
-LEARNED = Scorer(("reward",), _learned)
+LEARNED = learned_by(ALONE)
 """The word of the role `reward`."""
 
 

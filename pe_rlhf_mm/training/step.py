@@ -17,7 +17,7 @@ from pe_rlhf_mm.training.accumulation import WHOLE, Parts, over_parts
 from pe_rlhf_mm.training.optimizers import places_of_moments
 
 Loss = Callable[[Learned, Roles, Any, jax.Array], tuple[jax.Array, dict[str, jax.Array]]]
-"""(what is trained, everything else, a batch, a key) -> (a scalar, metrics)."""
+"""(what is trained, everything else, a batch, a key) -> (a scalar, metrics). A metric "loss" is told in its place."""
 
 
 class Technique(NamedTuple):
@@ -72,5 +72,5 @@ def train_step(
     )
     updates, optimizer_state = optimizer.update(grads, state.optimizer, state.trainable)
     trainable = optax.apply_updates(state.trainable, updates)
-    metrics = {**metrics, "loss": value, "grad_norm": optax.tree.norm(grads)}
+    metrics = {"loss": value, "grad_norm": optax.tree.norm(grads), **metrics}
     return TrainState(trainable, optimizer_state, state.step + 1, state.key), metrics

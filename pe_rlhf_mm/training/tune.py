@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from jax.sharding import Mesh
 
 from pe_rlhf_mm import hosts, registry
 from pe_rlhf_mm.adapters import roles as role_table
@@ -31,15 +32,16 @@ from pe_rlhf_mm.data.cache import RememberingProcessor
 from pe_rlhf_mm.envs.pool import pool_of
 from pe_rlhf_mm.errors import OutOfRange, UserError
 from pe_rlhf_mm.json_files import read_json
-from pe_rlhf_mm.models.model import SHIPPED, load_model
+from pe_rlhf_mm.models.model import SHIPPED, Model, load_model
 from pe_rlhf_mm.models.sharding import make_mesh, using
 from pe_rlhf_mm.reports.page import write_report
 from pe_rlhf_mm.training.agents import agent_stages
 from pe_rlhf_mm.training.alarms import Alarms
 from pe_rlhf_mm.training.config import SAVE_EVERY, TuneConfig
 from pe_rlhf_mm.training.examine import answer, examine
-from pe_rlhf_mm.training.job import Job, attach
+from pe_rlhf_mm.training.job import Job
 from pe_rlhf_mm.training.judged import label_source, preference_source
+from pe_rlhf_mm.training.jury import jury_of, missing
 from pe_rlhf_mm.training.observer import Observer, Observers
 from pe_rlhf_mm.training.policy_gradient import ALGORITHMS
 from pe_rlhf_mm.training.preferences import optimize_preferences
@@ -47,12 +49,12 @@ from pe_rlhf_mm.training.prepare import Data, prepare
 from pe_rlhf_mm.training.presets import settings_of
 from pe_rlhf_mm.training.progress import ProgressBar
 from pe_rlhf_mm.training.reinforce import reinforce
-from pe_rlhf_mm.training.reward import train_reward_model
-from pe_rlhf_mm.training.run import Run, is_finished, open_run, refuse_other
+from pe_rlhf_mm.training.reward_stage import reward_stage
+from pe_rlhf_mm.training.run import Run, is_finished, open_run, refuse_folder, refuse_other
 from pe_rlhf_mm.training.run_keeper import RunKeeper
-from pe_rlhf_mm.training.scorers import LEARNED, evaluator_reward, reward_by
+from pe_rlhf_mm.training.scorers import evaluator_reward, learned_by, reward_by
 from pe_rlhf_mm.training.sft import sft
-from pe_rlhf_mm.training.start import inherited, load_start, read_start
+from pe_rlhf_mm.training.start import Start, inherited, read_start, refuse_other_adapters
 from pe_rlhf_mm.training.stopwatch import Stopwatch
 from pe_rlhf_mm.training.termination import together
 from pe_rlhf_mm.types import Task
@@ -86,22 +88,17 @@ def tune(
     id = registry.tasks.resolve(task)
     instance = registry.tasks.make(task)
     config = settings_of(instance) if config is None else config
-    start = None if start_from is None else read_start(start_from, lasting_name(model), config)
-    if start is not None:
-        if Path(out).resolve() == start.run:
-            raise UserError(f"{out} is the run to start from, and would be overwritten. Give another --out.")
-        config = inherited(config, start)
+    config, start = _starting(start_from, lasting_name(model), config, Path(out))
     values: dict[str, Any] = {"task": id, "model": lasting_name(model), "settings": dataclasses.asdict(config)}
     values["start_from"] = start and start.remembered()
-    if resume and hosts.led(lambda: _is_finished(Path(out), values)):
+    if hosts.led(lambda: _is_finished(Path(out), values, overwrite=overwrite, resume=resume)):
         return read_json(Path(out) / "summary.json")
     pool = pool_of(instance, config.rl.environments)
     _refuse_impossible(instance, config, given=() if start is None else start.roles, played=pool is not None)
     evaluator = evaluator_reward(config.rl) if config.method == "rlhf" else None
     alone = config.mesh.devices == 1 and jax.process_count() == 1
     mesh = None if alone else make_mesh(**dataclasses.asdict(config.mesh))
-    loaded = load_model(model, quantize=config.quantize, attention=config.attention, mesh=mesh)
-    loaded = dataclasses.replace(loaded, processor=RememberingProcessor(loaded.processor))
+    loaded = _loaded(model, config, mesh, given=() if start is None else start.roles)
     run = open_run(Path(out), values, overwrite=overwrite, resume=resume)
     with ExitStack() as stack:
         stack.callback(run.release)
@@ -120,9 +117,35 @@ def tune(
         return summary
 
 
-def _is_finished(folder: Path, values: Mapping[str, Any]) -> bool:
-    """Whether a folder holds a run that came to its end. Raises UserError if that was begun with other values."""
-    if not is_finished(folder):
+def _starting(
+    start_from: str | Path | None, model: str, config: TuneConfig, out: Path
+) -> tuple[TuneConfig, Start | None]:
+    """The settings of a run that goes on from another, and what it goes on from. Raises UserError if it cannot."""
+    if start_from is None:
+        return config, None
+    start = read_start(start_from, model, config)
+    if out.resolve() == start.run:
+        raise UserError(f"{out} is the run to start from, and would be overwritten. Give another --out.")
+    if config.sft.start_from:
+        raise UserError("the SFT policy comes from --start-from, so nothing is left for --sft.start-from: give one.")
+    return inherited(config, start), start
+
+
+def _loaded(model: str | Path, config: TuneConfig, mesh: Mesh | None, *, given: Collection[str]) -> Model:
+    """What is tuned, which remembers what it has tokenized. Raises UserError for adapters that are not its own."""
+    found = load_model(model, quantize=config.quantize, attention=config.attention, mesh=mesh)
+    if config.mode == "lora":
+        config.lora.adapted(found.config)
+    if config.sft.start_from and "sft" not in given:
+        refuse_other_adapters(config, found)
+    return dataclasses.replace(found, processor=RememberingProcessor(found.processor))
+
+
+def _is_finished(folder: Path, values: Mapping[str, Any], *, overwrite: bool, resume: bool) -> bool:
+    """Whether a run that is to go on came to its end. Raises UserError if it was begun with other values, and for a
+    folder that cannot be that of a run."""
+    if not (resume and is_finished(folder)):
+        refuse_folder(folder, values, overwrite=overwrite, resume=resume)
         return False
     refuse_other(folder, values)
     return True
@@ -175,7 +198,7 @@ def _refuse_without_labels(task: Task, config: TuneConfig, *, given: Collection[
     if config.method != "rlhf":
         if not config.preferences.labels:
             preference_source(task, config.method)
-    elif config.learns_reward and "reward" not in given:
+    elif config.learns_reward and missing(config.reward, given):
         label_source(task, config.reward.loss)
 
 
@@ -227,9 +250,8 @@ def _report(run: Run) -> None:
 
 def _stages(job: Job) -> tuple[Roles, dict[str, Any]]:
     """SFT, what the method makes of it, and examination, of a task of one turn: the last roles, and the numbers."""
-    task, model, config, start = job.task, job.model, job.config, job.start
-    begun, data = attach(model, config), prepare(task, model, config, given=job.given)
-    begun = begun if start is None else load_start(begun, start, model.config)
+    task, model, config = job.task, job.model, job.config
+    begun, data = job.begun(), prepare(task, model, config, given=job.given)
     imitate = functools.partial(
         sft, begun, model.processor, data.gallery, data.demonstrations, config.sft, dropout=config.lora.dropout
     )
@@ -242,11 +264,11 @@ def _stages(job: Job) -> tuple[Roles, dict[str, Any]]:
 def _by_reward(job: Job, roles: Roles, data: Data) -> Roles:
     """A reward model, unless it was trained elsewhere or an evaluator takes its place, and RL against it."""
     config, processor, gallery = job.config, job.model.processor, data.gallery
-    labels, learning = (data.judged, data.validation_judged), ALGORITHMS[config.rl.algorithm].roles
+    learning = ALGORITHMS[config.rl.algorithm].roles
     if config.learns_reward:
-        judge = functools.partial(train_reward_model, roles, processor, gallery, *labels, config.reward)
-        roles = job.stage("reward_model", ["reward"], roles, lambda: judge(**job.how))
-    scorer = LEARNED if job.evaluator is None else reward_by(job.evaluator, processor, data.samples)
+        roles = reward_stage(job, roles, gallery, data.judged, data.validation_judged)
+    learned = learned_by(jury_of(config.reward))
+    scorer = learned if job.evaluator is None else reward_by(job.evaluator, processor, data.samples)
     roles, monitor = roles.start("anchor", "sft"), _monitor(job, data, *learning)
     asked = (processor, gallery, data.prompts, config.rl)
     improve = functools.partial(reinforce, roles, *asked, scorer=scorer, monitor=monitor)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from pe_rlhf_mm.training.config import TARGETS, LoraConfig, RewardConfig, RLConfig, SFTConfig, TuneConfig
+from pe_rlhf_mm.training.config import LoraConfig, RewardConfig, RLConfig, SFTConfig, TuneConfig
 
 
 def tuning(max_turns: int) -> TuneConfig:
     """Settings for tiny-vlm on screens, by the task's own reward: chosen on `miniwob/mix`, in docs/results.md."""
     return TuneConfig(
-        lora=LoraConfig(alpha=128.0, targets=TARGETS),
+        lora=LoraConfig(alpha=128.0, targets=("attention", "mlp")),
         sft=SFTConfig(steps=100, batch_size=16, learning_rate=2e-3, demonstrations=64),
         reward=RewardConfig(
             loss="pointwise",

@@ -87,7 +87,8 @@ def test_we_read_what_peft_writes(family: str, tmp_path: Path) -> None:
 def test_a_merged_checkpoint_gives_the_adapted_logits_in_transformers(family: str, tmp_path: Path) -> None:
     source = in_float32(FIXTURES / family, tmp_path / "source")
     model = pe.load_model(source)
-    export_merged(source, tmp_path / "merged", model.config, slot_of(model.config, tuple(MODULES)), 0.5)
+    updates = lora.merged(slot_of(model.config, tuple(MODULES)), 0.5)
+    export_merged(source, tmp_path / "merged", model.config, updates)
     after = theirs(reference(tmp_path / "merged"))
     assert np.abs(after - theirs(reference(source))).max() > 0.1
     np.testing.assert_allclose(ours(model, trained(model)), after, atol=CLOSE, rtol=0)
