@@ -88,8 +88,8 @@ class EvaluatorReward(NamedTuple):
 def evaluator_reward(settings: RLConfig) -> EvaluatorReward | None:
     """The evaluator that is the reward of RL, with its judge; None where the reward is learned or a task's own.
 
-    Raises UserError (UnknownId) for one that does not exist or asks for more than a judge, and where a judge is missing,
-    is silent, or would not be asked.
+    Raises UserError (UnknownId) for one that does not exist or asks for more than a judge, and where a judge is
+    missing, is silent, or would not be asked.
     """
     if settings.reward in ("learned", "task"):
         if settings.judge:
