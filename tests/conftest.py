@@ -24,7 +24,10 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Programs are small here and run a few times, so most of the time would go into making them fast.
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+QUICKLY_COMPILED = (
+    "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+)
+os.environ.setdefault("XLA_FLAGS", QUICKLY_COMPILED)
 
 # Many tests and the processes they start compile the same programs: each is compiled once a session.
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -31,6 +30,7 @@ from pe_rlhf_mm.models.stack import Stack
 from pe_rlhf_mm.planning.plan import plan
 from pe_rlhf_mm.planning.programs import Load
 from pe_rlhf_mm.types import Completions, Packed, Prompts
+from tests.made_up_devices import seeing
 
 ROWS, LENGTH, HEADS, KV_HEADS, WIDTH = 2, 40, 4, 2, 8
 BLOCK = BlockConfig(layers=2, width=32, heads=HEADS, kv_heads=KV_HEADS, head_width=WIDTH, mlp_width=16)
@@ -38,7 +38,6 @@ CLOSE = {"rtol": 1e-5, "atol": 2e-6}
 """float32: sums of 40 numbers of about 1, in another order."""
 AT = jnp.broadcast_to(jnp.arange(LENGTH), (ROWS, LENGTH))
 ALONE = jnp.full_like(AT, NO_TOKEN)
-FLAGS = "--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0"
 SEES = dataclasses.replace(CONFIG, seen_at_once="images")
 
 
@@ -352,9 +351,8 @@ def test_the_kernels_are_lowered_for_a_tpu(changes: dict, monkeypatch: pytest.Mo
 
 def test_kernels_compute_attention_on_four_devices() -> None:
     """Each device its rows and heads: of 14 rows and 4 heads, 7 rows and 2 heads, 3 blocks of queries and 3 of keys."""
-    environment = {**os.environ, "XLA_FLAGS": FLAGS, "NPROC": "32"}
     script = Path(__file__).parent / "attention_on_a_mesh.py"
-    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False, env=environment)
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False, env=seeing(4))
     assert done.returncode == 0, done.stderr[-4000:]
     found = json.loads(done.stdout)
     assert max(found["flash"], found["cudnn"]) < 2e-6

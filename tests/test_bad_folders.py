@@ -14,7 +14,7 @@ import pe_rlhf_mm as pe
 from pe_rlhf_mm.adapters.files import save_role
 from pe_rlhf_mm.errors import UserError
 from pe_rlhf_mm.models.model import SHIPPED
-from pe_rlhf_mm.training.tune import attach
+from pe_rlhf_mm.training.job import attach
 from pe_rlhf_mm.types import Message, Preference, Sample
 
 

@@ -69,13 +69,14 @@ def command(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "pe_rlhf_mm", *arguments]
 
 
-def environment() -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "COLUMNS": "120"}
+def environment(columns: int = 120) -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "COLUMNS": str(columns)}
 
 
-def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def run(folder: Path, *arguments: str, columns: int = 120) -> subprocess.CompletedProcess[str]:
+    env = environment(columns)
     return subprocess.run(
-        command(*arguments), cwd=folder, env=environment(), capture_output=True, text=True, check=False, timeout=120
+        command(*arguments), cwd=folder, env=env, capture_output=True, text=True, check=False, timeout=120
     )
 
 
@@ -184,6 +185,13 @@ def test_an_evaluation_is_a_table_and_json(here: Path) -> None:
     assert done.stderr == ""
     (metric,) = json.loads(done.stdout)["metrics"]
     assert (metric["value"], metric["n"], metric["unscored"]) == (0.4, 5, 0)
+
+
+def test_help_breaks_lines_only_where_they_are_full(tmp_path: Path) -> None:
+    """And not where the docstring of a setting does, or of one in a section."""
+    told = run(tmp_path, "tune", "--help", columns=1000).stdout
+    assert "and `adam` two a weight. (default: adam)" in told
+    assert "tells of a reward that rises while the control falls. (default: False)" in told
 
 
 def test_help_of_tune_shows_the_settings_of_a_named_task(tmp_path: Path) -> None:

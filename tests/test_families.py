@@ -284,7 +284,7 @@ def test_image_tokens_counted_as_text_show(family: str) -> None:
 
 def test_deepstack_that_is_left_out_shows(monkeypatch: pytest.MonkeyPatch) -> None:
     embed = vlm.VLM.embed
-    monkeypatch.setattr(vlm.VLM, "embed", lambda *given: embed(*given)._replace(added=None))
+    monkeypatch.setattr(vlm.VLM, "embed", lambda *given, **how: embed(*given, **how)._replace(added=None))
     logits.clear_cache()
     assert gap("qwen3_vl", "two") > 10 * CLOSE
     logits.clear_cache()

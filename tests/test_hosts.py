@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import signal
 import socket
 import subprocess
@@ -22,6 +21,7 @@ from safetensors.numpy import load_file
 import pe_rlhf_mm as pe
 from pe_rlhf_mm import hosts
 from pe_rlhf_mm.cli.main import run as command
+from tests.made_up_devices import seeing
 
 HERE = Path(__file__).parent
 ROUNDING = {"rel": 2e-4, "abs": 2e-5}
@@ -37,11 +37,9 @@ class Said(NamedTuple):
 
 
 def started(*arguments: str, devices: int) -> subprocess.Popen[str]:
-    """A process of `hosts_run.py`, whose programs run once: the compiler leaves most of its work out."""
-    flags = f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
-    environment = {**os.environ, "XLA_FLAGS": f"{flags} --xla_llvm_disable_expensive_passes=true", "NPROC": "32"}
+    """A process of `hosts_run.py`."""
     line = [sys.executable, str(HERE / "hosts_run.py"), *arguments]
-    return subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    return subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=seeing(devices))
 
 
 def ended(process: subprocess.Popen[str]) -> Said:

@@ -37,6 +37,7 @@ from pe_rlhf_mm.training.run_keeper import RunKeeper
 from pe_rlhf_mm.training.step import TrainState
 from pe_rlhf_mm.training.stopwatch import Stopwatch
 from pe_rlhf_mm.training.termination import held
+from tests.made_up_devices import seeing
 
 STEPS = 8
 WIDTH = 40_000
@@ -364,9 +365,8 @@ def test_a_save_goes_on_on_other_devices_than_it_was_made_on(tmp_path: Path) -> 
     saves.begin({"from": "one"}, {"x": jnp.arange(8.0), "key": jax.random.key(7)})
     saves.wait()
     saves.close()
-    four = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=4", "NPROC": "32"}
     command = [sys.executable, "-c", RESTORE, str(tmp_path)]
-    done = subprocess.run(command, env=four, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, env=seeing(4), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     saves = Saves(tmp_path)
     save, _ = saves.newest()

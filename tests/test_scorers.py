@@ -201,6 +201,7 @@ def test_episodes_are_rewarded_at_their_end(tmp_path: Path, monkeypatch: pytest.
         ("pe/drift", "", "needs a policy, and none was given"),
         ("pe/reward-model", "", "needs a reward, and none was given"),
         ("pe/judge-score", "http://host/v1", "must look like http://host:port/v1#model"),
+        ("pe/judge-score", "http://127.0.0.1:9/v1#small", "nobody answers at http://127.0.0.1:9/v1#small"),
     ],
 )
 def test_what_cannot_be_a_reward_is_said_before_anything_is_trained(

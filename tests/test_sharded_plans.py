@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.made_up_devices import seeing
 
 MATRIX = 64 * 512 * 4
 """Bytes of the largest matrix of a layer of `sharded_plans.py`."""
@@ -19,11 +20,8 @@ MATRIX = 64 * 512 * 4
 @pytest.fixture(scope="module")
 def found() -> dict[str, Any]:
     """By mode and stage."""
-    # The compiler is told to leave most of its work out: nothing is run.
-    flags = "--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0"
-    environment = {**os.environ, "XLA_FLAGS": f"{flags} --xla_llvm_disable_expensive_passes=true", "NPROC": "32"}
     asked = [sys.executable, Path(__file__).parent / "sharded_plans.py"]
-    done = subprocess.run(asked, capture_output=True, text=True, check=False, env=environment)
+    done = subprocess.run(asked, capture_output=True, text=True, check=False, env=seeing(4))
     assert done.returncode == 0, done.stderr[-4000:]
     return json.loads(done.stdout)
 

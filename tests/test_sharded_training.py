@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +13,7 @@ import numpy as np
 import pytest
 
 import pe_rlhf_mm as pe
+from tests.made_up_devices import seeing
 
 HERE = Path(__file__).parent
 ON = {
@@ -46,16 +46,8 @@ class Ran(NamedTuple):
 
 def command(script: str, *arguments: str) -> str:
     """What a script says that sees eight CPU devices."""
-    # The compiler is told to leave most of its work out: these programs run once.
-    flags = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
-    flags += " --xla_llvm_disable_expensive_passes=true"
-    environment = {
-        **os.environ,
-        "XLA_FLAGS": flags,
-        "NPROC": "32",  # with fewer threads than devices XLA waits for itself
-    }
     done = subprocess.run(
-        [sys.executable, HERE / script, *arguments], capture_output=True, text=True, check=False, env=environment
+        [sys.executable, HERE / script, *arguments], capture_output=True, text=True, check=False, env=seeing(8)
     )
     assert done.returncode == 0, done.stderr[-4000:]
     return done.stdout

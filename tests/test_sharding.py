@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -25,6 +24,7 @@ import json, sys
 import jax, numpy as np
 import pe_rlhf_mm as pe
 from pe_rlhf_mm.models.quantize import Quantized, dequantized
+from tests.made_up_devices import seeing
 
 folder, shape, quantize = sys.argv[1], json.loads(sys.argv[2]), json.loads(sys.argv[3])
 whole = pe.load_model(folder, dtype="float32", quantize=quantize)
@@ -43,14 +43,9 @@ print(json.dumps({
 
 def loaded(folder: str, shape: dict[str, int], quantize: str | None = None) -> dict:
     """What a process with four devices finds of a model loaded onto them, beside the same model on one."""
-    environment = {
-        **os.environ,
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
-        "NPROC": "32",  # with fewer threads than devices XLA waits for itself
-    }
     done = subprocess.run(
         [sys.executable, "-c", LOAD, FIXTURES / folder, json.dumps(shape), json.dumps(quantize)],
-        capture_output=True, text=True, check=False, env=environment,
+        capture_output=True, text=True, check=False, env=seeing(4),
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)

@@ -53,6 +53,20 @@ class Server:
         self._refuses_wishes = False
         self._lock = threading.Lock()
 
+    def refuse_silence(self) -> None:
+        """Raises UserError if nobody answers there at all; what is answered does not matter, and costs nothing."""
+        import openai
+
+        try:
+            self._client.with_options(max_retries=1, timeout=10).models.list()
+        except openai.APIConnectionError as error:
+            why = self.shown(str(error.__cause__ or error))
+            raise UserError(
+                f"nobody answers at {self.reference} ({why}). Start the server, or correct the address."
+            ) from error
+        except (openai.OpenAIError, ValueError):
+            pass
+
     @property
     def hopeless(self) -> str | None:
         """Why nothing more is asked: the last failure of HOPELESS in a row; None while there is hope."""

@@ -17,6 +17,7 @@ from pe_rlhf_mm.evaluation.scoring import score_outcomes
 from pe_rlhf_mm.judging.load import load_judge
 from pe_rlhf_mm.models.sharding import by_rows
 from pe_rlhf_mm.registry import UnknownId
+from pe_rlhf_mm.rollout.server import Server
 from pe_rlhf_mm.training.config import RLConfig
 from pe_rlhf_mm.training.jury import ALONE, Jury
 from pe_rlhf_mm.types import Completions, Evaluator, Outcome, Prompts, Sample, Score
@@ -87,8 +88,8 @@ class EvaluatorReward(NamedTuple):
 def evaluator_reward(settings: RLConfig) -> EvaluatorReward | None:
     """The evaluator that is the reward of RL, with its judge; None where the reward is learned or a task's own.
 
-    Raises UserError (UnknownId) for one that does not exist or asks for more than a judge, and where a judge is missing
-    or would not be asked.
+    Raises UserError (UnknownId) for one that does not exist or asks for more than a judge, and where a judge is
+    missing, is silent, or would not be asked.
     """
     if settings.reward in ("learned", "task"):
         if settings.judge:
@@ -106,6 +107,8 @@ def evaluator_reward(settings: RLConfig) -> EvaluatorReward | None:
     if settings.judge and "judge" not in asks:
         raise UserError(f"rl.judge is given, and the evaluator {id} asks none: leave it out.")
     registry.evaluators.ready(id, {"judge": settings.judge or None})  # before a judge is loaded
+    if "://" in settings.judge:
+        hosts.led(Server(settings.judge).refuse_silence)  # SFT may take hours before it is asked
     judge = load_judge(settings.judge, calls=settings.judge_calls) if settings.judge else None
     return EvaluatorReward(id, registry.evaluators.make(id, {"judge": judge}))
 
