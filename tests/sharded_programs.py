@@ -34,7 +34,7 @@ from pe_rlhf_mm.training.config import TuneConfig
 from pe_rlhf_mm.training.job import attach
 from pe_rlhf_mm.training.optimizers import OPTIMIZERS
 from pe_rlhf_mm.training.step import new_state, train_step
-from pe_rlhf_mm.types import Completions, Pixels, Prompts
+from pe_rlhf_mm.types import Completions, Features, Pixels, Prompts
 
 WIDE = dataclasses.replace(
     CONFIG, vision=None, vocabulary=4096, decoder=dataclasses.replace(CONFIG.decoder, width=64, mlp_width=512)
@@ -80,7 +80,7 @@ def step_of(mode: str, model: VLMConfig, optimizer_name: str) -> dict[str, int]:
 def looking(mesh: jax.sharding.Mesh) -> list[tuple[str, int]]:
     """As a thread looks, which no mesh is set in."""
     pixels = Pixels(np.zeros((8, 1, 16, CONFIG.vision.patch_numbers), np.uint8), np.full((8, 1, 2), 4, np.int32))
-    lowered = images._look.lower(CONFIG, everywhere(drawn(CONFIG, mesh)["vision"]), by_rows(pixels, mesh))
+    lowered = images._look.lower(CONFIG, everywhere(drawn(CONFIG, mesh)["vision"]), by_rows(pixels, mesh), Features)
     return [(c.kind, c.size) for c in collectives(lowered.compile().as_text())]
 
 

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from flax import nnx
 from jax.sharding import AbstractDevice, AbstractMesh
+from made_up_devices import seeing
 from models import CONFIG
 
 import pe_rlhf_mm as pe
@@ -30,7 +31,6 @@ from pe_rlhf_mm.models.stack import Stack
 from pe_rlhf_mm.planning.plan import plan
 from pe_rlhf_mm.planning.programs import Load
 from pe_rlhf_mm.types import Completions, Packed, Prompts
-from tests.made_up_devices import seeing
 
 ROWS, LENGTH, HEADS, KV_HEADS, WIDTH = 2, 40, 4, 2, 8
 BLOCK = BlockConfig(layers=2, width=32, heads=HEADS, kv_heads=KV_HEADS, head_width=WIDTH, mlp_width=16)

@@ -16,12 +16,12 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 import pytest
+from made_up_devices import seeing
 from safetensors.numpy import load_file
 
 import pe_rlhf_mm as pe
 from pe_rlhf_mm import hosts
 from pe_rlhf_mm.cli.main import run as command
-from tests.made_up_devices import seeing
 
 HERE = Path(__file__).parent
 ROUNDING = {"rel": 2e-4, "abs": 2e-5}

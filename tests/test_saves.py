@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from made_up_devices import seeing
 from models import CONFIG, random_roles, state
 
 from pe_rlhf_mm.adapters.files import load_role, save_role
@@ -37,7 +38,6 @@ from pe_rlhf_mm.training.run_keeper import RunKeeper
 from pe_rlhf_mm.training.step import TrainState
 from pe_rlhf_mm.training.stopwatch import Stopwatch
 from pe_rlhf_mm.training.termination import held
-from tests.made_up_devices import seeing
 
 STEPS = 8
 WIDTH = 40_000

@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-from tests.made_up_devices import seeing
+from made_up_devices import seeing
 
 MATRIX = 64 * 512 * 4
 """Bytes of the largest matrix of a layer of `sharded_plans.py`."""

@@ -11,9 +11,9 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
+from made_up_devices import seeing
 
 import pe_rlhf_mm as pe
-from tests.made_up_devices import seeing
 
 HERE = Path(__file__).parent
 ON = {

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import AbstractMesh
+from made_up_devices import seeing
 
 from pe_rlhf_mm.data.streams import blocks
 from pe_rlhf_mm.errors import UserError
@@ -24,7 +25,6 @@ import json, sys
 import jax, numpy as np
 import pe_rlhf_mm as pe
 from pe_rlhf_mm.models.quantize import Quantized, dequantized
-from tests.made_up_devices import seeing
 
 folder, shape, quantize = sys.argv[1], json.loads(sys.argv[2]), json.loads(sys.argv[3])
 whole = pe.load_model(folder, dtype="float32", quantize=quantize)
