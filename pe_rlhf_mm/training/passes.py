@@ -173,11 +173,12 @@ def read(
     config: VLMConfig, of: Joint, rows: Readable, sampling: Sampling, how: forward.Pass = forward.SCORING
 ) -> list[Any]:
     """What every role of one pass says of rows, in their order."""
-    every = _hidden(of, lambda weights: rows.hidden(config, weights, how))
-    return [
-        reader(config, of.state, head, rows, hidden, sampling)
-        for reader, head, hidden in zip(of.readers, of.heads, every, strict=True)
-    ]
+    every, said = _hidden(of, lambda weights: rows.hidden(config, weights, how)), list[Any]()
+    for reader, head, hidden in zip(of.readers, of.heads, every, strict=True):
+        # One after another, or a compiler may have the logits of all policies at once.
+        own = jax.lax.optimization_barrier((hidden, said[-1]))[0] if said else hidden
+        said.append(reader(config, of.state, head, rows, own, sampling))
+    return said
 
 
 score = functools.partial(jax.jit, static_argnames=("config", "sampling"))(read)
