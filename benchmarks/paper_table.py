@@ -50,8 +50,8 @@ COUNTED = """\
 - With a picture, mode LoRA reads what the frozen tower has seen, looked at once before; mode full trains the tower
   too, on the 4,096 patches of every picture, and keeps its activations. The table of text only compares without that.
 - *Smallest slice*: the first of 1x1, 1x2, 2x2, 2x4, 4x4, 4x8, 8x8, 8x16, 16x16 that has room for the largest program of
-  the stage. Those that need more than 1.5 times the room by `--estimate` are passed over; of the others the compiler was
-  asked.
+  the stage. Those that need more than 1.5 times the room by `--estimate` are passed over; of the others the compiler
+  was asked.
 - The paper gives LoRA's peak as 43 to 74 % of full tuning's for reward models, and as 74 to 80 % for RL (arXiv
   2403.10704, table 1), of PaLM 2 and Gemini Pro on chips it does not name, by the same kind of figure, the
   compiler's. It does not say what stands in it. Its optimizer is not named either; Adafactor is what the group used
