@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import json
 import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image as Pillow
@@ -56,3 +58,8 @@ def noise(seed: int) -> bytes:
     buffer = io.BytesIO()
     Pillow.frombytes("RGB", (120, 120), random.Random(seed).randbytes(120 * 120 * 3)).save(buffer, "JPEG")
     return buffer.getvalue()
+
+
+def loads(texts: list[str]) -> list[Any]:
+    """Texts of JSON; None for an empty one."""
+    return [json.loads(text) if text else None for text in texts]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import io
-import json
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +13,12 @@ from PIL import Image as Pillow
 
 from pe_rlhf_mm.errors import UserError
 from tests.published_files import picture, write_json_document, write_tfrecord
-from tests.published_rows import bad, only, reason, records, rows_of
+from tests.published_rows import bad, loads, only, reason, records, rows_of
 from tests.published_ui_files import (
     aitw_step,
     unused,
     write_aitw,
 )
-
-
-def loads(texts: list[str]) -> list[Any]:
-    return [json.loads(text) if text else None for text in texts]
 
 
 def test_aitw(tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import json
 import random
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from pe_rlhf_mm.data.published.shards import Shards
 from pe_rlhf_mm.data.sources.tfrecord import TFRecord
 from pe_rlhf_mm.errors import UserError
 from tests.published_files import write_json_document
-from tests.published_rows import bad, only, reason, records, rows_of
+from tests.published_rows import bad, loads, only, reason, records, rows_of
 from tests.published_ui_files import (
     ACTIONS,
     clock,
@@ -28,10 +27,6 @@ from tests.published_ui_files import (
     node,
     write_android_control,
 )
-
-
-def loads(texts: list[str]) -> list[Any]:
-    return [json.loads(text) if text else None for text in texts]
 
 
 def one_step(folder: Path, action: dict[str, Any]) -> Path:

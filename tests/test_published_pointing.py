@@ -14,7 +14,7 @@ from pe_rlhf_mm.data.prepared import prepared
 from pe_rlhf_mm.data.published.catalogue import published
 from pe_rlhf_mm.errors import UserError
 from tests.published_files import picture, write_tfrecord
-from tests.published_rows import bad, only, records, rows_of
+from tests.published_rows import bad, loads, only, records, rows_of
 from tests.published_ui_files import (
     screenspot_row,
     uibert_row,
@@ -22,11 +22,6 @@ from tests.published_ui_files import (
     write_screenspot_parquet,
     write_uibert,
 )
-
-
-def loads(texts: list[str]) -> list[Any]:
-    return [json.loads(text) if text else None for text in texts]
-
 
 # --- ScreenSpot ---------------------------------------------------------------------------------------------------
 
