@@ -1,6 +1,6 @@
-"""How tiny-vlm was made: a model of 1.1 million parameters that has seen shapes, colours, places and a few words.
+"""How tiny-vlm was made, and the sizes below it: models that have seen shapes, colours, places and a few words.
 
-    python -m pe_rlhf_mm.assets.tiny_vlm FOLDER          (about an hour on 2 CPU cores)
+    python -m pe_rlhf_mm.assets.tiny_vlm xxs|xs|s FOLDER          (s: about an hour on 2 CPU cores)
 
 Its pictures are the 4,000 *training* images of the `easy-vqa` package (MIT), and mirror images of them. It learns to
 describe them, to name single properties, to point, and to say whether a statement is true. It never sees a question of
@@ -42,26 +42,43 @@ from pe_rlhf_mm.training.progress import ProgressBar
 from pe_rlhf_mm.training.sft import Demonstration, sft
 from pe_rlhf_mm.types import Image, Message, Text
 
+VOCABULARY = 512
 SPECIAL = ["<|pad|>", "<|image|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>", "<|tool|>"]
-CONFIG = VLMConfig(
-    decoder=BlockConfig(
-        layers=4, width=128, heads=4, kv_heads=2, head_width=32, mlp_width=352, qk_norm=True,
-        kinds=(LayerKind(Rope(10_000.0)),),
-    ),
-    vision=VisionConfig(
-        BlockConfig(layers=2, width=96, heads=4, kv_heads=4, head_width=24, mlp_width=256, qk_norm=True),
-        views=Square(64),
-        patch_size=8,
-        merge=2,
-        side=8,
-    ),
-    vocabulary=512,
-    context=512,
-    pad_id=0,
-    image_id=1,
-    stop_ids=(2,),
-    scaled_embedding=True,
-)  # fmt: skip
+
+
+def _sized(layers: int, width: int, kv_heads: int, mlp_width: int, *, tower: tuple[int, int]) -> VLMConfig:
+    """Of a decoder with heads 32 wide; `tower`: the width of one of two layers, and that of its MLP."""
+    tower_width, tower_mlp_width = tower
+    return VLMConfig(
+        decoder=BlockConfig(
+            layers=layers, width=width, heads=width // 32, kv_heads=kv_heads, head_width=32, mlp_width=mlp_width,
+            qk_norm=True, kinds=(LayerKind(Rope(10_000.0)),),
+        ),
+        vision=VisionConfig(
+            BlockConfig(
+                layers=2, width=tower_width, heads=4, kv_heads=4, head_width=tower_width // 4,
+                mlp_width=tower_mlp_width, qk_norm=True,
+            ),
+            views=Square(64),
+            patch_size=8,
+            merge=2,
+            side=8,
+        ),
+        vocabulary=VOCABULARY,
+        context=512,
+        pad_id=0,
+        image_id=1,
+        stop_ids=(2,),
+        scaled_embedding=True,
+    )  # fmt: skip
+
+
+SIZES = {
+    "xxs": _sized(2, 64, 1, 176, tower=(48, 128)),
+    "xs": _sized(3, 96, 1, 256, tower=(64, 176)),
+    "s": _sized(4, 128, 2, 352, tower=(96, 256)),
+}
+"""0.2, 0.5 and 1.1 million parameters; s is the size of tiny-vlm."""
 TEMPLATE = (
     "{% for m in messages %}<|{{ m['role'] }}|>"
     "{% if m['content'] is string %}{{ m['content'] }}{% else %}{% for c in m['content'] %}"
@@ -232,12 +249,12 @@ def lessons(shown: list[Picture], phase: Phase, seed: int) -> Iterator[Lesson]:
 
 
 def build_tokenizer(folder: Path, texts: list[str]) -> None:
-    """Byte-level BPE, so that any text can be written; 512 ids in all."""
+    """Byte-level BPE, so that any text can be written; VOCABULARY ids in all."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=CONFIG.vocabulary,
+        vocab_size=VOCABULARY,
         special_tokens=[AddedToken(s, special=True, normalized=False) for s in SPECIAL],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
@@ -263,17 +280,17 @@ def demonstrations(told: list[Lesson], processor: Processor, gallery: Gallery) -
     return [Demonstration(*row) for row in zip(processor.encode(messages, gallery), replies, strict=True)]
 
 
-def build(folder: Path, *, seed: int = 0) -> None:
+def build(folder: Path, config: VLMConfig, *, seed: int = 0) -> None:
     """Writes a whole checkpoint folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    values = dataclasses.asdict(CONFIG) | {"model_type": backbone.MODEL_TYPE}
+    values = dataclasses.asdict(config) | {"model_type": backbone.MODEL_TYPE}
     (folder / "config.json").write_text(json.dumps(values, indent=1) + "\n")
     shown = pictures()
     questions = json.loads((data_folder() / "train" / "questions.json").read_text())
     texts = [f"{prompt} {reply}" for _, prompt, reply in lessons(shown, PHASES[0], seed)][:20_000]
     build_tokenizer(folder, texts + [question for question, _, _ in questions] + WORDS * 50)
-    processor, gallery = Processor(read_tokenizer(folder), CONFIG), Gallery(CONFIG)
-    roles = role_table.only_backbone(vlm.initial_state(CONFIG, jax.random.key(seed))).start("sft", role_table.BACKBONE)
+    processor, gallery = Processor(read_tokenizer(folder), config), Gallery(config)
+    roles = role_table.only_backbone(vlm.initial_state(config, jax.random.key(seed))).start("sft", role_table.BACKBONE)
     for number, phase in enumerate(PHASES):
         roles = study(roles, shown, phase, processor, gallery, seed=seed + number)
         backbone.save_state(folder, roles.copies["sft"], jnp.bfloat16)
@@ -290,4 +307,4 @@ def study(
 
 
 if __name__ == "__main__":
-    build(Path(sys.argv[1]))
+    build(Path(sys.argv[2]), SIZES[sys.argv[1]])
