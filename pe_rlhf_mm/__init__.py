@@ -26,12 +26,12 @@ if TYPE_CHECKING:
     from pe_rlhf_mm.rollout.export import save_adapter as save_adapter
     from pe_rlhf_mm.rollout.load import load_policy as load_policy
     from pe_rlhf_mm.rollout.policy import Policy as Policy
-    from pe_rlhf_mm.training.config import LoraConfig as LoraConfig
     from pe_rlhf_mm.training.config import PreferenceConfig as PreferenceConfig
     from pe_rlhf_mm.training.config import RewardConfig as RewardConfig
     from pe_rlhf_mm.training.config import RLConfig as RLConfig
     from pe_rlhf_mm.training.config import SFTConfig as SFTConfig
     from pe_rlhf_mm.training.config import TuneConfig as TuneConfig
+    from pe_rlhf_mm.training.lora_config import LoraConfig as LoraConfig
     from pe_rlhf_mm.training.machines import MeshConfig as MeshConfig
     from pe_rlhf_mm.training.reward_model import RewardModel as RewardModel
     from pe_rlhf_mm.training.reward_model import average_rewards as average_rewards
@@ -65,13 +65,13 @@ _HOMES = {
     "rollout.load": ("load_policy",),
     "rollout.policy": ("Policy",),
     "training.config": (
-        "LoraConfig",
         "PreferenceConfig",
         "RewardConfig",
         "RLConfig",
         "SFTConfig",
         "TuneConfig",
     ),
+    "training.lora_config": ("LoraConfig",),
     "training.machines": ("MeshConfig",),
     "training.reward_model": ("RewardModel", "average_rewards", "load_reward", "load_run_reward"),
     "training.tune": ("tune",),

@@ -35,8 +35,9 @@ from pe_rlhf_mm.models.places import places_of
 from pe_rlhf_mm.models.sharding import MESH_AXES, using
 from pe_rlhf_mm.tasks.canvas.press import Press
 from pe_rlhf_mm.training import episodes, members, preferences, reinforce, reward, sft
-from pe_rlhf_mm.training.config import LoraConfig, PreferenceConfig, RewardConfig, RLConfig, SFTConfig, TuneConfig
+from pe_rlhf_mm.training.config import PreferenceConfig, RewardConfig, RLConfig, SFTConfig, TuneConfig
 from pe_rlhf_mm.training.job import attach
+from pe_rlhf_mm.training.lora_config import LoraConfig
 from pe_rlhf_mm.training.prepare import new_gallery
 from pe_rlhf_mm.training.reward import Judged, Row
 from pe_rlhf_mm.training.sft import Demonstration

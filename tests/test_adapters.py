@@ -16,8 +16,9 @@ from pe_rlhf_mm.adapters.targets import adapted
 from pe_rlhf_mm.errors import UserError
 from pe_rlhf_mm.models.model import Model
 from pe_rlhf_mm.training import forward, policy_gradient
-from pe_rlhf_mm.training.config import LoraConfig, RLConfig, TuneConfig
+from pe_rlhf_mm.training.config import RLConfig, TuneConfig
 from pe_rlhf_mm.training.job import attach
+from pe_rlhf_mm.training.lora_config import LoraConfig
 
 BACKBONE = state()
 EVERY = ("q", "k", "v", "o", "gate", "up", "down")
@@ -29,7 +30,7 @@ def batch() -> Batch:
 
 
 def forward_with(bank: Bank | None, batch: Batch) -> jax.Array:
-    return forward.hidden(CONFIG, roles.Weights(BACKBONE, bank), *batch)
+    return forward.read(CONFIG, roles.Weights(BACKBONE, bank), *batch).states
 
 
 hidden = jax.jit(forward_with)
@@ -115,7 +116,7 @@ def test_adapters_added_to_the_kernels_give_what_they_give_beside_them(batch: Ba
     bank, before = lora.only(random_slot(4, targets=targets), 0.5), roles.fingerprint(BACKBONE)
     whole = roles.merged(roles.Weights(BACKBONE, bank))
     assert roles.fingerprint(BACKBONE) == before
-    alone = jax.jit(lambda state: forward.hidden(CONFIG, roles.Weights(state, None), *batch))(whole)
+    alone = jax.jit(lambda state: forward.read(CONFIG, roles.Weights(state, None), *batch).states)(whole)
     np.testing.assert_allclose(alone, hidden(bank, batch), rtol=1e-3, atol=1e-4)
 
 
@@ -131,12 +132,12 @@ def test_dropout_acts_only_where_it_is_asked_for(batch: Batch) -> None:
 
     @jax.jit
     def dropped(key: jax.Array) -> jax.Array:
-        return forward.hidden(CONFIG, weights, *batch, forward.Pass(dropout=0.5, key=key))
+        return forward.read(CONFIG, weights, *batch, forward.Pass(dropout=0.5, key=key)).states
 
     one, same, other = dropped(jax.random.key(0)), dropped(jax.random.key(0)), dropped(jax.random.key(1))
     np.testing.assert_array_equal(one, same)
     assert (one != other).any()
-    without = forward.hidden(CONFIG, weights, *batch, forward.Pass(dropout=0.0, key=jax.random.key(0)))
+    without = forward.read(CONFIG, weights, *batch, forward.Pass(dropout=0.0, key=jax.random.key(0))).states
     np.testing.assert_allclose(without, hidden(weights.bank, batch), rtol=1e-4, atol=1e-5)
 
 

@@ -50,7 +50,7 @@ def batch() -> Batch:
 
 @jax.jit
 def hidden(weights: Weights, batch: Batch) -> jax.Array:
-    return forward.hidden(CONFIG, weights, *batch)
+    return forward.read(CONFIG, weights, *batch).states
 
 
 def by_hand(slot: Slot) -> nnx.State:
@@ -90,7 +90,7 @@ def test_the_length_is_a_constant_to_gradients(batch: Batch) -> None:
 
     def loss(slot: Slot, gains: lora.Gains | None) -> jax.Array:
         found = dora.gains(BACKBONE, slot, SCALE) if gains is None else gains
-        return jnp.sum(forward.hidden(CONFIG, Weights(BACKBONE, lora.only(slot, SCALE, found)), *batch) ** 3)
+        return jnp.sum(forward.read(CONFIG, Weights(BACKBONE, lora.only(slot, SCALE, found)), *batch).states ** 3)
 
     own = jax.jit(jax.grad(lambda s: loss(s, None)))(slot)["q"]
     by_factors, by_gain = jax.jit(jax.grad(loss, argnums=(0, 1)))(slot, dora.gains(BACKBONE, slot, SCALE))

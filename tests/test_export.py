@@ -164,7 +164,7 @@ def test_a_reward_model_scores_replies_as_its_run_does(run: Path, tmp_path: Path
         (prompt,), (said,) = loaded.processor.encode([talk], gallery), loaded.processor.encode_replies([reply])
         prompts = loaded.processor.prompts([prompt], gallery, length=len(prompt.tokens))
         completions = loaded.processor.completions([[said]], length=len(said))
-        last = forward.hidden(loaded.config, weights, prompts, completions)[0, -1]
+        last = forward.read(loaded.config, weights, prompts, completions).states[0, -1]
         found.append(float(last.sum()))  # a head of ones
     scores = judge.score(asked, replies)
     np.testing.assert_allclose(scores, found, rtol=1e-4, atol=1e-4)

@@ -167,7 +167,7 @@ def test_activations_keep_their_type(kind: str) -> None:
 def adapter_gradient(weights: nnx.State, batch: Batch, *, remat: Remat = "products"):
     def loss(slot: lora.Slot) -> jax.Array:
         how = forward.Pass(remat=remat)
-        return jnp.sum(forward.hidden(CONFIG, Weights(weights, lora.only(slot, 0.5)), *batch, how) ** 3)
+        return jnp.sum(forward.read(CONFIG, Weights(weights, lora.only(slot, 0.5)), *batch, how).states ** 3)
 
     return jax.jit(jax.grad(loss))(random_slot(1))
 

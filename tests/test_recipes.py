@@ -20,8 +20,9 @@ from pe_rlhf_mm.data.streams import Fed
 from pe_rlhf_mm.errors import TrainingDiverged, UserError
 from pe_rlhf_mm.testing import ToyTask
 from pe_rlhf_mm.training import forward, reward, sft
-from pe_rlhf_mm.training.config import LoraConfig, RewardConfig, RLConfig, SFTConfig, TuneConfig
+from pe_rlhf_mm.training.config import RewardConfig, RLConfig, SFTConfig, TuneConfig
 from pe_rlhf_mm.training.loop import train
+from pe_rlhf_mm.training.lora_config import LoraConfig
 from pe_rlhf_mm.training.optimizers import adam
 from pe_rlhf_mm.training.presets import settings_of
 from pe_rlhf_mm.training.reward import Judged, Row

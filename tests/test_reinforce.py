@@ -330,7 +330,7 @@ def some_rollout() -> Rollout:
 
 def values_of(roles: Roles, rollout: Rollout) -> Array:
     """What V says before each token."""
-    states = forward.hidden(CONFIG, roles.weights("value"), rollout.prompts, rollout.completions)
+    states = forward.read(CONFIG, roles.weights("value"), rollout.prompts, rollout.completions).states
     return roles.heads["value"](vlm.before_each(states, *rollout.completions.mask.shape[1:]))
 
 

@@ -69,7 +69,7 @@ def test_logits_of_one_row_equal_those_of_separate_rows(batch: Batch) -> None:
 def test_log_probabilities_and_rewards_of_one_row_equal_those_of_separate_rows(batch: Batch) -> None:
     alone, mask = separate(batch), batch.completions.mask
     together, apart = statistics(ROLES, batch), statistics(ROLES, alone)
-    for one, other in zip(together, apart, strict=True):
+    for one, other in zip(jax.tree.leaves(together), jax.tree.leaves(apart), strict=True):
         np.testing.assert_allclose(np.asarray(one)[mask], np.asarray(other)[alone.completions.mask], **CLOSE)
     np.testing.assert_allclose(rewards(ROLES, batch).reshape(-1), rewards(ROLES, alone)[:, 0], **CLOSE)
 
@@ -175,7 +175,7 @@ def test_values_are_read_before_the_token_they_are_compared_with(batch: Batch) -
     tokens[longest][2] = (tokens[longest][2] + 1) % 20 + FIRST_WORD
     changed = Batch(batch.prompts, batch.completions._replace(tokens=tokens))
     before, after = (
-        np.asarray(head(rows.valued(rows.hidden(CONFIG, ROLES.weights("policy"), forward.SCORING))))[longest]
+        np.asarray(head(rows.valued(rows.read(CONFIG, ROLES.weights("policy"), forward.SCORING).states)))[longest]
         for rows in (Completed(*batch), Completed(*changed))
     )
     assert (before[:3] == after[:3]).all()
@@ -187,7 +187,7 @@ def test_whatever_layers_keep_the_gradient_is_the_same(batch: Batch) -> None:
 
     def loss(trainable: object, remat: Remat) -> jax.Array:
         weights = ROLES.put(trainable).weights("policy")
-        return forward.hidden(CONFIG, weights, *batch, forward.Pass(remat=remat)).sum()
+        return forward.read(CONFIG, weights, *batch, forward.Pass(remat=remat)).states.sum()
 
     plain, *others = (jax.jit(jax.grad(loss), static_argnums=1)(trained, remat) for remat in KEPT)
     for again in others:

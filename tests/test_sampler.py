@@ -55,7 +55,7 @@ def test_forty_cached_steps_equal_the_full_forward_pass(prompts: Prompts, long: 
 def test_greedy_tokens_are_the_likeliest_of_the_full_forward_pass(prompts: Prompts) -> None:
     greedy = drawn(prompts, Sampling(temperature=0.0, max_tokens=STEPS), config=LONG)
     model = vlm.bind(CONFIG, ROLES.backbone)
-    states = forward.hidden(CONFIG, WEIGHTS, prompts, greedy.completions)
+    states = forward.read(CONFIG, WEIGHTS, prompts, greedy.completions).states
     logits = tempered(model.logits(vlm.before_each(states, GROUP, STEPS)), forward.PLAIN, CONFIG.forbidden_ids)
     np.testing.assert_array_equal(greedy.completions.tokens, jnp.argmax(logits, axis=-1))
     assert (greedy.completions.tokens == greedy.completions.tokens[:, :1]).all()

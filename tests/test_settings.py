@@ -25,7 +25,7 @@ from pe_rlhf_mm.json_files import to_json
 from pe_rlhf_mm.models.model import load_model
 from pe_rlhf_mm.testing import ToyTask, check_task
 from pe_rlhf_mm.training import forward
-from pe_rlhf_mm.training.config import LoraConfig
+from pe_rlhf_mm.training.lora_config import LoraConfig
 from pe_rlhf_mm.training.passes import Completed
 from pe_rlhf_mm.training.prepare import prepare
 from pe_rlhf_mm.training.progress import ProgressBar

@@ -21,7 +21,8 @@ from pe_rlhf_mm.errors import UserError
 from pe_rlhf_mm.models.model import load_model
 from pe_rlhf_mm.rollout.export import export_role
 from pe_rlhf_mm.testing import ToyTask, check_task
-from pe_rlhf_mm.training.start import inherited, read_start, refuse_other_adapters, sft_folder
+from pe_rlhf_mm.training.given import folder_of, refuse_other_adapters
+from pe_rlhf_mm.training.start import inherited, read_start
 from pe_rlhf_mm.types import Sample
 
 SMALL = pe.TuneConfig(
@@ -161,7 +162,7 @@ def test_sft_goes_on_with_the_adapters_of_a_run_or_of_a_folder(source: Path, tmp
     still = replace(SMALL, method="dpo", preferences=pe.PreferenceConfig(steps=1, batch_size=8, evaluate_every=1))
     export_role(source, tmp_path / "adapter", "sft", "peft")
     for reference, role in (str(source), "policy"), (f"{source}:sft", "sft"), (str(tmp_path / "adapter"), "sft"):
-        assert prints_of(sft_folder(reference), "sft") == prints(source, role)
+        assert prints_of(folder_of(reference), "sft") == prints(source, role)
     sft = replace(still.sft, steps=1, learning_rate=1e-30, start_from=str(tmp_path / "adapter"))
     pe.tune(TOY, out=tmp_path / "run", config=replace(still, sft=sft), quiet=True)
     assert prints(tmp_path / "run", "sft") == prints(source, "sft")
@@ -178,7 +179,7 @@ def test_sft_goes_on_with_the_adapters_of_a_run_or_of_a_folder(source: Path, tmp
         ({"lora": replace(SMALL.lora, scaling="rslora")}, "", r"--lora.alpha 9.2376, with --lora.scaling rslora"),
         ({"mode": "full"}, "", "holds adapters, and this run is of mode full. Give --mode lora"),
         ({}, ":reward", "reads a number off a head"),
-        ({}, ":judge", "has no adapters for SFT to go on with: expected a run with the role judge"),
+        ({}, ":judge", "has no adapters to go on with: expected a run with the role judge"),
     ],
 )
 def test_sft_goes_on_with_nothing_but_what_it_is_to_train(

@@ -29,8 +29,9 @@ from pe_rlhf_mm.models.vlm import kernel_at
 from pe_rlhf_mm.rollout.policy import Policy
 from pe_rlhf_mm.testing import ToyTask
 from pe_rlhf_mm.training import forward, passes
-from pe_rlhf_mm.training.config import LoraConfig, RLConfig
+from pe_rlhf_mm.training.config import RLConfig
 from pe_rlhf_mm.training.likelihood import likelihoods
+from pe_rlhf_mm.training.lora_config import LoraConfig
 from pe_rlhf_mm.training.passes import Completed
 from pe_rlhf_mm.types import Features, Image, Merged, Pixels
 
@@ -46,7 +47,7 @@ def batch() -> Batch:
 
 @jax.jit
 def hidden(bank: lora.Bank | None, batch: Batch) -> jax.Array:
-    return forward.hidden(CONFIG, Weights(BACKBONE, bank), *batch)
+    return forward.read(CONFIG, Weights(BACKBONE, bank), *batch).states
 
 
 def merged_ahead(batch: Batch) -> Batch:
@@ -91,7 +92,7 @@ def test_adapters_added_to_the_kernels_give_what_they_give_beside_them(batch: Ba
     bank = lora.only(random_slot(4, targets=targets), 0.5)
     beside, base = hidden(bank, batch), hidden(None, batch)
     whole = roles.merged(Weights(BACKBONE, bank))
-    alone = jax.jit(lambda state: forward.hidden(CONFIG, Weights(state, None), *batch))(whole)
+    alone = jax.jit(lambda state: forward.read(CONFIG, Weights(state, None), *batch).states)(whole)
     np.testing.assert_allclose(alone, beside, rtol=1e-3, atol=1e-4)
     assert np.abs(beside - base).max() > 1e-2
     if targets == ("projector",):
@@ -100,7 +101,7 @@ def test_adapters_added_to_the_kernels_give_what_they_give_beside_them(batch: Ba
 
 def test_gradients_reach_every_adapter_of_tower_and_projector(batch: Batch) -> None:
     def loss(slot: lora.Slot) -> jax.Array:
-        return jnp.sum(forward.hidden(CONFIG, Weights(BACKBONE, lora.only(slot, 0.5)), *batch) ** 3)
+        return jnp.sum(forward.read(CONFIG, Weights(BACKBONE, lora.only(slot, 0.5)), *batch).states ** 3)
 
     slot = random_slot(4, targets=SIGHT)
     gradients, loss = jax.jit(jax.grad(loss))(slot), jax.jit(loss)
@@ -114,7 +115,7 @@ def test_gradients_reach_every_adapter_of_tower_and_projector(batch: Batch) -> N
 def test_dropout_reaches_the_eyes(batch: Batch) -> None:
     weights = Weights(BACKBONE, lora.only(random_slot(4, targets=("projector",)), 0.5))
     dropped = [
-        forward.hidden(CONFIG, weights, *batch, forward.Pass(dropout=0.5, key=jax.random.key(n))) for n in (0, 1)
+        forward.read(CONFIG, weights, *batch, forward.Pass(dropout=0.5, key=jax.random.key(n))).states for n in (0, 1)
     ]
     assert (dropped[0] != dropped[1]).any()
 

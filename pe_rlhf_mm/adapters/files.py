@@ -6,7 +6,8 @@ from pathlib import Path
 
 import jax.numpy as jnp
 
-from pe_rlhf_mm.adapters.origin import JUDGES, origin_of, read_origin
+from pe_rlhf_mm.adapters.mixture_files import read_mixture, write_mixture
+from pe_rlhf_mm.adapters.origin import JUDGES, MIXTURE, origin_of, read_origin
 from pe_rlhf_mm.adapters.peft import Serving, read_adapter, write_adapter
 from pe_rlhf_mm.adapters.roles import Head, Roles, type_of
 from pe_rlhf_mm.adapters.tensors import read_tensors, write_tensors
@@ -21,7 +22,10 @@ def save_role(
 ) -> None:
     """Writes one role's adapters or copy, and its head if it has one, replacing older files only when complete."""
     folder.mkdir(parents=True, exist_ok=True)
-    if role in roles.copies:
+    if role in roles.mixtures:
+        origin = origin_of(role, config, roles.backbone, model=base, head=role in roles.heads)
+        write_mixture(folder, roles.mixtures[role], origin)
+    elif role in roles.copies:
         backbone.save_state(folder, roles.copies[role], type_of(roles.copies[role]))
     else:
         origin = origin_of(role, config, roles.backbone, model=base, head=role in roles.heads)
@@ -39,6 +43,8 @@ def load_role(folder: Path, roles: Roles, role: str, config: VLMConfig) -> Roles
     if (folder / "model.safetensors").is_file():
         copy = backbone.load_state(folder, config, type_of(roles.backbone))
         roles = roles._replace(copies={**roles.copies, role: copy})
+    elif (folder / MIXTURE).is_file():
+        roles = roles.mixed(role, read_mixture(folder, config))
     else:
         slot, scale = read_adapter(folder, config)
         slot = placed_slot(config, slot)

@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from pe_rlhf_mm.adapters.gates import Gates
 from pe_rlhf_mm.adapters.targets import Matrix
 
 BACKBONE = -1
@@ -54,13 +55,15 @@ Gains = Mapping[str, Float[Array, "L *E out"]]
 class Bank(NamedTuple):
     """Slots side by side, and which of them each row uses. `ids` None: every row uses the only slot.
 
-    `gains`: what the columns of some matrices, adapters added, are multiplied by (`dora.py`).
+    `gains`: what the columns of some matrices, adapters added, are multiplied by (`dora.py`). `gates`: with them, every
+    token uses all slots, each by its share (`mixture.py`), and rows have no say.
     """
 
     matrices: Slot
     scale: Float[Array, " E"]
     gains: Gains
     ids: Int[Array, " B"] | None = None
+    gates: Gates | None = None
 
 
 def new_slot(key: jax.Array, matrices: Mapping[str, Matrix], *, rank: int) -> Slot:
@@ -115,7 +118,7 @@ def within(bank: Bank | None, place: str = "") -> Bank | None:
     inner = {name.removeprefix(place): low for name, low in bank.matrices.items() if name.startswith(place)}
     inner = {name: low for name, low in inner.items() if place or "." not in name}
     gains = {name: bank.gains[place + name] for name in inner if place + name in bank.gains}
-    return bank._replace(matrices=inner, gains=gains) if inner else None
+    return bank._replace(matrices=inner, gains=gains, gates=None if place else bank.gates) if inner else None
 
 
 def gains_side_by_side(gains: Sequence[Gains]) -> Gains:
@@ -145,6 +148,14 @@ def delta(
     weight = jnp.where(ids == BACKBONE, 0.0, scale[chosen])
     inner = jnp.einsum("b...i,bir->b...r", x, low.a[chosen])
     return jnp.einsum("b...r,bro,b->b...o", inner, low.b[chosen], weight)
+
+
+def mixed(
+    x: Float[Array, "*n in"], low: LowRank, scale: Float[Array, " E"], shares: Float[Array, "*n E"]
+) -> Float[Array, "*n out"]:
+    """What several slots add to one layer's output, Σ_e share_e · scale_e · (x a_e) b_e, token by token; float32."""
+    inner = jnp.einsum("...i,eir->...er", x.astype(jnp.float32), low.a)
+    return jnp.einsum("...er,ero,...e->...o", inner, low.b, shares * scale)
 
 
 def gain(gains: Float[Array, "E out"], ids: Int[Array, " B"] | None, like: Array) -> Float[Array, "*rows out"]:

@@ -30,6 +30,8 @@ JUDGES = ("reward", "value")
 """Roles that are nothing without their head."""
 CORNER = 256
 """Rows and columns of a matrix that are looked at: of 9 billion weights 20 million, which takes no time."""
+ADAPTER, MIXTURE = "adapter_model.safetensors", "mixture.safetensors"
+"""The files that say where they come from."""
 IN_LAYERS, BESIDE = "layers", "rest"
 KEY = "pe_rlhf_mm"
 
@@ -106,7 +108,7 @@ def read_origin(folder: Path) -> Origin | None:
 
     Raises UserError for what another release wrote.
     """
-    path = folder / "adapter_model.safetensors"
+    path = next((folder / name for name in (MIXTURE, ADAPTER) if (folder / name).is_file()), folder / ADAPTER)
     try:
         with safe_open(path, "numpy") as file:
             told = (file.metadata() or {}).get(KEY)

@@ -1,9 +1,10 @@
 """One backbone, every role: what is frozen, what each role adds to it, and which part is being trained.
 
-A role is a slot of low-rank adapters (mode `lora`) or weights of its own (mode `full`), and a scalar head if it
-judges. Training code names roles; which of the two modes it is in, it never asks. What equals another role shares its
-arrays until it is trained. While it is, its weights are a `Trainable` in float32, and afterwards they are frozen in the
-type of the backbone, in which every pass reads them.
+A role is a slot of low-rank adapters or a mixture of some (mode `lora`), or weights of its own (mode `full`), and a
+scalar head if it judges. Of a mixture the gates are trained, and its experts are as frozen as the backbone. Training
+code names roles; which of these they are, it never asks. What equals another role shares its arrays until it is
+trained. While it is, its weights are a `Trainable` in float32, and afterwards they are frozen in the type of the
+backbone, in which every pass reads them.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from jaxtyping import Array, Float
 
 from pe_rlhf_mm import hosts
 from pe_rlhf_mm.adapters import dora, lora
+from pe_rlhf_mm.adapters.gates import Gate
+from pe_rlhf_mm.adapters.mixture import Mixture
 from pe_rlhf_mm.adapters.targets import adapted
 from pe_rlhf_mm.models import quantize
 from pe_rlhf_mm.models.config import VLMConfig
@@ -61,6 +64,7 @@ class Trainable(NamedTuple):
     slots: dict[str, lora.Slot]
     copies: dict[str, nnx.State]
     heads: dict[str, Head]
+    gates: dict[str, dict[str, Gate]]
 
 
 Learned = TypeVar("Learned")
@@ -68,13 +72,14 @@ Learned = TypeVar("Learned")
 
 
 class Roles(NamedTuple):
-    """The frozen backbone and, by role, adapters with their scale, or all weights, and heads."""
+    """The frozen backbone and, by role, adapters with their scale, or a mixture, or all weights, and heads."""
 
     backbone: nnx.State
     slots: dict[str, lora.Slot]
     scales: dict[str, Float[Array, ""]]
     copies: dict[str, nnx.State]
     heads: dict[str, Head]
+    mixtures: dict[str, Mixture]
 
     def weights(self, role: str) -> Weights:
         """What a forward pass of one role reads."""
@@ -82,9 +87,11 @@ class Roles(NamedTuple):
             return Weights(self.copies[role], None)
         if role in self.slots:
             return adapted_by(self.backbone, self.slots[role], self.scales[role])
+        if role in self.mixtures:
+            return Weights(self.backbone, self.mixtures[role].bank)
         if role == BACKBONE:
             return Weights(self.backbone, None)
-        raise KeyError(f"no role {role!r}; there are {sorted([BACKBONE, *self.slots, *self.copies])}")
+        raise KeyError(f"no role {role!r}; there are {sorted([BACKBONE, *self.slots, *self.copies, *self.mixtures])}")
 
     def pick(self, *roles: str) -> Trainable:
         """The trainable part of the named roles, copied, so that its buffers may be donated.
@@ -95,6 +102,7 @@ class Roles(NamedTuple):
             slots={role: self.slots[role] for role in roles if role in self.slots},
             copies={role: self.copies[role] for role in roles if role in self.copies},
             heads={role: self.heads[role] for role in roles if role in self.heads},
+            gates={role: self.mixtures[role].gates for role in roles if role in self.mixtures},
         )
         # Copied indeed: `astype` gives back what is float32 already, and a training step gives it away.
         return jax.tree.map(lambda x: jnp.array(x, jnp.float32), chosen)
@@ -117,6 +125,18 @@ class Roles(NamedTuple):
             slots={**self.slots, **trained.slots},
             copies={**self.copies, **self.frozen(trained).copies},
             heads={**self.heads, **trained.heads},
+            mixtures={
+                **self.mixtures,
+                **{role: self.mixtures[role]._replace(gates=gates) for role, gates in trained.gates.items()},
+            },
+        )
+
+    def mixed(self, role: str, mixture: Mixture) -> Roles:
+        """`role` becomes a mixture, in place of adapters of its own."""
+        return self._replace(
+            slots={name: slot for name, slot in self.slots.items() if name != role},
+            scales={name: scale for name, scale in self.scales.items() if name != role},
+            mixtures={**self.mixtures, role: mixture},
         )
 
     def start(self, role: str, source: str) -> Roles:
@@ -128,6 +148,8 @@ class Roles(NamedTuple):
             weights = self.weights(source).state
             quantize.refuse(weights, "whole numbers cannot be trained, as mode full would")
             return self._replace(copies={**self.copies, role: weights})
+        if source in self.mixtures:
+            return self.mixed(role, self.mixtures[source])
         return self._replace(
             slots={**self.slots, role: self.slots[source]}, scales={**self.scales, role: self.scales[source]}
         )
@@ -139,7 +161,7 @@ class Roles(NamedTuple):
 
 def only_backbone(backbone: nnx.State) -> Roles:
     """No role but the checkpoint itself."""
-    return Roles(backbone, {}, {}, {}, {})
+    return Roles(backbone, {}, {}, {}, {}, {})
 
 
 def type_of(state: nnx.State) -> jnp.dtype:

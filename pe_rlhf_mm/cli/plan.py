@@ -126,6 +126,8 @@ def _refuse_impossible(options: Plan, named: Mapping[str, int]) -> None:
         least = 0 if name == "pictures" else 1
         if value is not None and value < least:
             raise UserError(f"--{name.replace('_', '-')} must be at least {least}, not {value}.")
+    if options.settings.lora.experts:
+        raise UserError("mixtures of adapters are not planned: leave out --lora.experts, and plan one adapter.")
     if options.smallest and options.settings.mesh != MeshConfig():
         raise UserError("every slice has a mesh of its own size: leave out --smallest, or --mesh.")
     if options.task is None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
+from pe_rlhf_mm.adapters.gates import usage
 from pe_rlhf_mm.adapters.lora import Bank, within
 from pe_rlhf_mm.models.attention import EARLIER, FURTHEST, NO_TOKEN, NOBODY, KeyValues, Memory, Sight, capped
 from pe_rlhf_mm.models.config import Remat, VLMConfig
@@ -14,6 +17,15 @@ from pe_rlhf_mm.models.history import History
 from pe_rlhf_mm.models.layers import Norm, Rate
 from pe_rlhf_mm.models.sharding import cut, gathered, looked_up
 from pe_rlhf_mm.models.stack import Stack, kind_angles
+
+
+class Read(NamedTuple):
+    """Normed hidden states of every token, all layers' keys and values, [layers, ..], and of a mixture of adapters how
+    much each expert was used."""
+
+    states: Float[Array, "B S D"]
+    past: KeyValues
+    usage: Float[Array, " N"] | None
 
 
 class Decoder(nnx.Module):
@@ -54,8 +66,8 @@ class Decoder(nnx.Module):
         dropout: Rate = 0.0,
         key: jax.Array | None = None,
         remat: Remat = "products",
-    ) -> tuple[Float[Array, "B S D"], KeyValues]:
-        """Runs all layers; returns normed hidden states and every layer's keys and values (leading axis: layer).
+    ) -> Read:
+        """Runs all layers.
 
         A token sees those that `enter` before it, or with it, and `leave` after it (`vlm.Rows`), and what was read
         `before`.
@@ -71,7 +83,8 @@ class Decoder(nnx.Module):
             key=key,
             remat=remat,
         )
-        return self.norm(passed.x), passed.past
+        used = usage(passed.shares, leave > NOBODY) if passed.shares else None
+        return Read(self.norm(passed.x), passed.past, used)
 
     def decode(
         self,

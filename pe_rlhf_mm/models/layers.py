@@ -17,6 +17,8 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float, Int
 
 from pe_rlhf_mm.adapters import lora
+from pe_rlhf_mm.adapters.gates import Gates, Shares
+from pe_rlhf_mm.adapters.targets import MLP
 from pe_rlhf_mm.models.attention import KeyValues, Memory, attend_shared_prompt, recalled
 from pe_rlhf_mm.models.config import Activation, BlockConfig, NormKind
 from pe_rlhf_mm.models.quantize import matmul
@@ -31,7 +33,10 @@ Attend = Callable[[Float[Array, "B S H C"], KeyValues], Float[Array, "B S H C"]]
 
 
 class LayerAdapters(NamedTuple):
-    """One layer's cut of an adapter bank; `dropout` applies to the adapters' input, in training only."""
+    """One layer's cut of an adapter bank; `dropout` applies to the adapters' input, in training only.
+
+    `shares`: what those of its gates have said that have been asked.
+    """
 
     matrices: lora.Slot
     scale: Float[Array, " E"]
@@ -39,13 +44,25 @@ class LayerAdapters(NamedTuple):
     ids: Int[Array, " B"] | None
     dropout: Rate = 0.0
     key: jax.Array | None = None
+    gates: Gates | None = None
+    shares: Shares | None = None
+
+    def opened(self, place: str, h: Float[Array, "*n D"]) -> LayerAdapters:
+        """The same with what the gate of a place says of what stands there, if it has one."""
+        if self.gates is None or place not in self.gates:
+            return self
+        return self._replace(shares={**(self.shares or {}), place: self.gates[place](h)})
 
     def delta(self, target: str, x: Float[Array, "B *rest in"]) -> Float[Array, "B *rest out"]:
         if self.key is not None and not (isinstance(self.dropout, float | int) and self.dropout == 0):
             key = jax.random.fold_in(self.key, sorted(self.matrices).index(target))
             keep = jax.random.bernoulli(key, 1 - self.dropout, x.shape)
             x = jnp.where(keep, x / (1 - self.dropout), 0)
-        return lora.delta(x, self.matrices[target], self.scale, self.ids)
+        if self.gates is None:
+            return lora.delta(x, self.matrices[target], self.scale, self.ids)
+        said = self.shares or {}
+        place = "mlp" if target in MLP and "mlp" in said else "attention"
+        return lora.mixed(x, self.matrices[target], self.scale, said[place])
 
     def beside(self, target: str, x: Float[Array, "B *rest in"], y: Float[Array, "B *rest out"]) -> Array:
         """y = x W as it is with the adapters: y + delta, and that times the gain of its column, if there are gains."""
@@ -53,6 +70,11 @@ class LayerAdapters(NamedTuple):
         if target not in self.gains:
             return y + change.astype(y.dtype)
         return (lora.gain(self.gains[target], self.ids, y) * (y.astype(jnp.float32) + change)).astype(y.dtype)
+
+
+def opened(adapters: LayerAdapters | None, place: str, h: Float[Array, "*n D"]) -> LayerAdapters | None:
+    """Adapters, if there are any, as they act on what stands before a half of a block."""
+    return None if adapters is None else adapters.opened(place, h)
 
 
 def alone(bank: lora.Bank | None, dropout: Rate, key: jax.Array | None) -> LayerAdapters | None:
@@ -153,12 +175,12 @@ class Block(nnx.Module):
             self.post_attention_norm, self.post_mlp_norm = norm(width), norm(width)
 
     def project(
-        self, x: Array, angles: Float[Array, "*rows F"] | None, adapters: LayerAdapters | None
+        self, normed: Array, angles: Float[Array, "*rows F"] | None, adapters: LayerAdapters | None
     ) -> tuple[Float[Array, "*rows H C"], KeyValues]:
         """The normed input as queries, keys and values, split into heads and rotated."""
-        config, normed = self.config, self.attention_norm(x)
+        config, rows = self.config, normed.shape[:-1]
         q, k, v = (
-            cut(getattr(self, t)(normed, adapters, t).reshape(*x.shape[:-1], -1, config.head_width), "rows", None, axis)
+            cut(getattr(self, t)(normed, adapters, t).reshape(*rows, -1, config.head_width), "rows", None, axis)
             for t, axis in (("q", "heads"), ("k", "kv_heads"), ("v", "kv_heads"))
         )
         if config.qk_norm:
@@ -167,16 +189,18 @@ class Block(nnx.Module):
             q, k = rotate(q, angles), rotate(k, angles)
         return q, KeyValues(k, v)
 
-    def finish(self, x: Array, attended: Array, adapters: LayerAdapters | None) -> Array:
-        """Everything after attention: output projection, MLP, and both residual sums."""
+    def finish(self, x: Array, attended: Array, adapters: LayerAdapters | None) -> tuple[Array, Shares]:
+        """Everything after attention: output projection, MLP, and both residual sums; and what all gates have said."""
         config, act = self.config, ACTIVATIONS[self.config.activation]
         out = self.o(attended.reshape(*x.shape[:-1], -1), adapters, "o")
         x = x + (self.post_attention_norm(out) if config.post_norms else out)
         normed = self.mlp_norm(x)
+        adapters = opened(adapters, "mlp", normed)
         inner = self.up(normed, adapters, "up")
         inner = act(self.gate(normed, adapters, "gate")) * inner if config.gated else act(inner)
         out = self.down(inner, adapters, "down")
-        return cut(x + (self.post_mlp_norm(out) if config.post_norms else out), "rows")
+        x = cut(x + (self.post_mlp_norm(out) if config.post_norms else out), "rows")
+        return x, {} if adapters is None or adapters.shares is None else adapters.shares
 
     def __call__(
         self,
@@ -185,13 +209,16 @@ class Block(nnx.Module):
         attend: Attend,
         adapters: LayerAdapters | None = None,
         before: Memory | None = None,
-    ) -> tuple[Float[Array, "B S D"], KeyValues]:
+    ) -> tuple[Float[Array, "B S D"], KeyValues, Shares]:
         """`attend` knows who sees whom; `before`: what stands before x and was read earlier."""
-        q, own = self.project(x, angles, adapters)
+        normed = self.attention_norm(x)
+        adapters = opened(adapters, "attention", normed)
+        q, own = self.project(normed, angles, adapters)
         seen = own
         if before is not None:
             seen = KeyValues(*(jnp.concatenate(pair, axis=1) for pair in zip(recalled(before), own, strict=True)))
-        return self.finish(x, attend(q, seen), adapters), own
+        x, shares = self.finish(x, attend(q, seen), adapters)
+        return x, own, shares
 
     def decode(
         self,
@@ -204,6 +231,8 @@ class Block(nnx.Module):
         adapters: LayerAdapters | None,
     ) -> tuple[Float[Array, "B G D"], KeyValues]:
         """One token of each completion; returns its keys and values, which are not in its own memory yet."""
-        q, new = self.project(x, angles, adapters)
+        normed = self.attention_norm(x)
+        adapters = opened(adapters, "attention", normed)
+        q, new = self.project(normed, angles, adapters)
         attended = attend_shared_prompt(q, new, prompt, prompt_mask, own, own_mask, self.config)
-        return self.finish(x, attended, adapters), new
+        return self.finish(x, attended, adapters)[0], new

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
+from pe_rlhf_mm.adapters.gates import Gates, Shares
 from pe_rlhf_mm.adapters.lora import Bank, Gains, Slot
 from pe_rlhf_mm.models.attention import KeyValues, Memory, Sight
 from pe_rlhf_mm.models.config import BlockConfig, Remat
@@ -35,11 +36,13 @@ KEPT: dict[Remat, Callable[..., Any] | None] = {
 
 
 class Passed(NamedTuple):
-    """What a stack gives back: its output, all layers' keys and values, and the outputs of the layers asked for."""
+    """What a stack gives back: its output, all layers' keys and values, the outputs of the layers asked for, and what
+    the gates of all layers said."""
 
     x: Float[Array, "B S D"]
     past: KeyValues
     tapped: Float[Array, "taps B S D"]
+    shares: Shares
 
 
 def kind_angles(config: BlockConfig, positions: Int[Array, "*rows A"]) -> Float[Array, "kinds *rows F"] | None:
@@ -60,13 +63,13 @@ def _of(kind: Int[Array, ""], tables: Any) -> Any:
 
 
 def _cut(bank: Bank | None, layer: tuple, dropout: Rate, key: jax.Array | None) -> LayerAdapters | None:
-    matrices, gains = layer
-    return None if bank is None else LayerAdapters(matrices, bank.scale, gains, bank.ids, dropout, key)
+    matrices, gains, gates = layer
+    return None if bank is None else LayerAdapters(matrices, bank.scale, gains, bank.ids, dropout, key, gates)
 
 
-def _by_layer(bank: Bank | None) -> tuple[Slot, Gains]:
+def _by_layer(bank: Bank | None) -> tuple[Slot, Gains, Gates | None]:
     """What of a bank every layer has its own part of."""
-    return ({}, {}) if bank is None else (bank.matrices, bank.gains)
+    return ({}, {}, None) if bank is None else (bank.matrices, bank.gains, bank.gates)
 
 
 class Stack(nnx.Module):
@@ -105,26 +108,26 @@ class Stack(nnx.Module):
         kernel = kernel_for(self.config, x.dtype, x.shape[1])
         prepared = kernel.prepare(sight, x.shape[:2])
 
-        def body(carry: tuple[Array, Array], layer: tuple) -> tuple[tuple[Array, Array], KeyValues]:
+        def body(carry: tuple[Array, Array], layer: tuple) -> tuple[tuple[Array, Array], tuple[KeyValues, Shares]]:
             (x, tapped), (state, matrices, earlier, layer_key, index, kind) = carry, layer
             adapters, seen = _cut(bank, matrices, dropout, layer_key), _of(kind, prepared)
 
             def attend(query: Array, past: KeyValues) -> Array:
                 return kernel.attend(query, past, seen, self.config)
 
-            x, past = nnx.merge(graph, state)(x, _of(kind, angles), attend, adapters, earlier)
+            x, past, shares = nnx.merge(graph, state)(x, _of(kind, angles), attend, adapters, earlier)
             if added is not None:
                 x = x + jnp.where(index < len(added), added[jnp.minimum(index, len(added) - 1)], 0).astype(x.dtype)
             for n, tap in enumerate(taps):
                 tapped = tapped.at[n].set(jnp.where(index == tap, x, tapped[n]))
-            return (x, tapped), past
+            return (x, tapped), (past, shares)
 
         body = jax.checkpoint(body, prevent_cse=False, policy=KEPT[remat])
         keys = None if key is None else jax.random.split(key, self.config.layers)
         matrices = _by_layer(bank)
         start = (x, jnp.zeros((len(taps), *x.shape), x.dtype))
-        (x, tapped), past = jax.lax.scan(body, start, (blocks, matrices, before, keys, *self._layers()))
-        return Passed(x, past, tapped)
+        (x, tapped), (past, shares) = jax.lax.scan(body, start, (blocks, matrices, before, keys, *self._layers()))
+        return Passed(x, past, tapped, shares)
 
     def decode(
         self,

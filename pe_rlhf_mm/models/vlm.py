@@ -18,9 +18,9 @@ from jaxtyping import Array, Bool, Float, Int
 
 from pe_rlhf_mm.adapters.lora import Bank
 from pe_rlhf_mm.adapters.targets import path_of
-from pe_rlhf_mm.models.attention import FURTHEST, NOBODY, KeyValues
+from pe_rlhf_mm.models.attention import FURTHEST, NOBODY
 from pe_rlhf_mm.models.config import Remat, VLMConfig
-from pe_rlhf_mm.models.decoder import Decoder
+from pe_rlhf_mm.models.decoder import Decoder, Read
 from pe_rlhf_mm.models.history import History
 from pe_rlhf_mm.models.layers import Rate
 from pe_rlhf_mm.models.vision import VisionTower, of_views
@@ -179,8 +179,8 @@ class VLM(nnx.Module):
         dropout: Rate = 0.0,
         key: jax.Array | None = None,
         remat: Remat = "products",
-    ) -> tuple[Float[Array, "B S D"], KeyValues]:
-        """Final hidden states of every token, and the keys and values of every layer; `before` was read earlier."""
+    ) -> Read:
+        """Reads rows; `before` was read earlier."""
         x, added = self.embed(rows.tokens, images, bank, dropout=dropout, key=key)
         return self.decoder(
             x,

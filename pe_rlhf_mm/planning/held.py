@@ -89,6 +89,7 @@ def roles_of(config: VLMConfig, settings: TuneConfig, stage: str, mesh: Mesh, dt
         scales=whole(shapes.scales, mesh),
         copies=_shared(copies, made[0].copies, {id(made[0].backbone): backbone}),
         heads=whole(shapes.heads, mesh),
+        mixtures={},
     )
 
 
@@ -121,13 +122,14 @@ def part_of(roles: Roles, learners: tuple[str, ...]) -> Trainable:
         slots={role: slot for role, slot in roles.slots.items() if role in learners},
         copies={role: copy for role, copy in roles.copies.items() if role in learners},
         heads={role: head for role, head in roles.heads.items() if role in learners},
+        gates={},
     )
     return _in_type(picked, jnp.float32)
 
 
 def frozen(roles: Roles, trained: Trainable) -> Trainable:
     """What is trained as passes read it, as `Roles.frozen` gives it of arrays."""
-    return Trainable(trained.slots, _in_type(trained.copies, type_of(roles.backbone)), trained.heads)
+    return Trainable(trained.slots, _in_type(trained.copies, type_of(roles.backbone)), trained.heads, trained.gates)
 
 
 def _in_type(tree: Any, dtype: Any) -> Any:

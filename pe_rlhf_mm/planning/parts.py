@@ -13,7 +13,7 @@ from pe_rlhf_mm.models.config import VLMConfig
 from pe_rlhf_mm.models.places import places_of
 from pe_rlhf_mm.planning.buffers import Buffer
 from pe_rlhf_mm.planning.held import Held
-from pe_rlhf_mm.training.config import LoraConfig
+from pe_rlhf_mm.training.lora_config import LoraConfig
 
 TEMPORARY = ("activations", "gradients", "kv_cache", "logits", "attention", "gathered")
 """What temporaries are called. `activations`: what all layers keep for the backward pass. `gradients`: of the shape of

@@ -34,6 +34,7 @@ class Metric(NamedTuple):
 METRICS = (
     Metric("sft", "loss", "SFT: loss", "nats per token", "How surprised the model is by the demonstrations."),
     Metric("reward_model", "loss", "Reward model: loss", "nats", "Guessing gives 0.693."),
+    Metric("sft", "least_used_expert", "SFT: least used expert", "%", "Its share; near zero, it is never asked."),
     Metric(
         "reward_model",
         CHECKED,
@@ -73,6 +74,7 @@ METRICS = (
     Metric("rl", "kl", "RL: KL to the SFT policy", "nats", "Of a reply or an episode: how far RL has moved."),
     Metric("rl", "length", "RL: reply length", "tokens", "A drift often means that the reward is being gamed."),
     Metric("rl", "entropy", "RL: entropy", "nats per token", "Near zero, the policy no longer tries anything new."),
+    Metric("rl", "least_used_expert", "RL: least used expert", "%", "Its share; near zero, it is never asked."),
     Metric("rl", "staleness", "RL: staleness", "nats per token", "How far the policy is from the one that drew."),
     Metric("rl", "sampler_gap", "RL: sampler-trainer gap", "nats", "Largest gap between their log-probabilities."),
     Metric("preferences", CHECKED, "Preferences: validation accuracy", "%", "Held-out samples got right."),

@@ -18,6 +18,11 @@ from pe_rlhf_mm.models.model import Model, folder_of
 from pe_rlhf_mm.rollout.load import load_run_role, refusal_of_judge
 from pe_rlhf_mm.rollout.policy import Policy
 
+MIXED = (
+    "is a mixture of adapters, which asks its experts anew for every token: no single adapter does the same, and no "
+    "merged model. Keep it in its run, from where pe-rlhf eval and pe.load_policy read it."
+)
+
 
 def save_adapter(
     folder: str | Path, policy: Policy, *, serving: Serving | None = None, overwrite: bool = False
@@ -32,6 +37,8 @@ def save_adapter(
     if bank is None:
         raise UserError(f"{policy.name} has no adapter: it is a model by itself. Export it merged.")
     refuse_beside_text(bank.matrices, policy.name)
+    if bank.gates is not None:
+        raise UserError(f"{policy.name} {MIXED}")
     slot = lora.first(bank)
     config = policy.processor.config
     origin = origin_of("policy", config, policy.weights.state, model=config.name)
@@ -67,6 +74,8 @@ def export_role(
     Raises UserError for a role that is not there, or that the format cannot hold; `out` appears whole or not at all.
     """
     model, roles, role = load_run_role(run, role)
+    if role in roles.mixtures:
+        raise UserError(f"{run}:{role} {MIXED}")
     source, config = folder_of(model.name), model.config
     for kept in (run, source):
         if kept.resolve().is_relative_to(out.resolve()):

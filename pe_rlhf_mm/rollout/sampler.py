@@ -61,11 +61,11 @@ def sample(
     A completion that reaches `max_tokens` without a stop token is cut there, and `finished` is false for it.
     """
     model = vlm.bind(config, state)
-    read, past = model.hidden(vlm.prompt_rows(config, prompts), prompts.images, bank)
+    read = model.hidden(vlm.prompt_rows(config, prompts), prompts.images, bank)
     positions = vlm.prompt_positions(config, prompts)
-    seen = History(remembered(past), positions, prompts.mask, jnp.int32(prompts.mask.shape[1]))
+    seen = History(remembered(read.past), positions, prompts.mask, jnp.int32(prompts.mask.shape[1]))
     idle = jnp.zeros((len(prompts.tokens), group), bool)
-    return _decode(model, bank, seen, read[:, -1], vlm.next_positions(config, prompts), idle, keys, sampling)[0]
+    return _decode(model, bank, seen, read.states[:, -1], vlm.next_positions(config, prompts), idle, keys, sampling)[0]
 
 
 @functools.partial(jax.jit, static_argnames=("config", "sampling"), donate_argnames="history")
@@ -85,11 +85,11 @@ def take_turn(
     a conversation that is over: it is given no reply.
     """
     model = vlm.bind(config, state)
-    read, past = model.hidden(vlm.prompt_rows(config, turn), turn.images, bank, before=history)
+    read = model.hidden(vlm.prompt_rows(config, turn), turn.images, bank, before=history)
     positions = vlm.prompt_positions(config, turn)
-    history = history.followed_by(remembered(past), positions, turn.mask)
+    history = history.followed_by(remembered(read.past), positions, turn.mask)
     idle, start = ~turn.mask.any(axis=1, keepdims=True), vlm.next_positions(config, turn)
-    sampled, own = _decode(model, bank, history, read[:, -1], start, idle, keys, sampling)
+    sampled, own = _decode(model, bank, history, read.states[:, -1], start, idle, keys, sampling)
     steps = jnp.arange(sampling.max_tokens)[None, :, None]
     own_of_one = Memory(*(x[:, :, :, 0] for x in own))
     return sampled, history.followed_by(own_of_one, start[:, None] + steps, sampled.completions.mask[:, 0])

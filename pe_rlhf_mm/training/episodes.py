@@ -21,6 +21,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from pe_rlhf_mm import hosts
+from pe_rlhf_mm.adapters.mixture import balanced
 from pe_rlhf_mm.adapters.roles import Roles, Trainable
 from pe_rlhf_mm.algorithms import advantages, kl, masked
 from pe_rlhf_mm.data.beginnings import fill_rows
@@ -187,7 +188,7 @@ def _assess(
     mask, by_episode = rows.mask, functools.partial(_by_episode, place=rows.place)
     names = assessors(settings, jury.readers if source == "learned" else ())
     said = passes.said(config, roles, names, Episodes(rows.packed, rows.ends), settings, passes.read)
-    policy_now, anchor = (jax.tree.map(by_episode, said[role]) for role in ("policy", "anchor"))
+    policy_now, anchor = (said[role].changed(by_episode) for role in ("policy", "anchor"))
     rewards, aside = rows.rewards, {}
     if source == "learned":
         last = mask & (rows.turn != jnp.pad(rows.turn, ((0, 0), (0, 1)), constant_values=-1)[:, 1:])
@@ -230,10 +231,14 @@ def loss(
     rows, learners = Episodes(rollout.packed, rollout.ends), ALGORITHMS[settings.algorithm].roles
     read = functools.partial(passes.read, how=forward.Pass(remat=remat))
     said = passes.said(config, roles.put(trainable), learners, rows, settings, read)
-    now = (said["policy"], said["value"][0] if "value" in said else None)
-    by_episode = jax.tree.map(lambda found: _by_episode(found, rollout.place), now)
-    given = (*by_episode, rollout.experience, rollout.mask)
-    return objective(settings, *jax.tree.map(lambda x: _by_group(x, settings.group), given))
+
+    def grouped(x: Array) -> Array:
+        return _by_group(_by_episode(x, rollout.place), settings.group)
+
+    values = grouped(said["value"][0]) if "value" in said else None
+    given = jax.tree.map(lambda x: _by_group(x, settings.group), (rollout.experience, rollout.mask))
+    found = objective(settings, said["policy"].changed(grouped), values, *given)
+    return balanced(roles.mixtures.get("policy"), said["policy"].usage, *found)
 
 
 def told(outcomes: Sequence[Outcome]) -> dict[str, float]:

@@ -12,13 +12,14 @@ from pe_rlhf_mm.adapters.files import load_role
 from pe_rlhf_mm.adapters.roles import BACKBONE, Roles
 from pe_rlhf_mm.models.model import Model
 from pe_rlhf_mm.training.config import TuneConfig
+from pe_rlhf_mm.training.given import folder_of, mixture_of
 from pe_rlhf_mm.training.jury import members_of
 from pe_rlhf_mm.training.keeper import Keeper
 from pe_rlhf_mm.training.observer import Observer
 from pe_rlhf_mm.training.run import Run
 from pe_rlhf_mm.training.run_keeper import RunKeeper
 from pe_rlhf_mm.training.scorers import EvaluatorReward
-from pe_rlhf_mm.training.start import Start, load_start, sft_folder
+from pe_rlhf_mm.training.start import Start, load_start
 from pe_rlhf_mm.training.step import Technique
 from pe_rlhf_mm.training.stopwatch import Stopwatch
 from pe_rlhf_mm.types import Task
@@ -66,8 +67,10 @@ class Job(NamedTuple):
         roles, config = attach(self.model, self.config), self.model.config
         if self.start is not None:
             return load_start(roles, self.start, config)
+        if self.config.lora.experts:
+            return roles.mixed("sft", mixture_of(self.config.lora, self.model))
         reference = self.config.sft.start_from
-        return load_role(sft_folder(reference), roles, "sft", config) if reference else roles
+        return load_role(folder_of(reference), roles, "sft", config) if reference else roles
 
     def stage(self, name: str, learned: Sequence[str], roles: Roles, learn: Callable[[], Roles]) -> Roles:
         """The roles after a stage, which makes the `learned` ones: as `learn` trains them, unless they were given.

@@ -117,7 +117,9 @@ def loss(
         alone = roles._replace(scales={**roles.scales, "reward": roles.scales[names[0]]})
         return objective(config, given.dropout, remat, own, alone, given.batch, given.key)
 
-    learned = _stacked([Trainable({"reward": trainable.slots[n]}, {}, {"reward": trainable.heads[n]}) for n in names])
+    learned = _stacked(
+        [Trainable({"reward": trainable.slots[n]}, {}, {"reward": trainable.heads[n]}, {}) for n in names]
+    )
     keys = jax.vmap(functools.partial(jax.random.fold_in, key))(jnp.arange(len(names)))
     given = Given(_stacked(batches), keys, jnp.array(in_turn(settings.dropouts, settings.dropout, len(names))))
     losses, metrics = PASSES[settings.passes](one, learned, roles, given)

@@ -21,6 +21,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from pe_rlhf_mm.adapters import dora, lora
+from pe_rlhf_mm.adapters.mixture import Mixture
 from pe_rlhf_mm.adapters.roles import Head, Roles, Weights, adapted_by
 from pe_rlhf_mm.models import vlm
 from pe_rlhf_mm.models.config import VLMConfig
@@ -44,8 +45,8 @@ class Readable(Protocol):
     def mask(self) -> Bool[Array, "B *n"]:
         """Which of them are real."""
 
-    def hidden(self, config: VLMConfig, weights: Weights, how: forward.Pass) -> Float[Array, "B S D"]:
-        """Of every token."""
+    def read(self, config: VLMConfig, weights: Weights, how: forward.Pass) -> forward.Read:
+        """The hidden states of every token."""
 
     def before(self, hidden: Float[Array, "B S D"]) -> Float[Array, "B *n D"]:
         """Where a policy is read: before each chosen token."""
@@ -71,8 +72,8 @@ class Completed(NamedTuple):
     def mask(self) -> Bool[Array, "B G T"]:
         return self.completions.mask
 
-    def hidden(self, config: VLMConfig, weights: Weights, how: forward.Pass) -> Float[Array, "B S D"]:
-        return forward.hidden(config, weights, self.prompts, self.completions, how)
+    def read(self, config: VLMConfig, weights: Weights, how: forward.Pass) -> forward.Read:
+        return forward.read(config, weights, self.prompts, self.completions, how)
 
     def before(self, hidden: Float[Array, "B S D"]) -> Float[Array, "B G T D"]:
         return vlm.before_each(hidden, *self.tokens.shape[1:])
@@ -99,8 +100,8 @@ class Episodes(NamedTuple):
     def mask(self) -> Bool[Array, "B K"]:
         return self.packed.mask
 
-    def hidden(self, config: VLMConfig, weights: Weights, how: forward.Pass) -> Float[Array, "B S D"]:
-        return forward.packed_hidden(config, weights, self.packed, how)
+    def read(self, config: VLMConfig, weights: Weights, how: forward.Pass) -> forward.Read:
+        return forward.read_packed(config, weights, self.packed, how)
 
     def before(self, hidden: Float[Array, "B S D"]) -> Float[Array, "B K D"]:
         return vlm.at(hidden, self.packed.before)
@@ -114,24 +115,27 @@ class Episodes(NamedTuple):
 
 # --- what a role says -------------------------------------------------------------------------------------------
 
-Reader = Callable[[VLMConfig, nnx.State, Any, Readable, Float[Array, "B S D"], Sampling], Any]
-"""(config, weights, the role's head, rows, its hidden states of them, how tokens were drawn) -> what it says."""
+Reader = Callable[[VLMConfig, nnx.State, Any, Readable, forward.Read, Sampling], Any]
+"""(config, weights, the role's head, rows, how it has read them, how tokens were drawn) -> what it says."""
 
 
 def _policy(
-    config: VLMConfig, state: nnx.State, head: None, rows: Readable, hidden: Array, sampling: Sampling
+    config: VLMConfig, state: nnx.State, head: None, rows: Readable, own: forward.Read, sampling: Sampling
 ) -> forward.PolicyStatistics:
-    return forward.statistics(config, state, rows.before(hidden), rows.tokens, rows.mask, sampling)
+    found = forward.statistics(config, state, rows.before(own.states), rows.tokens, rows.mask, sampling)
+    return found._replace(usage=own.usage)
 
 
-def _value(config: VLMConfig, state: nnx.State, head: Head, rows: Readable, hidden: Array, sampling: Sampling) -> Any:
-    return jax.tree.map(head.__call__, rows.valued(hidden))
+def _value(
+    config: VLMConfig, state: nnx.State, head: Head, rows: Readable, own: forward.Read, sampling: Sampling
+) -> Any:
+    return jax.tree.map(head.__call__, rows.valued(own.states))
 
 
 def _reward(
-    config: VLMConfig, state: nnx.State, head: Head, rows: Readable, hidden: Array, sampling: Sampling
+    config: VLMConfig, state: nnx.State, head: Head, rows: Readable, own: forward.Read, sampling: Sampling
 ) -> Float[Array, "B *m"]:
-    return head(rows.judged(hidden))
+    return head(rows.judged(own.states))
 
 
 READERS: dict[str, Reader] = {"policy": _policy, "anchor": _policy, "value": _value, "reward": _reward}
@@ -143,40 +147,45 @@ def reader_of(role: str) -> Reader:
 
 
 @functools.partial(
-    jax.tree_util.register_dataclass, data_fields=["state", "slots", "scales", "heads"], meta_fields=["readers"]
+    jax.tree_util.register_dataclass,
+    data_fields=["state", "slots", "scales", "mixture", "heads"],
+    meta_fields=["readers"],
 )
 @dataclass(frozen=True)
 class Joint:
     """What one pass reads: weights, what each of its roles has of its own, and how each is read.
 
-    `slots`, `scales`: their adapters, none where the weights are one role's copy. It does not know its roles by name,
-    so policy and anchor go through the same program also where each has a pass of its own.
+    `slots`, `scales`: their adapters, none where the weights are one role's copy, or one role has a `mixture`. It does
+    not know its roles by name, so policy and anchor go through the same program also where each has a pass of its own.
     """
 
     state: nnx.State
     slots: tuple[lora.Slot, ...]
     scales: tuple[Float[Array, ""], ...]
+    mixture: Mixture | None
     heads: tuple[Head | None, ...]
     readers: tuple[Reader, ...]
 
 
 def joint(roles: Roles, names: Sequence[str]) -> Joint:
-    """Of roles that share the backbone, any number, or of one that has a copy of all weights."""
+    """Of roles that share the backbone, any number, or of one that has a mixture, or a copy of all weights."""
     heads, readers = tuple(roles.heads.get(name) for name in names), tuple(map(reader_of, names))
     if names[0] in roles.copies:
-        return Joint(roles.copies[names[0]], (), (), heads, readers)
+        return Joint(roles.copies[names[0]], (), (), None, heads, readers)
+    if names[0] in roles.mixtures:
+        return Joint(roles.backbone, (), (), roles.mixtures[names[0]], heads, readers)
     slots, scales = tuple(roles.slots[name] for name in names), tuple(roles.scales[name] for name in names)
-    return Joint(roles.backbone, slots, scales, heads, readers)
+    return Joint(roles.backbone, slots, scales, None, heads, readers)
 
 
 def read(
     config: VLMConfig, of: Joint, rows: Readable, sampling: Sampling, how: forward.Pass = forward.SCORING
 ) -> list[Any]:
     """What every role of one pass says of rows, in their order."""
-    every, said = _hidden(of, lambda weights: rows.hidden(config, weights, how)), list[Any]()
-    for reader, head, hidden in zip(of.readers, of.heads, every, strict=True):
+    every, said = _each(of, lambda weights: rows.read(config, weights, how)), list[Any]()
+    for reader, head, found in zip(of.readers, of.heads, every, strict=True):
         # One after another, or a compiler may have the logits of all policies at once.
-        own = jax.lax.optimization_barrier((hidden, said[-1]))[0] if said else hidden
+        own = jax.lax.optimization_barrier((found, said[-1]))[0] if said else found
         said.append(reader(config, of.state, head, rows, own, sampling))
     return said
 
@@ -185,30 +194,31 @@ score = functools.partial(jax.jit, static_argnames=("config", "sampling"))(read)
 """`read`, compiled."""
 
 
-def _hidden(of: Joint, compute: Callable[[Weights], Float[Array, "B S D"]]) -> Iterable[Float[Array, "B S D"]]:
-    """Of every role the hidden states that are computed with its weights."""
+def _each(of: Joint, compute: Callable[[Weights], forward.Read]) -> Iterable[forward.Read]:
+    """What every role has read, with its weights."""
     if not of.slots:
-        return [compute(Weights(of.state, None))]
+        return [compute(Weights(of.state, None if of.mixture is None else of.mixture.bank))]
     if len(of.slots) == 1:
         return [compute(adapted_by(of.state, of.slots[0], of.scales[0]))]
     # Without a name for the axis of roles, every constraint on a layout would leave it to the compiler how to cut that
     # axis. With the name of no mesh axis it is whole on every device, and rows are cut as in a pass of one role.
     each = jax.vmap(
-        lambda slot, scale, gains: compute(Weights(of.state, lora.only(slot, scale, gains))),
+        lambda slot, scale, gains: compute(Weights(of.state, lora.only(slot, scale, gains))).states,
         in_axes=(1, 0, 1),
         spmd_axis_name=(),
     )
     gains = [dora.gains(of.state, slot, scale) for slot, scale in zip(of.slots, of.scales, strict=True)]
-    return each(lora.side_by_side(of.slots), jnp.stack(of.scales), lora.gains_side_by_side(gains))
+    return map(forward.Read, each(lora.side_by_side(of.slots), jnp.stack(of.scales), lora.gains_side_by_side(gains)))
 
 
 # --- which roles share a pass -----------------------------------------------------------------------------------
 
 
 def together(roles: Roles, names: Sequence[str]) -> list[tuple[str, ...]]:
-    """All that have adapters in one pass; a copy of all weights has nothing to share, and a pass of its own."""
-    sharing = tuple(name for name in names if name not in roles.copies)
-    return [*([sharing] if sharing else []), *((name,) for name in names if name in roles.copies)]
+    """All that have adapters in one pass. A copy of all weights has nothing to share, and a pass of its own; so has a
+    mixture, in which an axis of experts is where roles would have theirs."""
+    sharing = tuple(name for name in names if name in roles.slots)
+    return [*([sharing] if sharing else []), *((name,) for name in names if name not in roles.slots)]
 
 
 def apart(roles: Roles, names: Sequence[str]) -> list[tuple[str, ...]]:

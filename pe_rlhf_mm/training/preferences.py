@@ -16,7 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from pe_rlhf_mm.adapters.roles import Roles, Trainable, Weights
+from pe_rlhf_mm.adapters.mixture import balanced
+from pe_rlhf_mm.adapters.roles import Roles, Trainable
 from pe_rlhf_mm.algorithms import masked, preferences
 from pe_rlhf_mm.data.images import Gallery
 from pe_rlhf_mm.data.processor import Processor
@@ -117,15 +118,11 @@ def loss(
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """The method's loss, and how the replies fare against the anchor, the better ones and the worse ones."""
     now, how = roles.put(trainable), forward.Pass(remat=remat)
-    policy, anchor = (_logprobs(config, now.weights(role), batch, how) for role in ("policy", "anchor"))
+    said = [forward.policy(config, now.weights(role), *batch[:2], how=how) for role in ("policy", "anchor")]
+    policy, anchor = (masked.sequence_sum(found.logprobs, batch.completions.mask) for found in said)
     probability, (function, metrics, _) = batch.labels[:, 0], METHODS[method]
-    return function(settings, policy, anchor, probability), metrics(policy - anchor, probability)
-
-
-def _logprobs(config: VLMConfig, weights: Weights, batch: JudgedBatch, how: forward.Pass) -> Float[Array, "B 2"]:
-    """Of whole replies."""
-    found = forward.policy(config, weights, batch.prompts, batch.completions, how=how)
-    return masked.sequence_sum(found.logprobs, batch.completions.mask)
+    found = function(settings, policy, anchor, probability), metrics(policy - anchor, probability)
+    return balanced(roles.mixtures.get("policy"), said[0].usage, *found)
 
 
 def optimize_preferences(

@@ -21,6 +21,7 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from pe_rlhf_mm import hosts
+from pe_rlhf_mm.adapters.mixture import balanced
 from pe_rlhf_mm.adapters.roles import Roles, Trainable
 from pe_rlhf_mm.algorithms import advantages, kl, masked
 from pe_rlhf_mm.data.images import Gallery
@@ -75,7 +76,8 @@ def loss(
     rows, learners = Completed(rollout.prompts, rollout.completions), ALGORITHMS[settings.algorithm].roles
     read = functools.partial(passes.read, how=forward.Pass(remat=remat))
     said = passes.said(config, roles.put(trainable), learners, rows, settings, read)
-    return objective(settings, said["policy"], said.get("value"), rollout.experience, rows.mask)
+    found = objective(settings, said["policy"], said.get("value"), rollout.experience, rows.mask)
+    return balanced(roles.mixtures.get("policy"), said["policy"].usage, *found)
 
 
 def replies(rollout: Rollout) -> Array:

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 from jaxtyping import Array
 
+from pe_rlhf_mm.adapters.mixture import balanced
 from pe_rlhf_mm.adapters.roles import Roles, Trainable
 from pe_rlhf_mm.algorithms import losses, masked
 from pe_rlhf_mm.data.images import Gallery
@@ -44,8 +45,7 @@ def loss(
     prompts, completions = batch
     how = forward.Pass(dropout, key, remat)
     statistics = forward.policy(config, roles.put(trainable).weights("sft"), prompts, completions, how=how)
-    metrics = {"entropy": masked.token_mean(statistics.entropy, completions.mask)}
-    return losses.sft(statistics.logprobs, completions.mask), metrics
+    return _imitation(roles, statistics, completions.mask)
 
 
 def packed_loss(
@@ -54,8 +54,12 @@ def packed_loss(
     """The same of packed rows."""
     how = forward.Pass(dropout, key, remat)
     statistics = forward.packed_policy(config, roles.put(trainable).weights("sft"), batch, how=how)
-    metrics = {"entropy": masked.token_mean(statistics.entropy, batch.mask)}
-    return losses.sft(statistics.logprobs, batch.mask), metrics
+    return _imitation(roles, statistics, batch.mask)
+
+
+def _imitation(roles: Roles, found: forward.PolicyStatistics, mask: Array) -> tuple[jax.Array, dict[str, jax.Array]]:
+    metrics = {"entropy": masked.token_mean(found.entropy, mask)}
+    return balanced(roles.mixtures.get("sft"), found.usage, losses.sft(found.logprobs, mask), metrics)
 
 
 def tokens(batch: tuple[Prompts, Completions] | Packed) -> Array:

@@ -39,6 +39,7 @@ from pe_rlhf_mm.training.agents import agent_stages
 from pe_rlhf_mm.training.alarms import Alarms
 from pe_rlhf_mm.training.config import SAVE_EVERY, TuneConfig
 from pe_rlhf_mm.training.examine import answer, examine
+from pe_rlhf_mm.training.given import mixture_of, refuse_other_adapters
 from pe_rlhf_mm.training.job import Job
 from pe_rlhf_mm.training.judged import label_source, preference_source
 from pe_rlhf_mm.training.jury import jury_of, missing
@@ -54,7 +55,7 @@ from pe_rlhf_mm.training.run import Run, is_finished, open_run, refuse_folder, r
 from pe_rlhf_mm.training.run_keeper import RunKeeper
 from pe_rlhf_mm.training.scorers import evaluator_reward, learned_by, reward_by
 from pe_rlhf_mm.training.sft import sft
-from pe_rlhf_mm.training.start import Start, inherited, read_start, refuse_other_adapters
+from pe_rlhf_mm.training.start import Start, inherited, read_start
 from pe_rlhf_mm.training.stopwatch import Stopwatch
 from pe_rlhf_mm.training.termination import together
 from pe_rlhf_mm.types import Task
@@ -138,6 +139,8 @@ def _loaded(model: str | Path, config: TuneConfig, mesh: Mesh | None, *, given: 
         config.lora.adapted(found.config)
     if config.sft.start_from and "sft" not in given:
         refuse_other_adapters(config, found)
+    if config.lora.experts and "sft" not in given:
+        mixture_of(config.lora, found)
     return dataclasses.replace(found, processor=RememberingProcessor(found.processor))
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from pe_rlhf_mm.training.config import LoraConfig, RewardConfig, RLConfig, SFTConfig, TuneConfig
+from pe_rlhf_mm.training.config import RewardConfig, RLConfig, SFTConfig, TuneConfig
+from pe_rlhf_mm.training.lora_config import LoraConfig
 
 
 def tuning(max_turns: int) -> TuneConfig:
