@@ -40,8 +40,10 @@ types: $(READY)
 	$(BIN)/mypy
 	$(BIN)/mypy benchmarks/*.py
 
-tiny-vlm: $(READY)        ## train the shipped model again (about an hour)
-	$(BIN)/python -m pe_rlhf_mm.assets.tiny_vlm pe_rlhf_mm/assets/tiny-vlm
+tiny-vlm: $(READY)        ## train the shipped models again (about two hours)
+	$(BIN)/python -m pe_rlhf_mm.assets.tiny_vlm xxs pe_rlhf_mm/assets/tiny-vlm-xxs
+	$(BIN)/python -m pe_rlhf_mm.assets.tiny_vlm xs pe_rlhf_mm/assets/tiny-vlm-xs
+	$(BIN)/python -m pe_rlhf_mm.assets.tiny_vlm s pe_rlhf_mm/assets/tiny-vlm
 
 smol-vlm: $(MODELS)       ## SmolLM2 with eyes, in models/smol-vlm (half an hour)
 	$(BIN)/pe-rlhf models fetch smollm2-135m --out models/smollm2 --overwrite

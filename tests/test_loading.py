@@ -16,6 +16,8 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import pe_rlhf_mm as pe
+from pe_rlhf_mm.adapters.roles import count
+from pe_rlhf_mm.assets.tiny_vlm import SIZES
 from pe_rlhf_mm.models.model import SHIPPED
 
 FIXTURE = Path(__file__).parent / "fixtures/llama"
@@ -66,6 +68,14 @@ def test_loading_holds_little_more_than_the_checkpoint_or_the_model(tmp_path: Pa
             [sys.executable, "-c", MEASURE, tmp_path / "model", dtype], capture_output=True, text=True, check=True
         )
         assert least < float(done.stdout) <= LIMIT, dtype
+
+
+@pytest.mark.parametrize(("size", "weights"), [("xxs", 205_536), ("xs", 486_624), ("s", 1_099_712)])
+def test_every_size_of_tiny_vlm_is_there_and_is_what_its_name_says(size: str, weights: int) -> None:
+    model = pe.load_model(f"tiny-vlm-{size}")
+    assert model.config == SIZES[size]
+    assert count(model.state) == weights
+    assert model.name == f"tiny-vlm-{size}"
 
 
 # --- one backbone for all that hold it ------------------------------------------------------------------------------

@@ -29,7 +29,13 @@ from pe_rlhf_mm.models import vlm
 from pe_rlhf_mm.models.config import Attention, VLMConfig, with_attention
 from pe_rlhf_mm.types import Image, Prompts
 
-SHIPPED = {"tiny-vlm": Path(__file__).parent.parent / "assets" / "tiny-vlm"}
+ASSETS = Path(__file__).parent.parent / "assets"
+SHIPPED = {
+    "tiny-vlm": ASSETS / "tiny-vlm",
+    "tiny-vlm-s": ASSETS / "tiny-vlm",
+    "tiny-vlm-xs": ASSETS / "tiny-vlm-xs",
+    "tiny-vlm-xxs": ASSETS / "tiny-vlm-xxs",
+}
 """Checkpoints that come with the package."""
 DTYPES = ("float32", "bfloat16", "float16")
 """Of the weights of a backbone."""
