@@ -17,9 +17,9 @@ from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dic
 from safetensors.numpy import load_file
 
 import pe_rlhf_mm as pe
-from pe_rlhf_mm.adapters import lora
+from pe_rlhf_mm.adapters import dora, lora
 from pe_rlhf_mm.adapters.peft import MODULES, VLM_LAYERS
-from pe_rlhf_mm.adapters.roles import Weights
+from pe_rlhf_mm.adapters.roles import Weights, adapted_by
 from pe_rlhf_mm.checkpoints.export import export_merged
 from pe_rlhf_mm.rollout.policy import Policy
 
@@ -30,9 +30,12 @@ CLOSE = 1e-4
 torch.set_num_threads(1)
 
 
-def trained(model: pe.Model) -> Weights:
-    """Every kind of matrix adapted."""
-    return Weights(model.state, lora.only(slot_of(model.config, tuple(MODULES)), 0.5))
+def trained(model: pe.Model, *, kind: str = "lora") -> Weights:
+    """Every kind of matrix adapted; of kind dora, every column a tenth longer."""
+    slot = dora.KINDS[kind](model.state, slot_of(model.config, tuple(MODULES)))
+    if kind == "dora":
+        slot = {target: low._replace(magnitude=1.1 * low.magnitude) for target, low in slot.items()}
+    return adapted_by(model.state, slot, 0.5)
 
 
 def ours(model: pe.Model, weights: Weights) -> np.ndarray:
@@ -55,9 +58,10 @@ def family(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-def test_peft_reads_what_we_write(family: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", dora.KINDS)
+def test_peft_reads_what_we_write(family: str, kind: str, tmp_path: Path) -> None:
     model, base = pe.load_model(FIXTURES / family), reference(FIXTURES / family)
-    weights = trained(model)
+    weights = trained(model, kind=kind)
     pe.save_adapter(tmp_path, Policy(model.processor, weights))
     before = theirs(base)
     adapted = PeftModel.from_pretrained(base, tmp_path)
@@ -68,17 +72,20 @@ def test_peft_reads_what_we_write(family: str, tmp_path: Path) -> None:
     np.testing.assert_allclose(ours(model, weights), after, atol=CLOSE, rtol=0)
 
 
-def test_we_read_what_peft_writes(family: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", dora.KINDS)
+def test_we_read_what_peft_writes(family: str, kind: str, tmp_path: Path) -> None:
     """Each target is named by its path, as towers have modules of the same names; rank-stabilised scaling included."""
     model, base = pe.load_model(FIXTURES / family), reference(FIXTURES / family)
     names = "|".join(module.rpartition(".")[2] for module in MODULES.values())
     place = VLM_LAYERS.get(model.config.family, "model.layers").replace(".", r"\.")
-    settings = LoraConfig(r=4, lora_alpha=6, use_rslora=True, target_modules=rf"{place}\.\d+\.\w+\.({names})")
-    adapted = get_peft_model(base, settings)
+    where = {"target_modules": rf"{place}\.\d+\.\w+\.({names})"}
+    adapted = get_peft_model(base, LoraConfig(r=4, lora_alpha=6, use_rslora=True, use_dora=kind == "dora", **where))
     torch.manual_seed(0)
     for name, parameter in adapted.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.3)
+        if "lora_magnitude" in name:
+            parameter.data *= 1.1
     adapted.save_pretrained(tmp_path)
     policy = pe.load_adapter(model, tmp_path)
     np.testing.assert_allclose(ours(model, policy.weights), theirs(adapted.eval()), atol=CLOSE, rtol=0)
