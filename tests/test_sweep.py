@@ -52,9 +52,18 @@ def test_full_tuning_has_no_adapters_and_is_run_once() -> None:
     assert found[1] == Point("mode-full_seed-0", ["mode", "seed"], {"mode": ["full"], "seed": ["0"]})
 
 
+def test_an_option_behind_a_value_is_for_the_runs_with_that_value() -> None:
+    words = "--sft.steps 3 --mode lora,full --full:sft.steps 5 --full:rl.steps 7 --lora:lora.alpha 8"
+    lora, full = (point.options for point in points(read_options(words.split()), 1))
+    assert lora == "--sft.steps 3 --mode lora --seed 0 --lora.alpha 8".split()
+    assert full == "--sft.steps 5 --mode full --seed 0 --rl.steps 7".split()
+
+
 @pytest.mark.parametrize(
     ("words", "seeds", "said"),
     [
+        ("--mode lora,full --dora:sft.steps 5", 1, "swept are lora, full"),
+        ("--mode lora,full --rank 1,2 --full:rank 4", 1, "sets an option that is not"),
         ("4 --rank 1,2", 1, "'4' stands before any option"),
         ("--rank 1,2 --rank 3", 1, "--rank is given twice"),
         ("--rank 1,,2", 1, "between commas there must be a value"),

@@ -21,8 +21,9 @@ class Sweep:
     """Tunes once for every combination of settings and every seed, and makes one table of all runs.
 
     Any option of `pe-rlhf tune` may follow. Those whose value has commas in it are swept: --mode lora,full
-    --rank 1,4,16 --model tiny-vlm,my-model. --rank stands for --lora.rank and --lora.reward-rank. What is finished in
-    the folder is not run again, what was killed goes on, and more values may be added later.
+    --rank 1,4,16 --model tiny-vlm,my-model. --rank stands for --lora.rank and --lora.reward-rank, and
+    --full:sft.learning-rate is for the runs of mode full. What is finished in the folder is not run again, what was
+    killed goes on, and more values may be added later.
     """
 
     task: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="TASK")]

@@ -48,19 +48,25 @@ def read_options(words: Sequence[str]) -> dict[str, list[str]]:
 def points(options: Mapping[str, Sequence[str]], seeds: int) -> list[Point]:
     """All combinations of the values that stand with commas between them, each with the seeds 0 to `seeds` - 1.
 
-    What says something of adapters makes no difference to mode `full`, which is run without it, and once. Raises
-    UserError for no seeds, an empty value, and two runs that would have one name.
+    What says something of adapters makes no difference to mode `full`, which is run without it, and once. An option
+    behind a swept value and a colon, `full:sft.learning-rate`, is for the runs with that value, and goes before the
+    same option without. Raises UserError for no seeds, an empty value, one that is not swept before a colon, and two
+    runs that would have one name.
     """
     if seeds < 1:
         raise UserError(f"--seeds is {seeds}; a sweep needs 1 at least.")
-    axes = {name: _values(name, words[0]) for name, words in options.items() if len(words) == 1 and "," in words[0]}
+    axes = {
+        name: _values(name, words[0])
+        for name, words in options.items()
+        if len(words) == 1 and "," in words[0] and ":" not in name
+    }
     if SEED in options:
         raise UserError("--seed is for one run; a sweep takes --seeds N, and runs the seeds 0 to N - 1.")
     axes[SEED] = [str(seed) for seed in range(seeds)]
-    fixed = {name: list(words) for name, words in options.items() if name not in axes}
+    _refuse_values_of_nothing(options, axes)
     found: dict[str, Point] = {}
-    for chosen in itertools.product(*axes.values()):
-        point = _point(fixed, dict(zip(axes, chosen, strict=True)))
+    for values in itertools.product(*axes.values()):
+        point = _point(options, dict(zip(axes, values, strict=True)))
         known = found.setdefault(point.name, point)
         if known.given != point.given:
             raise UserError(f"two runs would be called {point.name}; name one of their values otherwise.")
@@ -74,8 +80,24 @@ def _values(name: str, word: str) -> list[str]:
     return values
 
 
-def _point(fixed: Mapping[str, list[str]], chosen: dict[str, str]) -> Point:
-    given = {**fixed, **{name: [value] for name, value in chosen.items()}}
+def _refuse_values_of_nothing(options: Mapping[str, Sequence[str]], axes: Mapping[str, Sequence[str]]) -> None:
+    swept = [value for values in axes.values() for value in values]
+    for name in options:
+        value, colon, own = name.rpartition(":")
+        if colon and (value not in swept or own in axes):
+            raise UserError(
+                f"--{name} is for the runs with a value that is swept, and sets an option that is not; swept are "
+                f"{', '.join(swept)}."
+            )
+
+
+def _point(options: Mapping[str, Sequence[str]], chosen: dict[str, str]) -> Point:
+    given = {name: list(words) for name, words in options.items() if ":" not in name}
+    given |= {name: [value] for name, value in chosen.items()}
+    for name, words in options.items():
+        value, colon, own = name.rpartition(":")
+        if colon and value in chosen.values():
+            given[own] = list(words)
     if given.get("mode") == ["full"]:
         given = {name: words for name, words in given.items() if not _of_adapters(name)}
     axes = [name for name in chosen if name in given]

@@ -65,7 +65,7 @@ def _writing(reference: str, model: Model) -> Path:
     if origin is not None:
         origin.refuse_other(folder, model.config, model.state)
     if (folder / "head.safetensors").is_file():
-        raise UserError(f"{reference} reads a number off a head, and writes no replies: SFT cannot go on with it.")
+        raise UserError(f"{reference} reads a number off a head, and writes no replies, which is what is wanted here.")
     return folder
 
 
