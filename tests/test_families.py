@@ -136,7 +136,7 @@ def answered_gap(family: str, config: VLMConfig) -> float:
     said = np.stack([ids[0, -answer:], ids[0, -answer:][::-1], ids[0, -answer:]])[None].astype(np.int32)
     completions = Completions(said, np.ones(said.shape, bool))
     weights = Weights(model(family).state, None)
-    states = jax.jit(forward.hidden, static_argnums=0)(config, weights, prompts, completions)
+    states = jax.jit(forward.read, static_argnums=0)(config, weights, prompts, completions).states
     before = vlm.before_each(states, 3, answer)
     scores = np.asarray(vlm.bind(config, weights.state).logits(before))[0]
     return float(np.abs(scores[[0, 2]] - found[0, -answer - 1 : -1]).max())

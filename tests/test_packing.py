@@ -82,10 +82,10 @@ def test_every_token_is_as_likely_as_in_a_row_of_its_own(family: str, look: bool
     prompts, completions = apart(found, gallery, items)
     expected = forward.policy(found.config, weights(found), prompts, completions)
     packed = together(found, gallery, items, every_token)
-    logprobs, _, entropy = forward.packed_policy(found.config, weights(found), packed)
+    got = forward.packed_policy(found.config, weights(found), packed)
     mask = completions.mask
     order = [i for chosen in BINS for i in chosen]
-    for ours, theirs in ((logprobs, expected.logprobs), (entropy, expected.entropy)):
+    for ours, theirs in ((got.logprobs, expected.logprobs), (got.entropy, expected.entropy)):
         wanted = np.concatenate([np.asarray(theirs)[i][mask[i]] for i in order])
         np.testing.assert_allclose(np.asarray(ours)[packed.mask], wanted, **CLOSE)
 
