@@ -16,7 +16,8 @@ import pytest
 from pe_rlhf_mm.cli.main import run
 from pe_rlhf_mm.errors import UserError
 from pe_rlhf_mm.json_files import write_json
-from pe_rlhf_mm.reports.sweep import read_sweep, sweep_table, write_sweep
+from pe_rlhf_mm.reports.sweep import Line, read_sweep, sweep_table, write_sweep
+from pe_rlhf_mm.reports.wording import DASH
 from pe_rlhf_mm.sweeping.grid import Point, points, read_options
 
 TINY = (
@@ -169,6 +170,16 @@ def test_the_page_shows_what_the_table_says(swept: Path) -> None:
 
 def test_figures_show_what_has_an_interval(swept: Path) -> None:
     assert [path.name for path in write_sweep(swept, figures=True)] == ["report.html", "report.md", "tuned.png"]
+
+
+def test_lines_of_a_figure_fit_and_differ() -> None:
+    lines = [
+        Line([*values], 3, 3, [], []) for values in (("tiny-vlm-xxs", "lora", "16"), ("tiny-vlm-xxs", "full", DASH))
+    ]
+    assert [line.name(["model", "mode", "rank"]) for line in lines] == [
+        "tiny-vlm-xxs, lora, rank 16",
+        "tiny-vlm-xxs, full",
+    ]
 
 
 def test_a_folder_without_a_sweep_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

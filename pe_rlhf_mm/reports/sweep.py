@@ -28,9 +28,10 @@ SEED = "seed"
 ACCURACIES = ("SFT", "reward model", "tuned", "gain")
 COSTS = ("trained", "memory, GiB", "seconds a reward step", "seconds a tuning step")
 NOTE = (
-    "Accuracies are means over seeds, with 95 % intervals of Student's t: how runs differ by their seeds, on the same "
-    "test questions. A gain is that of the tuned policy over its own SFT policy, in points. Costs are medians over "
-    "seeds: of the largest resident set of the process, and of the time from step to step."
+    "Accuracies are means over seeds, with 95 % intervals of Student's t: how runs differ by their seeds. Where test "
+    "questions are left out, each seed draws its own. A gain is that of the tuned policy over its own SFT policy, in "
+    "points. Costs are medians over seeds: of the largest resident set of the process, and of the time from step to "
+    "step."
 )
 
 
@@ -58,6 +59,11 @@ class Line(NamedTuple):
     @property
     def seeds(self) -> str:
         return str(self.runs) if self.finished == self.runs else f"{self.finished} of {self.runs}"
+
+    def name(self, axes: Sequence[str]) -> str:
+        """Its values in few words, for a figure: only a number says what it is of."""
+        told = [pair for pair in zip(axes, self.values, strict=True) if pair[1] != DASH]
+        return ", ".join(f"{axis} {value}" if value[0].isdigit() else value for axis, value in told)
 
 
 class Sweep(NamedTuple):
@@ -167,10 +173,5 @@ def sweep_table(found: Sweep) -> str:
 def _marks(found: Sweep, which: int) -> list[Mark]:
     """One accuracy of every line that has an interval."""
     of = ("sft", "reward_model", "rl")[which]
-
-    def name(line: Line) -> str:
-        told = zip(found.axes, line.values, strict=True)
-        return ", ".join(f"{axis} {value}" for axis, value in told if value != DASH)
-
-    named = [(name(line), line.accuracies[which]) for line in found.lines]
+    named = [(line.name(found.axes), line.accuracies[which]) for line in found.lines]
     return [Mark(name, measured.bar, measured.value, of) for name, measured in named if measured.bar is not None]
