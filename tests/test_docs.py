@@ -60,6 +60,13 @@ def test_the_printed_tasks_and_evaluator_conform(task_folder: Path, verb: str, n
     assert "conforms" in done.stdout
 
 
+def test_the_task_of_the_sweeps_conforms(tmp_path: Path) -> None:
+    ((name, code),) = blocks("docs/results/sweeps.md", "python")
+    (tmp_path / name).write_text(code)
+    done = run(["-m", "pe_rlhf_mm", "tasks", "check", f"{name}:Described"], tmp_path)
+    assert (done.returncode, "conforms" in done.stdout) == (0, True), done.stderr
+
+
 @pytest.mark.parametrize(("name", "asked"), list(zip(TASKS, (100, 16, 100), strict=True)))
 def test_the_printed_tasks_can_be_tuned_and_evaluated(task_folder: Path, name: str, asked: int) -> None:
     task, out = f"{name}:{TASKS[name]}", f"runs/{name}"
