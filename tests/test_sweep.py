@@ -173,13 +173,12 @@ def test_figures_show_what_has_an_interval(swept: Path) -> None:
 
 
 def test_lines_of_a_figure_fit_and_differ() -> None:
-    lines = [
-        Line([*values], 3, 3, [], []) for values in (("tiny-vlm-xxs", "lora", "16"), ("tiny-vlm-xxs", "full", DASH))
-    ]
-    assert [line.name(["model", "mode", "rank"]) for line in lines] == [
-        "tiny-vlm-xxs, lora, rank 16",
-        "tiny-vlm-xxs, full",
-    ]
+    axes, values = (
+        ["model", "mode", "rank", "reward.margin"],
+        [["tiny", "lora", "16", "true"], ["tiny", "full", DASH, "false"]],
+    )
+    names = [Line(of, 3, 3, [], []).name(axes) for of in values]
+    assert names == ["tiny, lora, rank 16, reward.margin true", "tiny, full, reward.margin false"]
 
 
 def test_a_folder_without_a_sweep_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -25,6 +25,8 @@ from pe_rlhf_mm.reports.wording import DASH, count, decimal, percent, points
 LEDGER = "sweep.json"
 """What the runs of a sweep's folder are: the task, and of every run the options it was given, and which were swept."""
 SEED = "seed"
+PLAIN = ("model", "mode")
+"""Axes whose values say of what they are; `true` or 16 would not."""
 ACCURACIES = ("SFT", "reward model", "tuned", "gain")
 COSTS = ("trained", "memory, GiB", "seconds a reward step", "seconds a tuning step")
 NOTE = (
@@ -61,9 +63,9 @@ class Line(NamedTuple):
         return str(self.runs) if self.finished == self.runs else f"{self.finished} of {self.runs}"
 
     def name(self, axes: Sequence[str]) -> str:
-        """Its values in few words, for a figure: only a number says what it is of."""
+        """Its values in few words, for a figure."""
         told = [pair for pair in zip(axes, self.values, strict=True) if pair[1] != DASH]
-        return ", ".join(f"{axis} {value}" if value[0].isdigit() else value for axis, value in told)
+        return ", ".join(value if axis in PLAIN else f"{axis} {value}" for axis, value in told)
 
 
 class Sweep(NamedTuple):
