@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
+from unittest import mock
 
 import pytest
 
@@ -42,6 +43,13 @@ atexit.register(shutil.rmtree, os.environ["PE_RLHF_CACHE"], ignore_errors=True)
 
 MOST_MAPPINGS = 16_000
 """A quarter of what Linux allows a process (vm.max_map_count); one test adds up to 8,000."""
+
+
+@pytest.fixture(autouse=True)
+def _environment_is_left_alone() -> Iterator[None]:
+    """What a test, or a command that it runs in this process, sets or drops is as before for the next."""
+    with mock.patch.dict(os.environ):
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -6,6 +6,7 @@ import dataclasses
 import importlib.util
 import json
 import math
+import os
 import subprocess
 import sys
 from typing import Any, Literal
@@ -26,7 +27,7 @@ from pe_rlhf_mm.planning.held import bytes_a_device, held, part_of, roles_of, tr
 from pe_rlhf_mm.planning.plan import Cost, Plan, hopeful, plan, smallest
 from pe_rlhf_mm.planning.programs import Load
 from pe_rlhf_mm.planning.shapes import SHAPES
-from pe_rlhf_mm.planning.slices import GIB, ladder_of, slice_of
+from pe_rlhf_mm.planning.slices import GIB, HERE, ladder_of, quiet_compiler, slice_of
 from pe_rlhf_mm.training import reinforce
 from pe_rlhf_mm.training.job import attach
 from pe_rlhf_mm.training.optimizers import adam
@@ -285,6 +286,15 @@ def test_without_the_compiler_it_estimates_and_says_how_to_get_it(
     assert "Sizes are an estimate, no compiler" in printed
     assert "pip install 'pe-rlhf-mm[tpu-aot]'" in printed
     assert run(["plan", "--model", "gemma3-270m", "--topology", "v5e:3x5"]) == 2
+
+
+@pytest.mark.parametrize(("topology", "left"), [("v5e:2x2", None), (HERE, "--xla_cpu_enable_fast_math=true")])
+def test_the_compiler_for_tpus_is_not_given_flags_of_others(
+    topology: str, left: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_enable_fast_math=true")
+    quiet_compiler(topology)
+    assert os.environ.get("XLA_FLAGS") == left
 
 
 def test_a_mesh_of_another_size_is_refused() -> None:

@@ -63,7 +63,8 @@ def test_an_option_behind_a_value_is_for_the_runs_with_that_value() -> None:
 @pytest.mark.parametrize(
     ("words", "seeds", "said"),
     [
-        ("--mode lora,full --dora:sft.steps 5", 1, "swept are lora, full"),
+        ("--mode lora,full --dora:sft.steps 5", 1, "swept are lora, full."),
+        ("--mode full --full:sft.steps 5", 1, "swept are none."),
         ("--mode lora,full --rank 1,2 --full:rank 4", 1, "sets an option that is not"),
         ("4 --rank 1,2", 1, "'4' stands before any option"),
         ("--rank 1,2 --rank 3", 1, "--rank is given twice"),

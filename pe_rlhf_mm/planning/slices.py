@@ -90,8 +90,15 @@ class Slice(NamedTuple):
 
 
 def quiet_compiler(topology: str) -> None:
-    """Before jax is imported: no TPU is looked for, no cloud is asked, and other processes may do the same."""
-    for name, value in QUIET.items() if topology != HERE else ():
+    """Before jax is imported: no TPU is looked for, no cloud is asked, and other processes may do the same.
+
+    XLA_FLAGS are dropped: they are for the devices of this machine, and libtpu ends the process at one that it does not
+    know. Its own are LIBTPU_INIT_ARGS.
+    """
+    if topology == HERE:
+        return
+    os.environ.pop("XLA_FLAGS", None)
+    for name, value in QUIET.items():
         os.environ.setdefault(name, value)
 
 

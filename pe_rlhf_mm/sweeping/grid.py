@@ -62,8 +62,8 @@ def points(options: Mapping[str, Sequence[str]], seeds: int) -> list[Point]:
     }
     if SEED in options:
         raise UserError("--seed is for one run; a sweep takes --seeds N, and runs the seeds 0 to N - 1.")
-    axes[SEED] = [str(seed) for seed in range(seeds)]
     _refuse_values_of_nothing(options, axes)
+    axes[SEED] = [str(seed) for seed in range(seeds)]
     found: dict[str, Point] = {}
     for values in itertools.product(*axes.values()):
         point = _point(options, dict(zip(axes, values, strict=True)))
@@ -87,7 +87,7 @@ def _refuse_values_of_nothing(options: Mapping[str, Sequence[str]], axes: Mappin
         if colon and (value not in swept or own in axes):
             raise UserError(
                 f"--{name} is for the runs with a value that is swept, and sets an option that is not; swept are "
-                f"{', '.join(swept)}."
+                f"{', '.join(swept) or 'none'}."
             )
 
 
